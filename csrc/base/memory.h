@@ -1,0 +1,31 @@
+/* Aligned memory and checked sizes.
+ *
+ *   dad_alloc, dad_free      float buffers on 64-byte boundaries (2 MiB pages asked for when large)
+ *   dad_checked_product      the product of sizes, or a failure where it overflows
+ *   dad_round_up             the next multiple
+ */
+#ifndef DAD_MEMORY_H
+#define DAD_MEMORY_H
+
+#include <stdbool.h>
+#include <stddef.h>
+
+#include "base/status.h"
+
+/* A buffer of `count` floats, not initialised; NULL when there is no memory. count >= 0. */
+float *dad_alloc(ptrdiff_t count);
+void dad_free(float *buffer);
+
+/* *product = the product of `count` factors; false when one is negative or it overflows. */
+DAD_MUST_CHECK bool dad_checked_product(ptrdiff_t *product, int count,
+                                        const ptrdiff_t *factors);
+
+static inline ptrdiff_t dad_round_up(ptrdiff_t value, ptrdiff_t multiple) {
+    return (value + multiple - 1) / multiple * multiple;
+}
+
+static inline ptrdiff_t dad_min(ptrdiff_t a, ptrdiff_t b) { return a < b ? a : b; }
+static inline ptrdiff_t dad_max(ptrdiff_t a, ptrdiff_t b) { return a > b ? a : b; }
+static inline ptrdiff_t dad_ceil_div(ptrdiff_t a, ptrdiff_t b) { return (a + b - 1) / b; }
+
+#endif

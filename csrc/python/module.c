@@ -1,0 +1,125 @@
+/* diffusionad._core: plain NumPy functions over the C kernels, and the Network type.
+ *
+ * Multi-phase initialisation; process-wide settings (SIMD level, thread count) live in base/ and
+ * simd/, everything else in the objects. */
+#define DAD_IMPORTS_ARRAY
+#include "python/wrap.h" /* Python.h comes before the standard headers */
+
+#include <stdlib.h>
+
+#include "base/threads.h"
+#include "kernels/kernels.h"
+#include "simd/simd.h"
+
+static PyObject *simd_level(PyObject *self, PyObject *args) {
+    (void)self, (void)args;
+    return PyUnicode_FromString(dad_simd()->name);
+}
+
+static PyObject *simd_levels(PyObject *self, PyObject *args) {
+    (void)self, (void)args;
+    PyObject *names = PyList_New(0);
+    for (int i = 0; names != NULL; i++) {
+        const dad_simd_level *level = dad_simd_runnable(i);
+        if (level == NULL) {
+            break;
+        }
+        PyObject *name = PyUnicode_FromString(level->name);
+        if (name == NULL || PyList_Append(names, name) < 0) {
+            Py_CLEAR(names);
+        }
+        Py_XDECREF(name);
+    }
+    return names;
+}
+
+static PyObject *set_simd_level(PyObject *self, PyObject *args) {
+    (void)self;
+    const char *name;
+    if (!PyArg_ParseTuple(args, "s:set_simd_level", &name)) {
+        return NULL;
+    }
+    if (!dad_simd_select(name)) {
+        PyErr_Format(PyExc_ValueError,
+                     "name: this processor has no level \"%s\"; see simd_levels()", name);
+        return NULL;
+    }
+    Py_RETURN_NONE;
+}
+
+static PyObject *get_num_threads(PyObject *self, PyObject *args) {
+    (void)self, (void)args;
+    return PyLong_FromLong(dad_num_threads());
+}
+
+static PyObject *set_num_threads(PyObject *self, PyObject *args) {
+    (void)self;
+    int count;
+    if (!PyArg_ParseTuple(args, "i:set_num_threads", &count)) {
+        return NULL;
+    }
+    if (count < 1 || count > 1024) {
+        PyErr_Format(PyExc_ValueError, "count: expected 1 to 1024 threads, got %d", count);
+        return NULL;
+    }
+    dad_set_num_threads(count);
+    Py_RETURN_NONE;
+}
+
+static PyMethodDef module_methods[] = {
+    {"simd_level", simd_level, METH_NOARGS,
+     "simd_level()\n--\n\nName of the SIMD level in use."},
+    {"simd_levels", simd_levels, METH_NOARGS,
+     "simd_levels()\n--\n\nNames of the SIMD levels that this processor can run."},
+    {"set_simd_level", set_simd_level, METH_VARARGS,
+     "set_simd_level(name)\n--\n\nUse one of simd_levels(). Not while another thread computes."},
+    {"get_num_threads", get_num_threads, METH_NOARGS,
+     "get_num_threads()\n--\n\nThreads that a call uses."},
+    {"set_num_threads", set_num_threads, METH_VARARGS,
+     "set_num_threads(count)\n--\n\nUse `count` threads from now on; results stay the same."},
+    {NULL, NULL, 0, NULL},
+};
+
+static int choose_level(void) {
+    const char *wanted = getenv("DIFFUSIONAD_ISA");
+    if (wanted != NULL && wanted[0] != '\0' && !dad_simd_select(wanted)) {
+        PyErr_Format(PyExc_ImportError,
+                     "DIFFUSIONAD_ISA: this processor has no level \"%s\"; leave it unset, or "
+                     "use baseline, avx2 or avx512 where the processor has it",
+                     wanted);
+        return -1;
+    }
+    return 0;
+}
+
+static int module_exec(PyObject *module) {
+    if (PyArray_ImportNumPyAPI() < 0 || choose_level() < 0) {
+        return -1;
+    }
+    dad_gemm_init();
+    PyMethodDef *tables[] = {dad_conv_methods, dad_layer_methods, dad_pipeline_methods,
+                             dad_metric_methods};
+    for (size_t i = 0; i < sizeof(tables) / sizeof(tables[0]); i++) {
+        if (PyModule_AddFunctions(module, tables[i]) < 0) {
+            return -1;
+        }
+    }
+    return dad_add_network_type(module);
+}
+
+static PyModuleDef_Slot module_slots[] = {
+    {Py_mod_exec, (void *)module_exec},
+    {0, NULL},
+};
+
+static struct PyModuleDef module_definition = {
+    .m_base = PyModuleDef_HEAD_INIT,
+    .m_name = "diffusionad._core",
+    .m_doc = "The C core: kernels, networks, diffusion, synthesis and metrics on NumPy arrays.",
+    .m_size = 0,
+    .m_methods = module_methods,
+    .m_slots = module_slots,
+};
+
+PyMODINIT_FUNC PyInit__core(void);
+PyMODINIT_FUNC PyInit__core(void) { return PyModuleDef_Init(&module_definition); }

@@ -1,0 +1,174 @@
+"""Builds diffusionad._core: one object per C file, and one per SIMD level for the inner loops.
+
+Environment:
+  DIFFUSIONAD_SYSTEM_BLAS=1   link the system's OpenBLAS (found by pkg-config) instead of the
+                              PyPI package scipy-openblas32
+  DIFFUSIONAD_OPENMP=0        build without threads
+  DIFFUSIONAD_WERROR=1        warnings are errors (CI)
+  DIFFUSIONAD_SANITIZE=1      AddressSanitizer and UndefinedBehaviorSanitizer (CI)
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import shlex
+import shutil
+import subprocess
+import sys
+import sysconfig
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from setuptools import Extension, setup
+from setuptools.command.build_ext import build_ext
+from setuptools.errors import CompileError
+
+ROOT = Path(__file__).parent.resolve()
+CSRC = ROOT / "csrc"
+
+FLAGS = [
+    "-std=c11",
+    "-O3",
+    "-fPIC",
+    "-fvisibility=hidden",
+    "-ffp-contract=fast",
+    "-fno-math-errno",
+    "-fno-trapping-math",
+]
+WARNINGS = ["-Wall", "-Wextra", "-Wshadow", "-Wvla", "-Wmissing-prototypes", "-Wno-psabi"]
+AVX512 = ["-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mfma"]
+X86_LEVELS = {
+    "baseline": [],
+    "avx2": ["-mavx2", "-mfma"],
+    "avx512": [*AVX512, "-mprefer-vector-width=512"],
+}
+
+
+def flag(name: str, default: str = "0") -> bool:
+    return os.environ.get(name, default) not in ("", "0")
+
+
+def on_x86() -> bool:
+    return platform.machine().lower() in ("x86_64", "amd64")
+
+
+def levels() -> dict[str, list[str]]:
+    return X86_LEVELS if on_x86() else {"baseline": []}
+
+
+def blas() -> tuple[list[str], list[str], list[str]]:
+    """Compile flags, link flags and run paths (beside the installed extension) of OpenBLAS."""
+    if flag("DIFFUSIONAD_SYSTEM_BLAS"):
+        try:
+            found = subprocess.run(
+                ["pkg-config", "--cflags", "--libs", "openblas"],
+                capture_output=True, text=True, check=True,
+            ).stdout
+        except (OSError, subprocess.CalledProcessError):
+            sys.exit("DIFFUSIONAD_SYSTEM_BLAS: pkg-config finds no openblas")
+        words = shlex.split(found)
+        compile_flags = [w for w in words if w.startswith("-I")]
+        return [*compile_flags, "-DDAD_SYSTEM_BLAS"], [w for w in words if w not in compile_flags], []
+    import scipy_openblas32 as openblas
+
+    library = Path(openblas.get_lib_dir())
+    return (
+        [f"-I{openblas.get_include_dir()}"],
+        [f"-L{library}", f"-l{openblas.get_library()}"],
+        ["$ORIGIN/../scipy_openblas32/lib"],
+    )
+
+
+def installed_openblas() -> str | None:
+    """Where the interpreter's own scipy-openblas32 lies: for a build in place (editable)."""
+    purelib = Path(sysconfig.get_paths()["purelib"]) / "scipy_openblas32" / "lib"
+    return str(purelib) if purelib.is_dir() else None
+
+
+class BuildCore(build_ext):
+    """Compiles changed files only, several at once, the simd/ folder once per level."""
+
+    def run(self) -> None:
+        # setuptools clears `inplace` while it builds, and copies afterwards.
+        self.stays_in_tree = bool(self.inplace or self.editable_mode)
+        super().run()
+
+    def build_extension(self, ext: Extension) -> None:
+        import numpy
+
+        compiler = self.compiler.compiler[0]
+        if shutil.which(compiler) is None:
+            sys.exit(f"no C compiler: {compiler!r} is not on PATH (install gcc, or set CC)")
+        python_include = sysconfig.get_paths()["include"]
+        if not (Path(python_include) / "Python.h").is_file():
+            sys.exit(f"no Python headers: {python_include}/Python.h is missing (install python3-dev)")
+
+        blas_compile, blas_link, run_paths = blas()
+        if self.stays_in_tree and (here := installed_openblas()):
+            run_paths.append(here)
+        flags = [*FLAGS, *WARNINGS, f"-I{CSRC}", f"-I{python_include}", f"-I{numpy.get_include()}"]
+        flags += blas_compile
+        link = list(blas_link)
+        if flag("DIFFUSIONAD_OPENMP", "1"):
+            flags.append("-fopenmp")
+            link.append("-fopenmp")
+        else:
+            flags.append("-Wno-unknown-pragmas")
+        if on_x86():
+            flags.append("-DDAD_X86_LEVELS")
+        if flag("DIFFUSIONAD_WERROR"):
+            flags.append("-Werror")
+        if flag("DIFFUSIONAD_SANITIZE"):
+            sanitize = ["-fsanitize=address,undefined", "-fno-sanitize-recover=undefined"]
+            flags += [*sanitize, "-g", "-fno-omit-frame-pointer"]
+            link += sanitize
+
+        jobs = []
+        build = Path(self.build_temp) / "_core"
+        for source in sorted(CSRC.rglob("*.c")):
+            per_level = source.parent.name == "simd" and source.name != "dispatch.c"
+            for level, level_flags in (levels() if per_level else {"": []}).items():
+                extra = [*level_flags, f"-DDAD_LEVEL={level}"] if per_level else []
+                name = source.relative_to(CSRC).with_suffix(f".{level}.o" if level else ".o")
+                jobs.append((source, build / name, [*flags, *extra]))
+        newest_header = max(
+            p.stat().st_mtime for p in [Path(__file__), *CSRC.rglob("*.h"), *CSRC.rglob("*.inc")]
+        )
+
+        def compile_one(job: tuple[Path, Path, list[str]]) -> str:
+            source, target, arguments = job
+            command = [*self.compiler.compiler, *arguments, "-c", str(source), "-o", str(target)]
+            stamp = target.with_suffix(".cmd")
+            fresh = (
+                not self.force
+                and target.exists()
+                and stamp.exists()
+                and stamp.read_text() == shlex.join(command)
+                and target.stat().st_mtime > max(source.stat().st_mtime, newest_header)
+            )
+            if not fresh:
+                target.parent.mkdir(parents=True, exist_ok=True)
+                if subprocess.run(command, check=False).returncode != 0:
+                    raise CompileError(f"{source.relative_to(ROOT)} does not compile")
+                stamp.write_text(shlex.join(command))
+            return str(target)
+
+        with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
+            objects = list(pool.map(compile_one, jobs))
+        output = Path(self.get_ext_fullpath(ext.name))
+        output.parent.mkdir(parents=True, exist_ok=True)
+        self.spawn(
+            [*self.compiler.linker_so, *objects, *link]
+            + [f"-Wl,-rpath,{path}" for path in run_paths]
+            + ["-lm", "-o", str(output)]
+        )
+
+    def get_source_files(self) -> list[str]:
+        return [str(p.relative_to(ROOT)) for p in sorted(CSRC.rglob("*")) if p.suffix in (".c", ".h", ".inc")]
+
+
+setup(
+    ext_modules=[Extension("diffusionad._core", sources=[])],
+    cmdclass={"build_ext": BuildCore},
+)
