@@ -98,14 +98,34 @@ static int module_exec(PyObject *module) {
     }
     dad_gemm_init();
     PyMethodDef *tables[] = {dad_conv_methods, dad_layer_methods, dad_pipeline_methods,
-                             dad_metric_methods};
+                             dad_metric_methods, dad_network_methods};
     for (size_t i = 0; i < sizeof(tables) / sizeof(tables[0]); i++) {
         if (PyModule_AddFunctions(module, tables[i]) < 0) {
             return -1;
         }
     }
-    return dad_add_network_type(module);
+    dad_module_state *state = PyModule_GetState(module);
+    state->network_type = dad_new_network_type(module);
+    return state->network_type != NULL ? PyModule_AddType(module, state->network_type) : -1;
 }
+
+static int module_traverse(PyObject *module, visitproc visit, void *arg) {
+    dad_module_state *state = PyModule_GetState(module);
+    if (state != NULL) {
+        Py_VISIT(state->network_type);
+    }
+    return 0;
+}
+
+static int module_clear(PyObject *module) {
+    dad_module_state *state = PyModule_GetState(module);
+    if (state != NULL) {
+        Py_CLEAR(state->network_type);
+    }
+    return 0;
+}
+
+static void module_free(void *module) { (void)module_clear(module); }
 
 static PyModuleDef_Slot module_slots[] = {
     {Py_mod_exec, (void *)module_exec},
@@ -116,9 +136,12 @@ static struct PyModuleDef module_definition = {
     .m_base = PyModuleDef_HEAD_INIT,
     .m_name = "diffusionad._core",
     .m_doc = "The C core: kernels, networks, diffusion, synthesis and metrics on NumPy arrays.",
-    .m_size = 0,
+    .m_size = sizeof(dad_module_state),
     .m_methods = module_methods,
     .m_slots = module_slots,
+    .m_traverse = module_traverse,
+    .m_clear = module_clear,
+    .m_free = module_free,
 };
 
 PyMODINIT_FUNC PyInit__core(void);

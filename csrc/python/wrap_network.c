@@ -1,6 +1,512 @@
+/* _core.Network: a network with its weights. Made by _core.unet() and _core.segmenter(). */
 #include "python/wrap.h"
 
-int dad_add_network_type(PyObject *module) {
-    (void)module;
-    return 0;
+#include <string.h>
+
+#include "base/memory.h"
+#include "graph/network.h"
+#include "models/models.h"
+
+typedef struct {
+    PyObject_HEAD
+    dad_network network;
+    PyThread_type_lock lock; /* one call at a time: the arena is shared */
+} network_object;
+
+/* Waits for another thread's call on the same network, without holding the GIL. */
+static void enter(network_object *self) {
+    if (!PyThread_acquire_lock(self->lock, NOWAIT_LOCK)) {
+        Py_BEGIN_ALLOW_THREADS
+        PyThread_acquire_lock(self->lock, WAIT_LOCK);
+        Py_END_ALLOW_THREADS
+    }
 }
+
+static void leave(network_object *self) { PyThread_release_lock(self->lock); }
+
+/* ---- parameters ---------------------------------------------------------------------------- */
+
+static PyObject *shape_tuple(const dad_parameter *p) {
+    PyObject *shape = PyTuple_New(p->dimensions);
+    for (int i = 0; shape != NULL && i < p->dimensions; i++) {
+        PyObject *size = PyLong_FromSsize_t(p->shape[i]);
+        if (size == NULL) {
+            Py_CLEAR(shape);
+            break;
+        }
+        PyTuple_SET_ITEM(shape, i, size);
+    }
+    return shape;
+}
+
+static PyObject *network_parameters(PyObject *object, PyObject *args) {
+    (void)args;
+    const dad_graph *graph = &((network_object *)object)->network.graph;
+    PyObject *list = PyList_New(graph->parameter_count);
+    for (int i = 0; list != NULL && i < graph->parameter_count; i++) {
+        const dad_parameter *p = &graph->parameters[i];
+        PyObject *shape = shape_tuple(p);
+        PyObject *item =
+            shape != NULL ? Py_BuildValue("(sNO)", p->name, shape, p->trainable ? Py_True : Py_False)
+                          : NULL;
+        if (item == NULL) {
+            Py_CLEAR(list);
+            break;
+        }
+        PyList_SET_ITEM(list, i, item);
+    }
+    return list;
+}
+
+static const dad_parameter *find_parameter(const dad_graph *graph, const char *name) {
+    for (int i = 0; i < graph->parameter_count; i++) {
+        if (strcmp(graph->parameters[i].name, name) == 0) {
+            return &graph->parameters[i];
+        }
+    }
+    PyErr_Format(PyExc_KeyError, "name: the network has no parameter \"%s\"", name);
+    return NULL;
+}
+
+/* Where `what` of a parameter lies: "value", "gradient", "m" or "v"; NULL with an exception. */
+static float *find_floats(dad_network *network, const char *name, const char *what,
+                          const dad_parameter **parameter) {
+    const dad_parameter *p = *parameter = find_parameter(&network->graph, name);
+    if (p == NULL) {
+        return NULL;
+    }
+    if (strcmp(what, "value") == 0) {
+        return (p->trainable ? network->weights : network->buffers) + p->offset;
+    }
+    bool gradient = strcmp(what, "gradient") == 0;
+    bool moment = strcmp(what, "m") == 0 || strcmp(what, "v") == 0;
+    if ((!gradient && !moment) || !p->trainable) {
+        PyErr_Format(PyExc_ValueError, "what: parameter \"%s\" has no \"%s\"", name, what);
+        return NULL;
+    }
+    dad_status status =
+        gradient ? dad_network_need_gradients(network) : dad_network_need_moments(network);
+    if (status != DAD_OK) {
+        dad_raise(status, what);
+        return NULL;
+    }
+    return (gradient ? network->gradients : network->moments[what[0] == 'v']) + p->offset;
+}
+
+static PyObject *network_read(PyObject *object, PyObject *args, PyObject *keywords) {
+    static char *names[] = {"name", "what", NULL};
+    network_object *self = (network_object *)object;
+    const char *name, *what = "value";
+    if (!PyArg_ParseTupleAndKeywords(args, keywords, "s|s:read", names, &name, &what)) {
+        return NULL;
+    }
+    const dad_parameter *p;
+    PyArrayObject *array = NULL;
+    enter(self);
+    const float *floats = find_floats(&self->network, name, what, &p);
+    if (floats != NULL) {
+        npy_intp shape[4];
+        for (int i = 0; i < p->dimensions; i++) {
+            shape[i] = p->shape[i];
+        }
+        array = dad_output(NPY_FLOAT32, p->dimensions, shape);
+        if (array != NULL) {
+            memcpy(PyArray_DATA(array), floats, (size_t)p->size * sizeof(float));
+        }
+    }
+    leave(self);
+    return (PyObject *)array;
+}
+
+static PyObject *network_write(PyObject *object, PyObject *args, PyObject *keywords) {
+    static char *names[] = {"name", "values", "what", NULL};
+    network_object *self = (network_object *)object;
+    const char *name, *what = "value";
+    PyObject *values;
+    if (!PyArg_ParseTupleAndKeywords(args, keywords, "sO|s:write", names, &name, &values,
+                                     &what)) {
+        return NULL;
+    }
+    PyArrayObject *array = dad_input_float(values, name, DAD_ANY_DIMENSIONS);
+    if (array == NULL) {
+        return NULL;
+    }
+    bool done = false;
+    const dad_parameter *p;
+    enter(self);
+    float *floats = find_floats(&self->network, name, what, &p);
+    if (floats != NULL) {
+        npy_intp shape[4];
+        for (int i = 0; i < p->dimensions; i++) {
+            shape[i] = p->shape[i];
+        }
+        done = dad_check_shape(array, name, p->dimensions, shape);
+        if (done) {
+            memcpy(floats, PyArray_DATA(array), (size_t)p->size * sizeof(float));
+            dad_network_weights_changed(&self->network);
+        }
+    }
+    leave(self);
+    Py_DECREF(array);
+    if (!done) {
+        return NULL;
+    }
+    Py_RETURN_NONE;
+}
+
+/* ---- running ------------------------------------------------------------------------------- */
+
+static const dad_node *first_node(const dad_graph *graph, dad_op op) {
+    for (int i = 0; i < graph->count; i++) {
+        if (graph->nodes[i].op == op) {
+            return &graph->nodes[i];
+        }
+    }
+    return NULL;
+}
+
+/* t: None, or one float32 time per image, as the network has or has not a time embedding. */
+static bool check_time(const dad_graph *graph, PyArrayObject *t, npy_intp N) {
+    bool timed = first_node(graph, DAD_OP_TIME_EMBEDDING) != NULL;
+    if (timed != (t != NULL)) {
+        PyErr_SetString(PyExc_TypeError, timed ? "t: expected a time step per image, got None"
+                                               : "t: this network has no time, expected None");
+        return false;
+    }
+    return t == NULL || dad_check_shape(t, "t", 1, &N);
+}
+
+static PyObject *network_forward(PyObject *object, PyObject *args, PyObject *keywords) {
+    static char *names[] = {"x", "t", "training", "recompute", "input_gradient", "seed", NULL};
+    network_object *self = (network_object *)object;
+    const dad_graph *graph = &self->network.graph;
+    PyObject *x_object, *t_object = Py_None, *result = NULL;
+    int training = 0, recompute = 0, input_gradient = 0;
+    unsigned long long seed = 0;
+    if (!PyArg_ParseTupleAndKeywords(args, keywords, "O|O$pppK:forward", names, &x_object,
+                                     &t_object, &training, &recompute, &input_gradient, &seed)) {
+        return NULL;
+    }
+    PyArrayObject *x = NULL, *t = NULL, *y = NULL;
+    const dad_node *input = first_node(graph, DAD_OP_INPUT);
+    const dad_node *output = &graph->nodes[graph->output];
+    x = dad_input_float(x_object, "x", 4);
+    if (x == NULL || !dad_input_float_optional(&t, t_object, "t", 1)) {
+        goto done;
+    }
+    npy_intp N = PyArray_DIM(x, 0);
+    const npy_intp x_shape[4] = {-1, input->C, input->H, input->W};
+    const npy_intp y_shape[4] = {N, output->C, output->H, output->W};
+    if (!dad_check_shape(x, "x", 4, x_shape) || !check_time(graph, t, N)) {
+        goto done;
+    }
+    y = dad_output(NPY_FLOAT32, 4, y_shape);
+    if (y == NULL) {
+        goto done;
+    }
+    const dad_plan_options options = {.N = N, .training = training, .recompute = recompute,
+                                      .input_gradient = input_gradient};
+    dad_status status;
+    enter(self);
+    Py_BEGIN_ALLOW_THREADS
+    status = dad_network_forward(&self->network, dad_floats(y), dad_floats(x), dad_floats(t),
+                                 &options, seed);
+    Py_END_ALLOW_THREADS
+    leave(self);
+    if (status != DAD_OK) {
+        dad_raise(status, "forward");
+        goto done;
+    }
+    result = Py_NewRef((PyObject *)y);
+done:
+    Py_XDECREF(x);
+    Py_XDECREF(t);
+    Py_XDECREF(y);
+    return result;
+}
+
+static PyObject *network_backward(PyObject *object, PyObject *args, PyObject *keywords) {
+    static char *names[] = {"dy", NULL};
+    network_object *self = (network_object *)object;
+    const dad_graph *graph = &self->network.graph;
+    PyObject *dy_object, *result = NULL;
+    if (!PyArg_ParseTupleAndKeywords(args, keywords, "O:backward", names, &dy_object)) {
+        return NULL;
+    }
+    PyArrayObject *dx = NULL, *dy = dad_input_float(dy_object, "dy", 4);
+    if (dy == NULL) {
+        return NULL;
+    }
+    const dad_node *input = first_node(graph, DAD_OP_INPUT);
+    const dad_node *output = &graph->nodes[graph->output];
+    enter(self);
+    if (!self->network.backward_possible) {
+        PyErr_SetString(PyExc_RuntimeError,
+                        "backward: expected a forward pass with training=True just before");
+        goto done;
+    }
+    npy_intp N = self->network.plan.options.N;
+    const npy_intp dy_shape[4] = {N, output->C, output->H, output->W};
+    const npy_intp dx_shape[4] = {N, input->C, input->H, input->W};
+    if (!dad_check_shape(dy, "dy", 4, dy_shape)) {
+        goto done;
+    }
+    if (self->network.plan.options.input_gradient &&
+        (dx = dad_output(NPY_FLOAT32, 4, dx_shape)) == NULL) {
+        goto done;
+    }
+    dad_status status;
+    Py_BEGIN_ALLOW_THREADS
+    status = dad_network_backward(&self->network, dad_floats(dx), dad_floats(dy));
+    Py_END_ALLOW_THREADS
+    if (status != DAD_OK) {
+        dad_raise(status, "backward");
+        goto done;
+    }
+    result = Py_NewRef(dx != NULL ? (PyObject *)dx : Py_None);
+done:
+    leave(self);
+    Py_DECREF(dy);
+    Py_XDECREF(dx);
+    return result;
+}
+
+/* ---- training ------------------------------------------------------------------------------ */
+
+static PyObject *network_zero_gradients(PyObject *object, PyObject *args) {
+    (void)args;
+    network_object *self = (network_object *)object;
+    enter(self);
+    dad_network_zero_gradients(&self->network);
+    leave(self);
+    Py_RETURN_NONE;
+}
+
+static PyObject *network_adam_step(PyObject *object, PyObject *args, PyObject *keywords) {
+    static char *names[] = {"lr", "step", "beta1", "beta2", "eps", "weight_decay", NULL};
+    network_object *self = (network_object *)object;
+    dad_adam_options options = {.beta1 = 0.9, .beta2 = 0.999, .eps = 1e-8};
+    long long step;
+    if (!PyArg_ParseTupleAndKeywords(args, keywords, "dL|$dddd:adam_step", names, &options.lr,
+                                     &step, &options.beta1, &options.beta2, &options.eps,
+                                     &options.weight_decay)) {
+        return NULL;
+    }
+    if (step < 1) {
+        PyErr_Format(PyExc_ValueError, "step: expected 1 or more, got %lld", step);
+        return NULL;
+    }
+    options.step = step;
+    dad_network *network = &self->network;
+    enter(self);
+    dad_status status = dad_network_need_gradients(network);
+    if (status == DAD_OK) {
+        status = dad_network_need_moments(network);
+    }
+    if (status == DAD_OK) {
+        Py_BEGIN_ALLOW_THREADS
+        dad_adam(network->weights, network->moments[0], network->moments[1],
+                 network->gradients, &options, network->graph.weight_size);
+        dad_network_weights_changed(network);
+        Py_END_ALLOW_THREADS
+    }
+    leave(self);
+    if (status != DAD_OK) {
+        return dad_raise(status, "adam_step");
+    }
+    Py_RETURN_NONE;
+}
+
+static PyObject *network_memory(PyObject *object, PyObject *args, PyObject *keywords) {
+    static char *names[] = {"batch_size", "training", "recompute", NULL};
+    network_object *self = (network_object *)object;
+    Py_ssize_t N;
+    int training = 0, recompute = 0;
+    if (!PyArg_ParseTupleAndKeywords(args, keywords, "n|pp:memory", names, &N, &training,
+                                     &recompute)) {
+        return NULL;
+    }
+    if (N < 1) {
+        PyErr_Format(PyExc_ValueError, "batch_size: expected 1 or more, got %zd", N);
+        return NULL;
+    }
+    const dad_plan_options options = {.N = N, .training = training, .recompute = recompute,
+                                      .input_gradient = training};
+    ptrdiff_t arena = 0, scratch = 0;
+    dad_status status = dad_network_memory(&self->network, &arena, &scratch, &options);
+    if (status != DAD_OK) {
+        return dad_raise(status, "memory");
+    }
+    ptrdiff_t weights = self->network.graph.weight_size * (training ? 4 : 1);
+    return Py_BuildValue("{s:n,s:n,s:n}", "weights", weights * (ptrdiff_t)sizeof(float), "arena",
+                         arena * (ptrdiff_t)sizeof(float), "scratch",
+                         scratch * (ptrdiff_t)sizeof(float));
+}
+
+static PyObject *network_trim(PyObject *object, PyObject *args) {
+    (void)args;
+    network_object *self = (network_object *)object;
+    enter(self);
+    dad_network_trim(&self->network);
+    leave(self);
+    Py_RETURN_NONE;
+}
+
+/* ---- the type ------------------------------------------------------------------------------ */
+
+static void network_dealloc(PyObject *object) {
+    network_object *self = (network_object *)object;
+    PyTypeObject *type = Py_TYPE(object);
+    dad_network_free(&self->network);
+    if (self->lock != NULL) {
+        PyThread_free_lock(self->lock);
+    }
+    type->tp_free(object);
+    Py_DECREF(type);
+}
+
+#define WITH_KEYWORDS(name) (PyCFunction)(void (*)(void)) name, METH_VARARGS | METH_KEYWORDS
+
+static PyMethodDef methods[] = {
+    {"parameters", network_parameters, METH_NOARGS,
+     "parameters()\n--\n\nList of (name, shape, trainable), in the order of the layers."},
+    {"read", WITH_KEYWORDS(network_read),
+     "read(name, what='value')\n--\n\nA copy of a parameter's 'value', 'gradient', 'm' or 'v'."},
+    {"write", WITH_KEYWORDS(network_write),
+     "write(name, values, what='value')\n--\n\nReplace a parameter's value or moments."},
+    {"forward", WITH_KEYWORDS(network_forward),
+     "forward(x, t=None, *, training=False, recompute=False, input_gradient=False, seed=0)\n--\n\n"
+     "Run on x [N, C, H, W]; training keeps what backward() needs."},
+    {"backward", WITH_KEYWORDS(network_backward),
+     "backward(dy)\n--\n\nAdd to the gradients; returns dx if the forward pass asked for it."},
+    {"zero_gradients", network_zero_gradients, METH_NOARGS,
+     "zero_gradients()\n--\n\nSet all gradients to zero."},
+    {"adam_step", WITH_KEYWORDS(network_adam_step),
+     "adam_step(lr, step, *, beta1=0.9, beta2=0.999, eps=1e-08, weight_decay=0.0)\n--\n\n"
+     "One Adam update with the accumulated gradients."},
+    {"memory", WITH_KEYWORDS(network_memory),
+     "memory(batch_size, training=False, recompute=False)\n--\n\n"
+     "Bytes that a pass takes: weights (with gradients and moments), arena, scratch."},
+    {"trim", network_trim, METH_NOARGS,
+     "trim()\n--\n\nFree work memory and packed filters; they come back when needed."},
+    {NULL, NULL, 0, NULL},
+};
+
+static PyType_Slot slots[] = {
+    {Py_tp_doc, (void *)"A network with its weights; made by unet() and segmenter()."},
+    {Py_tp_dealloc, (void *)network_dealloc},
+    {Py_tp_methods, methods},
+    {0, NULL},
+};
+
+static PyType_Spec spec = {
+    .name = "diffusionad._core.Network",
+    .basicsize = sizeof(network_object),
+    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_DISALLOW_INSTANTIATION | Py_TPFLAGS_IMMUTABLETYPE,
+    .slots = slots,
+};
+
+PyTypeObject *dad_new_network_type(PyObject *module) {
+    return (PyTypeObject *)PyType_FromModuleAndSpec(module, &spec, NULL);
+}
+
+/* ---- making networks ----------------------------------------------------------------------- */
+
+static PyObject *new_network(PyObject *module, dad_graph *graph) {
+    PyTypeObject *type = ((dad_module_state *)PyModule_GetState(module))->network_type;
+    network_object *self = (network_object *)type->tp_alloc(type, 0);
+    if (self == NULL) {
+        dad_graph_free(graph);
+        return NULL;
+    }
+    dad_status status = dad_network_init(&self->network, graph);
+    self->lock = PyThread_allocate_lock();
+    if (status == DAD_OK && self->lock == NULL) {
+        status = DAD_NO_MEMORY;
+    }
+    if (status != DAD_OK) {
+        Py_DECREF(self);
+        return dad_raise(status, "network");
+    }
+    return (PyObject *)self;
+}
+
+/* A sequence of at most DAD_MAX_LEVELS positive integers; -1 with an exception. */
+static int read_sizes(PyObject *object, const char *name, ptrdiff_t *sizes) {
+    PyObject *sequence = PySequence_Fast(object, name);
+    if (sequence == NULL) {
+        return -1;
+    }
+    Py_ssize_t count = PySequence_Fast_GET_SIZE(sequence);
+    if (count > DAD_MAX_LEVELS) {
+        PyErr_Format(PyExc_ValueError, "%s: expected at most %d, got %zd", name, DAD_MAX_LEVELS,
+                     count);
+        count = -1;
+    }
+    for (Py_ssize_t i = 0; i < count; i++) {
+        sizes[i] = PyLong_AsSsize_t(PySequence_Fast_GET_ITEM(sequence, i));
+        if (sizes[i] < 1) {
+            if (!PyErr_Occurred()) {
+                PyErr_Format(PyExc_ValueError, "%s: expected positive integers, got %zd", name,
+                             sizes[i]);
+            }
+            count = -1;
+        }
+    }
+    Py_DECREF(sequence);
+    return (int)count;
+}
+
+static PyObject *unet(PyObject *module, PyObject *args, PyObject *keywords) {
+    static char *names[] = {"height", "width", "in_channels", "out_channels", "channels",
+                            "embedding", "res_blocks", "heads", "head_channels",
+                            "attention_strides", "resblock_updown", "dropout", NULL};
+    dad_unet_options o = {.levels = 0};
+    PyObject *channels, *strides;
+    int updown;
+    if (!PyArg_ParseTupleAndKeywords(args, keywords, "nnnnOninnOpf:unet", names, &o.height,
+                                     &o.width, &o.in_channels, &o.out_channels, &channels,
+                                     &o.embedding, &o.res_blocks, &o.heads, &o.head_channels,
+                                     &strides, &updown, &o.dropout)) {
+        return NULL;
+    }
+    o.resblock_updown = updown;
+    o.levels = read_sizes(channels, "channels", o.channels);
+    if (o.levels < 0) {
+        return NULL;
+    }
+    o.attention_count = read_sizes(strides, "attention_strides", o.attention_strides);
+    if (o.attention_count < 0) {
+        return NULL;
+    }
+    dad_graph graph;
+    dad_graph_init(&graph);
+    dad_build_unet(&graph, &o);
+    return new_network(module, &graph);
+}
+
+static PyObject *segmenter(PyObject *module, PyObject *args, PyObject *keywords) {
+    static char *names[] = {"height", "width", "in_channels", "out_channels", "base_channels",
+                            NULL};
+    dad_segmenter_options o;
+    if (!PyArg_ParseTupleAndKeywords(args, keywords, "nnnnn:segmenter", names, &o.height,
+                                     &o.width, &o.in_channels, &o.out_channels,
+                                     &o.base_channels)) {
+        return NULL;
+    }
+    dad_graph graph;
+    dad_graph_init(&graph);
+    dad_build_segmenter(&graph, &o);
+    return new_network(module, &graph);
+}
+
+PyMethodDef dad_network_methods[] = {
+    DAD_METHOD(unet,
+               "unet(height, width, in_channels, out_channels, channels, embedding, res_blocks, "
+               "heads, head_channels, attention_strides, resblock_updown, dropout)\n--\n\n"
+               "A guided-diffusion UNet; see diffusionad.UNet."),
+    DAD_METHOD(segmenter,
+               "segmenter(height, width, in_channels, out_channels, base_channels)\n--\n\n"
+               "The segmentation network; see diffusionad.SegmentationNet."),
+    {NULL, NULL, 0, NULL},
+};

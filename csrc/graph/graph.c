@@ -1,0 +1,278 @@
+/* The graph's builder: appends nodes and parameters, checks shapes. Owns both arrays. */
+#include "graph/graph.h"
+
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/memory.h"
+
+enum { ALIGNMENT = 16, GROUPS = 32 }; /* parameters start on cache lines */
+
+void dad_graph_init(dad_graph *graph) {
+    memset(graph, 0, sizeof(*graph));
+    graph->output = DAD_NONE;
+}
+
+void dad_graph_free(dad_graph *graph) {
+    free(graph->nodes);
+    free(graph->parameters);
+    dad_graph_init(graph);
+}
+
+void dad_graph_new_segment(dad_graph *graph) { graph->segments++; }
+
+static void *grow(void *items, int *capacity, int count, size_t size) {
+    if (count < *capacity) {
+        return items;
+    }
+    int wanted = *capacity > 0 ? 2 * *capacity : 64;
+    void *grown = realloc(items, (size_t)wanted * size);
+    if (grown != NULL) {
+        *capacity = wanted;
+    }
+    return grown;
+}
+
+static dad_value fail(dad_graph *graph, dad_status status) {
+    if (graph->status == DAD_OK) {
+        graph->status = status;
+    }
+    return DAD_NONE;
+}
+
+const char *dad_graph_name(dad_graph *graph, char name[DAD_NAME_SIZE], const char *format, ...) {
+    va_list arguments;
+    va_start(arguments, format);
+    if (vsnprintf(name, DAD_NAME_SIZE, format, arguments) >= DAD_NAME_SIZE) {
+        fail(graph, DAD_BAD_SHAPE);
+    }
+    va_end(arguments);
+    return name;
+}
+
+/* A new node of the given shape; its other fields are zero or DAD_NONE. */
+static dad_node *add_node(dad_graph *graph, dad_op op, dad_value x, ptrdiff_t C, ptrdiff_t H,
+                          ptrdiff_t W) {
+    ptrdiff_t size;
+    const ptrdiff_t shape[3] = {C, H, W};
+    if (graph->status != DAD_OK) {
+        return NULL;
+    }
+    if (C < 1 || H < 1 || W < 1 || !dad_checked_product(&size, 3, shape)) {
+        fail(graph, DAD_BAD_SHAPE);
+        return NULL;
+    }
+    dad_node *nodes = grow(graph->nodes, &graph->capacity, graph->count, sizeof(*nodes));
+    if (nodes == NULL) {
+        fail(graph, DAD_NO_MEMORY);
+        return NULL;
+    }
+    graph->nodes = nodes;
+    dad_node *node = &nodes[graph->count++];
+    *node = (dad_node){.op = op, .C = C, .H = H, .W = W, .segment = graph->segments};
+    for (int i = 0; i < DAD_MAX_INPUTS; i++) {
+        node->in[i] = DAD_NONE;
+    }
+    for (int i = 0; i < DAD_MAX_PARAMETERS; i++) {
+        node->parameter[i] = DAD_NONE;
+    }
+    node->in[0] = x;
+    return node;
+}
+
+static dad_value last(const dad_graph *graph) { return graph->count - 1; }
+
+static bool valid(dad_graph *graph, dad_value x) {
+    if (graph->status == DAD_OK && (x < 0 || x >= graph->count)) {
+        fail(graph, DAD_BAD_SHAPE);
+    }
+    return graph->status == DAD_OK;
+}
+
+static int add_parameter(dad_graph *graph, const char *prefix, const char *suffix,
+                         bool trainable, int dimensions, const ptrdiff_t *shape) {
+    if (graph->status != DAD_OK) {
+        return DAD_NONE;
+    }
+    dad_parameter *items = grow(graph->parameters, &graph->parameter_capacity,
+                                graph->parameter_count, sizeof(*items));
+    if (items == NULL) {
+        return fail(graph, DAD_NO_MEMORY);
+    }
+    graph->parameters = items;
+    dad_parameter *p = &items[graph->parameter_count];
+    *p = (dad_parameter){.dimensions = dimensions, .trainable = trainable};
+    dad_graph_name(graph, p->name, "%s.%s", prefix, suffix);
+    memcpy(p->shape, shape, (size_t)dimensions * sizeof(*shape));
+    if (!dad_checked_product(&p->size, dimensions, shape)) {
+        return fail(graph, DAD_BAD_SHAPE);
+    }
+    ptrdiff_t *end = trainable ? &graph->weight_size : &graph->buffer_size;
+    p->offset = *end;
+    *end += dad_round_up(p->size, ALIGNMENT);
+    return graph->parameter_count++;
+}
+
+static int add_vector(dad_graph *graph, const char *prefix, const char *suffix, bool trainable,
+                      ptrdiff_t size) {
+    return add_parameter(graph, prefix, suffix, trainable, 1, &size);
+}
+
+dad_value dad_graph_input(dad_graph *graph, ptrdiff_t C, ptrdiff_t H, ptrdiff_t W) {
+    return add_node(graph, DAD_OP_INPUT, DAD_NONE, C, H, W) != NULL ? last(graph) : DAD_NONE;
+}
+
+dad_value dad_graph_time_embedding(dad_graph *graph, ptrdiff_t dim) {
+    if (dim % 2 != 0) {
+        return fail(graph, DAD_BAD_SHAPE);
+    }
+    dad_node *node = add_node(graph, DAD_OP_TIME_EMBEDDING, DAD_NONE, dim, 1, 1);
+    return node != NULL ? last(graph) : DAD_NONE;
+}
+
+dad_value dad_graph_linear(dad_graph *graph, dad_value x, ptrdiff_t O, const char *name) {
+    if (!valid(graph, x)) {
+        return DAD_NONE;
+    }
+    const ptrdiff_t shape[2] = {O, graph->nodes[x].C};
+    dad_node *node = add_node(graph, DAD_OP_LINEAR, x, O, 1, 1);
+    if (node == NULL) {
+        return DAD_NONE;
+    }
+    node->parameter[0] = add_parameter(graph, name, "weight", true, 2, shape);
+    node->parameter[1] = add_vector(graph, name, "bias", true, O);
+    return last(graph);
+}
+
+static bool same_shape(const dad_graph *graph, dad_value v, ptrdiff_t C, ptrdiff_t H,
+                       ptrdiff_t W) {
+    const dad_node *node = &graph->nodes[v];
+    return node->C == C && node->H == H && node->W == W;
+}
+
+dad_value dad_graph_conv2d(dad_graph *graph, dad_value x, const dad_conv_options *options,
+                           const char *name) {
+    if (!valid(graph, x)) {
+        return DAD_NONE;
+    }
+    const dad_node *input = &graph->nodes[x];
+    ptrdiff_t K = options->kernel, O = options->channels, C = input->C;
+    ptrdiff_t H = dad_conv2d_out(input->H, K, options->stride, K / 2);
+    ptrdiff_t W = dad_conv2d_out(input->W, K, options->stride, K / 2);
+    dad_value bias = options->image_bias, residual = options->residual;
+    if ((bias != DAD_NONE && !same_shape(graph, bias, O, 1, 1)) ||
+        (residual != DAD_NONE && !same_shape(graph, residual, O, H, W))) {
+        return fail(graph, DAD_BAD_SHAPE);
+    }
+    dad_node *node = add_node(graph, DAD_OP_CONV2D, x, O, H, W);
+    if (node == NULL) {
+        return DAD_NONE;
+    }
+    node->in[1] = bias;
+    node->in[2] = residual;
+    node->kernel = K;
+    node->stride = options->stride;
+    const ptrdiff_t shape[4] = {O, C, K, K};
+    int dimensions = options->one_dimensional ? 3 : 4;
+    node->parameter[0] = add_parameter(graph, name, "weight", true, dimensions, shape);
+    node->parameter[1] = add_vector(graph, name, "bias", true, O);
+    return last(graph);
+}
+
+static dad_node *add_norm(dad_graph *graph, dad_op op, dad_value x, dad_activation activation,
+                          const char *name) {
+    if (!valid(graph, x)) {
+        return NULL;
+    }
+    const dad_node *input = &graph->nodes[x];
+    dad_node *node = add_node(graph, op, x, input->C, input->H, input->W);
+    if (node != NULL) {
+        node->activation = activation;
+        node->parameter[0] = add_vector(graph, name, "weight", true, node->C);
+        node->parameter[1] = add_vector(graph, name, "bias", true, node->C);
+    }
+    return node;
+}
+
+dad_value dad_graph_group_norm(dad_graph *graph, dad_value x, dad_activation activation,
+                               const char *name) {
+    if (valid(graph, x) && graph->nodes[x].C % GROUPS != 0) {
+        return fail(graph, DAD_BAD_SHAPE);
+    }
+    dad_node *node = add_norm(graph, DAD_OP_GROUP_NORM, x, activation, name);
+    return node != NULL ? last(graph) : DAD_NONE;
+}
+
+dad_value dad_graph_batch_norm(dad_graph *graph, dad_value x, dad_activation activation,
+                               const char *name) {
+    dad_node *node = add_norm(graph, DAD_OP_BATCH_NORM, x, activation, name);
+    if (node == NULL) {
+        return DAD_NONE;
+    }
+    node->parameter[2] = add_vector(graph, name, "running_mean", false, node->C);
+    node->parameter[3] = add_vector(graph, name, "running_var", false, node->C);
+    return last(graph);
+}
+
+dad_value dad_graph_attention(dad_graph *graph, dad_value qkv, ptrdiff_t heads) {
+    if (!valid(graph, qkv)) {
+        return DAD_NONE;
+    }
+    const dad_node *input = &graph->nodes[qkv];
+    if (heads < 1 || input->C % (3 * heads) != 0) {
+        return fail(graph, DAD_BAD_SHAPE);
+    }
+    dad_node *node =
+        add_node(graph, DAD_OP_ATTENTION, qkv, input->C / 3, input->H, input->W);
+    if (node == NULL) {
+        return DAD_NONE;
+    }
+    node->heads = heads;
+    return last(graph);
+}
+
+dad_value dad_graph_dropout(dad_graph *graph, dad_value x, float p) {
+    if (p == 0.0f) {
+        return x;
+    }
+    dad_value value = dad_graph_unary(graph, DAD_OP_DROPOUT, x);
+    if (value != DAD_NONE) {
+        graph->nodes[value].dropout = p;
+    }
+    return value;
+}
+
+dad_value dad_graph_concat(dad_graph *graph, dad_value a, dad_value b) {
+    if (!valid(graph, a) || !valid(graph, b)) {
+        return DAD_NONE;
+    }
+    const dad_node *left = &graph->nodes[a], *right = &graph->nodes[b];
+    if (left->H != right->H || left->W != right->W) {
+        return fail(graph, DAD_BAD_SHAPE);
+    }
+    dad_node *node =
+        add_node(graph, DAD_OP_CONCAT, a, left->C + right->C, left->H, left->W);
+    if (node == NULL) {
+        return DAD_NONE;
+    }
+    node->in[1] = b;
+    return last(graph);
+}
+
+dad_value dad_graph_unary(dad_graph *graph, dad_op op, dad_value x) {
+    if (!valid(graph, x)) {
+        return DAD_NONE;
+    }
+    ptrdiff_t H = graph->nodes[x].H, W = graph->nodes[x].W;
+    if (op == DAD_OP_UPSAMPLE_NEAREST || op == DAD_OP_UPSAMPLE_BILINEAR) {
+        H *= 2;
+        W *= 2;
+    } else if (op == DAD_OP_AVG_POOL || op == DAD_OP_MAX_POOL) {
+        H /= 2;
+        W /= 2;
+    }
+    dad_node *node = add_node(graph, op, x, graph->nodes[x].C, H, W);
+    return node != NULL ? last(graph) : DAD_NONE;
+}

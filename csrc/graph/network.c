@@ -1,0 +1,309 @@
+/* Runs a network's plan: finds every tensor's place and hands the nodes to their kernels. */
+#include "graph/network.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/memory.h"
+#include "graph/ops.h"
+
+/* A zeroed buffer of `count` floats, or NULL. */
+static float *zeros(ptrdiff_t count) {
+    float *buffer = dad_alloc(count);
+    if (buffer != NULL) {
+        memset(buffer, 0, (size_t)count * sizeof(float));
+    }
+    return buffer;
+}
+
+static dad_status lay_out_packed(dad_network *network) {
+    const dad_graph *graph = &network->graph;
+    network->packed_offset = malloc((size_t)graph->count * sizeof(ptrdiff_t));
+    if (network->packed_offset == NULL) {
+        return DAD_NO_MEMORY;
+    }
+    for (int i = 0; i < graph->count; i++) {
+        network->packed_offset[i] = -1;
+    }
+    return DAD_OK;
+}
+
+dad_status dad_network_init(dad_network *network, dad_graph *graph) {
+    *network = (dad_network){.graph = *graph, .packed_is_stale = true};
+    dad_graph_init(graph);
+    dad_status status = network->graph.status;
+    if (status == DAD_OK && network->graph.output == DAD_NONE) {
+        status = DAD_BAD_SHAPE;
+    }
+    if (status == DAD_OK) {
+        status = lay_out_packed(network);
+    }
+    if (status == DAD_OK) {
+        network->weights = zeros(network->graph.weight_size);
+        network->buffers = zeros(network->graph.buffer_size);
+        if (network->weights == NULL || network->buffers == NULL) {
+            status = DAD_NO_MEMORY;
+        }
+    }
+    if (status != DAD_OK) {
+        dad_network_free(network);
+    }
+    return status;
+}
+
+void dad_network_trim(dad_network *network) {
+    dad_free(network->arena);
+    dad_free(network->scratch);
+    dad_free(network->packed);
+    dad_free(network->t);
+    network->arena = network->scratch = network->packed = network->t = NULL;
+    network->arena_size = network->scratch_size = 0;
+    network->packed_is_stale = true;
+    network->backward_possible = false;
+    dad_plan_free(&network->plan);
+}
+
+void dad_network_free(dad_network *network) {
+    dad_network_trim(network);
+    dad_graph_free(&network->graph);
+    dad_free(network->weights);
+    dad_free(network->buffers);
+    dad_free(network->gradients);
+    dad_free(network->moments[0]);
+    dad_free(network->moments[1]);
+    free(network->packed_offset);
+    memset(network, 0, sizeof(*network));
+}
+
+void dad_network_weights_changed(dad_network *network) { network->packed_is_stale = true; }
+
+static dad_status need(float **buffer, ptrdiff_t count) {
+    if (*buffer == NULL) {
+        *buffer = zeros(count);
+    }
+    return *buffer != NULL ? DAD_OK : DAD_NO_MEMORY;
+}
+
+dad_status dad_network_need_gradients(dad_network *network) {
+    return need(&network->gradients, network->graph.weight_size);
+}
+
+dad_status dad_network_need_moments(dad_network *network) {
+    dad_status status = need(&network->moments[0], network->graph.weight_size);
+    return status == DAD_OK ? need(&network->moments[1], network->graph.weight_size) : status;
+}
+
+void dad_network_zero_gradients(dad_network *network) {
+    if (network->gradients != NULL) {
+        memset(network->gradients, 0, (size_t)network->graph.weight_size * sizeof(float));
+    }
+}
+
+/* ---- memory -------------------------------------------------------------------------------- */
+
+static float *tensor(const dad_network *network, int index) {
+    return index == DAD_NONE ? NULL : network->arena + network->plan.tensors[index].offset;
+}
+
+static dad_task make_task(const dad_network *network, const dad_plan *plan,
+                          const dad_step *step) {
+    const dad_graph *graph = &network->graph;
+    const dad_node *node = &graph->nodes[step->node];
+    dad_task task = {.node = node, .N = plan->options.N, .training = plan->options.training,
+                     .again = step->again};
+    for (int i = 0; i < DAD_MAX_INPUTS; i++) {
+        task.input[i] = node->in[i] != DAD_NONE ? &graph->nodes[node->in[i]] : NULL;
+    }
+    return task;
+}
+
+static ptrdiff_t scratch_of(const dad_network *network, const dad_plan *plan) {
+    ptrdiff_t most = 0;
+    for (int i = 0; i < plan->count; i++) {
+        const dad_step *step = &plan->steps[i];
+        dad_task task = make_task(network, plan, step);
+        most = dad_max(most, dad_op_of(task.node)->scratch(&task, step->backward));
+    }
+    return most;
+}
+
+static bool same_options(const dad_plan_options *a, const dad_plan_options *b) {
+    return a->N == b->N && a->training == b->training && a->recompute == b->recompute &&
+           a->input_gradient == b->input_gradient;
+}
+
+static dad_status fit(float **buffer, ptrdiff_t *size, ptrdiff_t wanted) {
+    if (*size >= wanted && *buffer != NULL) {
+        return DAD_OK;
+    }
+    dad_free(*buffer);
+    *buffer = dad_alloc(wanted);
+    *size = *buffer != NULL ? wanted : 0;
+    return *buffer != NULL ? DAD_OK : DAD_NO_MEMORY;
+}
+
+static dad_status prepare(dad_network *network, const dad_plan_options *options) {
+    dad_status status = DAD_OK;
+    if (network->plan.count == 0 || !same_options(&network->plan.options, options)) {
+        dad_plan_free(&network->plan);
+        status = dad_plan_build(&network->plan, &network->graph, options);
+        dad_free(network->t);
+        network->t = NULL;
+    }
+    if (status == DAD_OK) {
+        status = fit(&network->arena, &network->arena_size, network->plan.arena_size);
+    }
+    if (status == DAD_OK) { /* the thread count may have changed */
+        status = fit(&network->scratch, &network->scratch_size,
+                     scratch_of(network, &network->plan));
+    }
+    if (status == DAD_OK) {
+        status = need(&network->t, options->N);
+    }
+    return status;
+}
+
+dad_status dad_network_memory(const dad_network *network, ptrdiff_t *arena, ptrdiff_t *scratch,
+                              const dad_plan_options *options) {
+    dad_plan plan;
+    dad_status status = dad_plan_build(&plan, &network->graph, options);
+    if (status == DAD_OK) {
+        *arena = plan.arena_size;
+        *scratch = scratch_of(network, &plan);
+        dad_plan_free(&plan);
+    }
+    return status;
+}
+
+/* Evaluation keeps the filters packed: they are the same at every call. */
+static dad_status pack_filters(dad_network *network) {
+    const dad_graph *graph = &network->graph;
+    if (network->packed != NULL && !network->packed_is_stale) {
+        return DAD_OK;
+    }
+    if (network->packed == NULL) {
+        ptrdiff_t total = 0;
+        for (int i = 0; i < graph->count; i++) {
+            const dad_node *node = &graph->nodes[i];
+            if (node->op == DAD_OP_CONV2D) {
+                network->packed_offset[i] = total;
+                total += dad_round_up(dad_op_packed_size(node, &graph->nodes[node->in[0]]), 16);
+            }
+        }
+        network->packed = dad_alloc(total);
+        if (network->packed == NULL) {
+            return DAD_NO_MEMORY;
+        }
+    }
+    for (int i = 0; i < graph->count; i++) {
+        const dad_node *node = &graph->nodes[i];
+        if (network->packed_offset[i] >= 0) {
+            const dad_parameter *weight = &graph->parameters[node->parameter[0]];
+            dad_op_pack(network->packed + network->packed_offset[i],
+                        network->weights + weight->offset, node, &graph->nodes[node->in[0]]);
+        }
+    }
+    network->packed_is_stale = false;
+    return DAD_OK;
+}
+
+/* ---- running ------------------------------------------------------------------------------- */
+
+static float *parameter(const dad_network *network, float *base, const dad_node *node, int i) {
+    int index = node->parameter[i];
+    return index == DAD_NONE || base == NULL ? NULL
+                                             : base + network->graph.parameters[index].offset;
+}
+
+static void run_step(dad_network *network, const dad_step *step) {
+    dad_task task = make_task(network, &network->plan, step);
+    const dad_node *node = task.node;
+    for (int i = 0; i < DAD_MAX_INPUTS; i++) {
+        task.x[i] = tensor(network, step->x[i]);
+        task.dx[i] = tensor(network, step->dx[i]);
+    }
+    task.y = tensor(network, step->y);
+    task.aux = tensor(network, step->aux);
+    task.dy = tensor(network, step->dy);
+    task.weight = parameter(network, network->weights, node, 0);
+    task.bias = parameter(network, network->weights, node, 1);
+    task.dweight = parameter(network, network->gradients, node, 0);
+    task.dbias = parameter(network, network->gradients, node, 1);
+    task.running_mean = parameter(network, network->buffers, node, 2);
+    task.running_var = parameter(network, network->buffers, node, 3);
+    if (!task.training && network->packed_offset[step->node] >= 0) {
+        task.packed = network->packed + network->packed_offset[step->node];
+    }
+    task.t = network->t;
+    task.scratch = network->scratch;
+    task.seed = network->seed * UINT64_C(0x9E3779B97F4A7C15) + (uint64_t)step->node;
+    if (!step->backward) {
+        dad_op_of(node)->forward(&task);
+        return;
+    }
+    dad_op_of(node)->backward(&task);
+    for (int i = 0; i < DAD_MAX_INPUTS; i++) {
+        if (step->sum[i] != DAD_NONE) {
+            float *sum = tensor(network, step->sum[i]);
+            const float *part = task.dx[i] != NULL ? task.dx[i] : task.dy; /* a residual */
+            dad_add(sum, sum, part, task.N * task.input[i]->C * task.input[i]->H * task.input[i]->W);
+        }
+    }
+}
+
+static const dad_node *input_node(const dad_graph *graph) {
+    int i = 0;
+    while (graph->nodes[i].op != DAD_OP_INPUT) {
+        i++;
+    }
+    return &graph->nodes[i];
+}
+
+dad_status dad_network_forward(dad_network *network, float *y, const float *x, const float *t,
+                               const dad_plan_options *options, uint64_t seed) {
+    network->backward_possible = false;
+    network->seed = seed;
+    dad_status status = prepare(network, options);
+    if (status == DAD_OK && !options->training) {
+        status = pack_filters(network);
+    }
+    if (status != DAD_OK) {
+        return status;
+    }
+    const dad_plan *plan = &network->plan;
+    const dad_node *input = input_node(&network->graph);
+    const dad_node *output = &network->graph.nodes[network->graph.output];
+    dad_nchw_to_nhwc(tensor(network, plan->input), x, options->N, input->C, input->H * input->W);
+    if (t != NULL) {
+        memcpy(network->t, t, (size_t)options->N * sizeof(float));
+    }
+    for (int i = 0; i < plan->forward_count; i++) {
+        run_step(network, &plan->steps[i]);
+    }
+    dad_nhwc_to_nchw(y, tensor(network, plan->output), options->N, output->C,
+                     output->H * output->W);
+    network->backward_possible = options->training;
+    return DAD_OK;
+}
+
+dad_status dad_network_backward(dad_network *network, float *dx, const float *dy) {
+    const dad_plan *plan = &network->plan;
+    dad_status status = dad_network_need_gradients(network);
+    if (status != DAD_OK) {
+        return status;
+    }
+    ptrdiff_t N = plan->options.N;
+    const dad_node *input = input_node(&network->graph);
+    const dad_node *output = &network->graph.nodes[network->graph.output];
+    dad_nchw_to_nhwc(tensor(network, plan->output_gradient), dy, N, output->C,
+                     output->H * output->W);
+    for (int i = plan->forward_count; i < plan->count; i++) {
+        run_step(network, &plan->steps[i]);
+    }
+    network->backward_possible = false;
+    if (dx != NULL) {
+        dad_nhwc_to_nchw(dx, tensor(network, plan->input_gradient), N, input->C,
+                         input->H * input->W);
+    }
+    return DAD_OK;
+}

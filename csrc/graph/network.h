@@ -1,0 +1,57 @@
+/* A graph with everything it needs to run: weights, buffers, gradients, optimizer moments, and the
+ * plan and arena of its last batch size and mode.
+ *
+ * Gradients and moments are allocated when first needed. Not safe for two threads at once: the
+ * wrapper holds a lock. Images are NCHW here and NHWC inside. */
+#ifndef DAD_NETWORK_H
+#define DAD_NETWORK_H
+
+#include "graph/plan.h"
+
+typedef struct {
+    dad_graph graph;
+    float *weights;           /* [graph.weight_size], each parameter in PyTorch's layout */
+    float *buffers;           /* [graph.buffer_size] */
+    float *gradients;         /* [graph.weight_size] or NULL */
+    float *moments[2];        /* Adam's m and v, or NULL */
+    float *packed;            /* all filters packed for evaluation, or NULL */
+    ptrdiff_t *packed_offset; /* [graph.count]: into packed, -1 for other nodes */
+    bool packed_is_stale;
+    dad_plan plan;
+    float *arena, *scratch;
+    ptrdiff_t arena_size, scratch_size; /* floats allocated */
+    float *t;                           /* [N]: time steps of the forward pass */
+    bool backward_possible;             /* the arena holds a training forward pass */
+    uint64_t seed;                      /* of dropout, in the current pass */
+} dad_network;
+
+/* Takes the graph over, even on failure. Weights are zero. */
+DAD_MUST_CHECK dad_status dad_network_init(dad_network *network, dad_graph *graph);
+void dad_network_free(dad_network *network);
+
+/* After the weights were written from outside. */
+void dad_network_weights_changed(dad_network *network);
+
+/* y [N, O, H', W'] from x [N, C, H, W]; t [N] or NULL for a network without time. */
+DAD_MUST_CHECK dad_status dad_network_forward(dad_network *network, float *y, const float *x,
+                                              const float *t, const dad_plan_options *options,
+                                              uint64_t seed);
+
+/* After a training forward pass: gradients += ..., and dx [N, C, H, W] unless NULL (it needs
+ * options.input_gradient). Once per forward pass. */
+DAD_MUST_CHECK dad_status dad_network_backward(dad_network *network, float *dx,
+                                               const float *dy);
+
+DAD_MUST_CHECK dad_status dad_network_need_gradients(dad_network *network);
+DAD_MUST_CHECK dad_status dad_network_need_moments(dad_network *network);
+void dad_network_zero_gradients(dad_network *network);
+
+/* Floats of arena and scratch that a pass will take. */
+DAD_MUST_CHECK dad_status dad_network_memory(const dad_network *network, ptrdiff_t *arena,
+                                             ptrdiff_t *scratch,
+                                             const dad_plan_options *options);
+
+/* Frees arena, scratch and packed filters; they come back when needed. */
+void dad_network_trim(dad_network *network);
+
+#endif

@@ -1,0 +1,286 @@
+/* One entry per kind of node: translates a node's task into kernel calls. No arithmetic here. */
+#include "graph/ops.h"
+
+#include "base/memory.h"
+#include "kernels/kernels.h"
+
+static const float EPSILON = 1e-5f, MOMENTUM = 0.1f;
+enum { GROUPS = 32 };
+
+static ptrdiff_t pixels(const dad_node *node) { return node->H * node->W; }
+static ptrdiff_t size_of(const dad_task *task) {
+    return task->N * task->node->C * pixels(task->node);
+}
+
+static ptrdiff_t no_aux(const dad_graph *graph, const dad_node *node) {
+    (void)graph, (void)node;
+    return 0;
+}
+static ptrdiff_t no_scratch(const dad_task *task, bool backward) {
+    (void)task, (void)backward;
+    return 0;
+}
+static void nothing(const dad_task *task) { (void)task; }
+
+/* ---- convolution --------------------------------------------------------------------------- */
+
+static dad_conv2d_shape conv_shape(const dad_node *node, const dad_node *input, ptrdiff_t N) {
+    return (dad_conv2d_shape){.N = N, .H = input->H, .W = input->W, .C = input->C, .O = node->C,
+                              .KH = node->kernel, .KW = node->kernel, .stride = node->stride,
+                              .pad = node->kernel / 2};
+}
+
+ptrdiff_t dad_op_packed_size(const dad_node *node, const dad_node *input) {
+    if (node->op != DAD_OP_CONV2D) {
+        return 0;
+    }
+    dad_conv2d_shape shape = conv_shape(node, input, 1);
+    return dad_conv2d_packed_size(&shape, DAD_CONV_FORWARD);
+}
+
+void dad_op_pack(float *packed, const float *weight, const dad_node *node,
+                 const dad_node *input) {
+    dad_conv2d_shape shape = conv_shape(node, input, 1);
+    dad_conv2d_pack(packed, weight, &shape, DAD_CONV_FORWARD);
+}
+
+/* Scratch holds the packed filter first, then what the convolution itself wants. */
+static ptrdiff_t conv_scratch(const dad_task *task, bool backward) {
+    dad_conv2d_shape shape = conv_shape(task->node, task->input[0], task->N);
+    if (!backward) {
+        ptrdiff_t packed = dad_conv2d_packed_size(&shape, DAD_CONV_FORWARD);
+        return dad_round_up(packed, 16) + dad_conv2d_forward_scratch(&shape);
+    }
+    ptrdiff_t packed = dad_conv2d_packed_size(&shape, DAD_CONV_BACKWARD_DATA);
+    return dad_max(dad_round_up(packed, 16) + dad_conv2d_backward_data_scratch(&shape),
+                   dad_conv2d_backward_filter_scratch(&shape));
+}
+
+static void conv_forward(const dad_task *task) {
+    dad_conv2d_shape shape = conv_shape(task->node, task->input[0], task->N);
+    ptrdiff_t size = dad_round_up(dad_conv2d_packed_size(&shape, DAD_CONV_FORWARD), 16);
+    const float *packed = task->packed;
+    if (packed == NULL) {
+        dad_conv2d_pack(task->scratch, task->weight, &shape, DAD_CONV_FORWARD);
+        packed = task->scratch;
+    }
+    const dad_conv2d_epilogue epilogue = {
+        .bias = task->bias, .image_bias = task->x[1], .residual = task->x[2]};
+    dad_conv2d_forward(task->y, task->x[0], packed, &epilogue, &shape, task->scratch + size);
+}
+
+static void conv_backward(const dad_task *task) {
+    dad_conv2d_shape shape = conv_shape(task->node, task->input[0], task->N);
+    dad_conv2d_backward_filter(task->dweight, task->dbias, task->x[0], task->dy, &shape,
+                               task->scratch);
+    if (task->dx[0] != NULL) {
+        ptrdiff_t size =
+            dad_round_up(dad_conv2d_packed_size(&shape, DAD_CONV_BACKWARD_DATA), 16);
+        dad_conv2d_pack(task->scratch, task->weight, &shape, DAD_CONV_BACKWARD_DATA);
+        dad_conv2d_backward_data(task->dx[0], task->dy, task->scratch, &shape,
+                                 task->scratch + size);
+    }
+    if (task->dx[1] != NULL) {
+        dad_sum_pixels(task->dx[1], task->dy, task->N, pixels(task->node), task->node->C);
+    }
+}
+
+/* ---- normalisation ------------------------------------------------------------------------- */
+
+static dad_group_norm_shape group_shape(const dad_task *task) {
+    return (dad_group_norm_shape){.N = task->N, .P = pixels(task->node), .C = task->node->C,
+                                  .G = GROUPS, .eps = EPSILON,
+                                  .activation = task->node->activation};
+}
+/* Evaluation keeps no statistics: they go to the end of the scratch. */
+static ptrdiff_t group_aux(const dad_graph *graph, const dad_node *node) {
+    (void)graph, (void)node;
+    return 2 * GROUPS;
+}
+static ptrdiff_t group_scratch(const dad_task *task, bool backward) {
+    (void)backward;
+    dad_group_norm_shape shape = group_shape(task);
+    return task->N * 2 * GROUPS + dad_group_norm_scratch(&shape);
+}
+static void group_forward(const dad_task *task) {
+    dad_group_norm_shape shape = group_shape(task);
+    float *stats = task->aux != NULL ? task->aux : task->scratch;
+    dad_group_norm_forward(task->y, stats, task->x[0], task->weight, task->bias, &shape,
+                           task->scratch + task->N * 2 * GROUPS);
+}
+static void group_backward(const dad_task *task) {
+    dad_group_norm_shape shape = group_shape(task);
+    dad_group_norm_backward(task->dx[0], task->dweight, task->dbias, task->dy, task->x[0],
+                            task->aux, task->weight, task->bias, &shape, task->scratch);
+}
+
+static dad_batch_norm_shape batch_shape(const dad_task *task) {
+    return (dad_batch_norm_shape){.N = task->N, .P = pixels(task->node), .C = task->node->C,
+                                  .eps = EPSILON, .momentum = MOMENTUM,
+                                  .activation = task->node->activation};
+}
+static ptrdiff_t batch_aux(const dad_graph *graph, const dad_node *node) {
+    (void)graph;
+    return 2 * node->C; /* one pair per channel would do; the plan counts per image */
+}
+static ptrdiff_t batch_scratch(const dad_task *task, bool backward) {
+    (void)backward;
+    dad_batch_norm_shape shape = batch_shape(task);
+    return dad_batch_norm_scratch(&shape);
+}
+static void batch_forward(const dad_task *task) {
+    dad_batch_norm_shape shape = batch_shape(task);
+    if (task->training) {
+        dad_batch_norm_forward_training(task->y, task->aux, task->again ? NULL : task->running_mean,
+                                        task->again ? NULL : task->running_var, task->x[0],
+                                        task->weight, task->bias, &shape, task->scratch);
+    } else {
+        dad_batch_norm_forward_evaluation(task->y, task->x[0], task->weight, task->bias,
+                                          task->running_mean, task->running_var, &shape,
+                                          task->scratch);
+    }
+}
+static void batch_backward(const dad_task *task) {
+    dad_batch_norm_shape shape = batch_shape(task);
+    dad_batch_norm_backward(task->dx[0], task->dweight, task->dbias, task->dy, task->x[0],
+                            task->aux, task->weight, task->bias, &shape, task->scratch);
+}
+
+/* ---- attention, linear, time --------------------------------------------------------------- */
+
+static dad_attention_shape attention_shape(const dad_task *task) {
+    return (dad_attention_shape){.N = task->N, .T = pixels(task->node),
+                                 .heads = task->node->heads,
+                                 .D = task->node->C / task->node->heads};
+}
+static ptrdiff_t attention_scratch(const dad_task *task, bool backward) {
+    (void)backward;
+    dad_attention_shape shape = attention_shape(task);
+    return dad_attention_scratch(&shape);
+}
+static void attention_forward(const dad_task *task) {
+    dad_attention_shape shape = attention_shape(task);
+    dad_attention_forward(task->y, task->x[0], &shape, task->scratch);
+}
+static void attention_backward(const dad_task *task) {
+    dad_attention_shape shape = attention_shape(task);
+    dad_attention_backward(task->dx[0], task->dy, task->x[0], &shape, task->scratch);
+}
+
+static dad_linear_shape linear_shape(const dad_task *task) {
+    return (dad_linear_shape){.N = task->N, .C = task->input[0]->C, .O = task->node->C};
+}
+static void linear_forward(const dad_task *task) {
+    dad_linear_shape shape = linear_shape(task);
+    dad_linear_forward(task->y, task->x[0], task->weight, task->bias, &shape);
+}
+static void linear_backward(const dad_task *task) {
+    dad_linear_shape shape = linear_shape(task);
+    dad_linear_backward(task->dx[0], task->dweight, task->dbias, task->dy, task->x[0],
+                        task->weight, &shape);
+}
+static void time_forward(const dad_task *task) {
+    dad_time_embedding(task->y, task->t, task->N, task->node->C);
+}
+
+/* ---- elementwise --------------------------------------------------------------------------- */
+
+static void silu_forward(const dad_task *task) {
+    dad_silu_forward(task->y, task->x[0], size_of(task));
+}
+static void silu_backward(const dad_task *task) {
+    dad_silu_backward(task->dx[0], task->dy, task->x[0], size_of(task));
+}
+static void sigmoid_forward(const dad_task *task) {
+    dad_sigmoid_forward(task->y, task->x[0], size_of(task));
+}
+static void sigmoid_backward(const dad_task *task) {
+    dad_sigmoid_backward(task->dx[0], task->dy, task->y, size_of(task));
+}
+/* Outside training dropout is the identity: p = 0 keeps everything. */
+static void dropout_forward(const dad_task *task) {
+    float p = task->training ? task->node->dropout : 0.0f;
+    dad_dropout(task->y, task->x[0], p, task->seed, size_of(task));
+}
+static void dropout_backward(const dad_task *task) {
+    dad_dropout(task->dx[0], task->dy, task->node->dropout, task->seed, size_of(task));
+}
+static void concat_forward(const dad_task *task) {
+    dad_concat_forward(task->y, task->x[0], task->x[1], task->N * pixels(task->node),
+                       task->input[0]->C, task->input[1]->C);
+}
+static void concat_backward(const dad_task *task) {
+    dad_concat_backward(task->dx[0], task->dx[1], task->dy, task->N * pixels(task->node),
+                        task->input[0]->C, task->input[1]->C);
+}
+
+/* ---- maps ---------------------------------------------------------------------------------- */
+
+static dad_map_shape map_shape(const dad_task *task) {
+    const dad_node *input = task->input[0];
+    return (dad_map_shape){.N = task->N, .H = input->H, .W = input->W, .C = input->C};
+}
+
+#define MAP_OP(name)                                                                     \
+    static void name##_forward(const dad_task *task) {                                   \
+        dad_map_shape shape = map_shape(task);                                           \
+        dad_##name##_forward(task->y, task->x[0], &shape);                               \
+    }                                                                                    \
+    static void name##_backward(const dad_task *task) {                                  \
+        dad_map_shape shape = map_shape(task);                                           \
+        dad_##name##_backward(task->dx[0], task->dy, &shape);                            \
+    }
+MAP_OP(upsample_nearest)
+MAP_OP(upsample_bilinear)
+MAP_OP(avg_pool)
+
+/* A byte per output element; evaluation has nowhere to keep it and uses the scratch. */
+static ptrdiff_t max_pool_aux(const dad_graph *graph, const dad_node *node) {
+    (void)graph;
+    return dad_ceil_div(node->C * pixels(node), (ptrdiff_t)sizeof(float));
+}
+static ptrdiff_t max_pool_scratch(const dad_task *task, bool backward) {
+    return backward ? 0 : task->N * max_pool_aux(NULL, task->node);
+}
+static void max_pool_forward(const dad_task *task) {
+    dad_map_shape shape = map_shape(task);
+    void *which = task->aux != NULL ? task->aux : task->scratch;
+    dad_max_pool_forward(task->y, which, task->x[0], &shape);
+}
+static void max_pool_backward(const dad_task *task) {
+    dad_map_shape shape = map_shape(task);
+    dad_max_pool_backward(task->dx[0], task->dy, (const uint8_t *)task->aux, &shape);
+}
+
+/* name, backward reads x, y, aux, scratch, forward, backward */
+static const dad_op_kind kinds[DAD_OPS] = {
+    [DAD_OP_INPUT] = {"input", false, false, no_aux, no_scratch, nothing, nothing},
+    [DAD_OP_TIME_EMBEDDING] = {"time embedding", false, false, no_aux, no_scratch, time_forward,
+                               nothing},
+    [DAD_OP_LINEAR] = {"linear", true, false, no_aux, no_scratch, linear_forward,
+                       linear_backward},
+    [DAD_OP_CONV2D] = {"conv2d", true, false, no_aux, conv_scratch, conv_forward, conv_backward},
+    [DAD_OP_GROUP_NORM] = {"group norm", true, false, group_aux, group_scratch, group_forward,
+                           group_backward},
+    [DAD_OP_BATCH_NORM] = {"batch norm", true, false, batch_aux, batch_scratch, batch_forward,
+                           batch_backward},
+    [DAD_OP_ATTENTION] = {"attention", true, false, no_aux, attention_scratch, attention_forward,
+                          attention_backward},
+    [DAD_OP_SILU] = {"silu", true, false, no_aux, no_scratch, silu_forward, silu_backward},
+    [DAD_OP_SIGMOID] = {"sigmoid", false, true, no_aux, no_scratch, sigmoid_forward,
+                        sigmoid_backward},
+    [DAD_OP_UPSAMPLE_NEAREST] = {"upsample nearest", false, false, no_aux, no_scratch,
+                                 upsample_nearest_forward, upsample_nearest_backward},
+    [DAD_OP_UPSAMPLE_BILINEAR] = {"upsample bilinear", false, false, no_aux, no_scratch,
+                                  upsample_bilinear_forward, upsample_bilinear_backward},
+    [DAD_OP_AVG_POOL] = {"average pool", false, false, no_aux, no_scratch, avg_pool_forward,
+                         avg_pool_backward},
+    [DAD_OP_MAX_POOL] = {"max pool", false, false, max_pool_aux, max_pool_scratch,
+                         max_pool_forward, max_pool_backward},
+    [DAD_OP_CONCAT] = {"concat", false, false, no_aux, no_scratch, concat_forward,
+                       concat_backward},
+    [DAD_OP_DROPOUT] = {"dropout", false, false, no_aux, no_scratch, dropout_forward,
+                        dropout_backward},
+};
+
+const dad_op_kind *dad_op_of(const dad_node *node) { return &kinds[node->op]; }

@@ -1,0 +1,44 @@
+/* What each kind of node does, as a table: the planner and the runner know nothing else of them. */
+#ifndef DAD_OPS_H
+#define DAD_OPS_H
+
+#include <stdint.h>
+
+#include "graph/plan.h"
+
+/* A node about to run: its shapes and every pointer that it may need (NULL where not). */
+typedef struct {
+    const dad_node *node;
+    const dad_node *input[DAD_MAX_INPUTS];
+    ptrdiff_t N;
+    const float *x[DAD_MAX_INPUTS];
+    float *y, *aux;
+    const float *dy;
+    float *dx[DAD_MAX_INPUTS];
+    const float *weight, *bias; /* the node's parameters ... */
+    float *dweight, *dbias;     /* ... and their gradients */
+    float *running_mean, *running_var;
+    const float *packed; /* the filter packed for the forward pass; NULL: pack into scratch */
+    const float *t;      /* [N] time steps */
+    float *scratch;
+    uint64_t seed; /* of dropout */
+    bool training, again;
+} dad_task;
+
+typedef struct {
+    const char *name;
+    bool backward_reads_x, backward_reads_y;
+    ptrdiff_t (*aux_size)(const dad_graph *graph, const dad_node *node); /* floats per image */
+    ptrdiff_t (*scratch)(const dad_task *task, bool backward);           /* floats */
+    void (*forward)(const dad_task *task);
+    void (*backward)(const dad_task *task);
+} dad_op_kind;
+
+const dad_op_kind *dad_op_of(const dad_node *node);
+
+/* Floats of the packed filter of a convolution for the forward pass; 0 for other nodes. */
+ptrdiff_t dad_op_packed_size(const dad_node *node, const dad_node *input);
+void dad_op_pack(float *packed, const float *weight, const dad_node *node,
+                 const dad_node *input);
+
+#endif
