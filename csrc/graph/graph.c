@@ -261,18 +261,63 @@ dad_value dad_graph_concat(dad_graph *graph, dad_value a, dad_value b) {
     return last(graph);
 }
 
+/* The size of a map of `size` after an op. */
+static ptrdiff_t resampled(dad_op op, ptrdiff_t size) {
+    if (op == DAD_OP_UPSAMPLE_NEAREST || op == DAD_OP_UPSAMPLE_BILINEAR) {
+        return 2 * size;
+    }
+    return op == DAD_OP_AVG_POOL || op == DAD_OP_MAX_POOL ? size / 2 : size;
+}
+
 dad_value dad_graph_unary(dad_graph *graph, dad_op op, dad_value x) {
     if (!valid(graph, x)) {
         return DAD_NONE;
     }
-    ptrdiff_t H = graph->nodes[x].H, W = graph->nodes[x].W;
-    if (op == DAD_OP_UPSAMPLE_NEAREST || op == DAD_OP_UPSAMPLE_BILINEAR) {
-        H *= 2;
-        W *= 2;
-    } else if (op == DAD_OP_AVG_POOL || op == DAD_OP_MAX_POOL) {
-        H /= 2;
-        W /= 2;
-    }
-    dad_node *node = add_node(graph, op, x, graph->nodes[x].C, H, W);
+    const dad_node *input = &graph->nodes[x];
+    dad_node *node = add_node(graph, op, x, input->C, resampled(op, input->H),
+                              resampled(op, input->W));
     return node != NULL ? last(graph) : DAD_NONE;
+}
+
+static bool same_size(const dad_node *a, const dad_node *b) {
+    return a->H == b->H && a->W == b->W;
+}
+
+/* Sizes from the inputs to the output; false where two maps do not fit. */
+static bool propagate(dad_graph *graph, ptrdiff_t H, ptrdiff_t W) {
+    for (int i = 0; i < graph->count; i++) {
+        dad_node *node = &graph->nodes[i];
+        const dad_node *input = node->in[0] != DAD_NONE ? &graph->nodes[node->in[0]] : NULL;
+        if (node->op == DAD_OP_INPUT) {
+            node->H = H;
+            node->W = W;
+        } else if (node->op == DAD_OP_CONV2D) {
+            node->H = dad_conv2d_out(input->H, node->kernel, node->stride, node->kernel / 2);
+            node->W = dad_conv2d_out(input->W, node->kernel, node->stride, node->kernel / 2);
+        } else if (input != NULL) {
+            node->H = resampled(node->op, input->H);
+            node->W = resampled(node->op, input->W);
+        }
+        dad_value other = node->op == DAD_OP_CONV2D ? node->in[2] : node->in[1];
+        if (node->H < 1 || node->W < 1 ||
+            (other != DAD_NONE && !same_size(node, &graph->nodes[other]))) {
+            return false;
+        }
+    }
+    return true;
+}
+
+dad_status dad_graph_resize(dad_graph *graph, ptrdiff_t H, ptrdiff_t W) {
+    ptrdiff_t old_H = H, old_W = W;
+    for (int i = 0; i < graph->count; i++) {
+        if (graph->nodes[i].op == DAD_OP_INPUT) {
+            old_H = graph->nodes[i].H;
+            old_W = graph->nodes[i].W;
+        }
+    }
+    if (propagate(graph, H, W)) {
+        return DAD_OK;
+    }
+    (void)propagate(graph, old_H, old_W);
+    return DAD_BAD_SHAPE;
 }

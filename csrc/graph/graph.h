@@ -112,4 +112,8 @@ dad_value dad_graph_concat(dad_graph *graph, dad_value a, dad_value b);
 /* Ops of one input and no parameters: activations, pooling, upsampling. */
 dad_value dad_graph_unary(dad_graph *graph, dad_op op, dad_value x);
 
+/* The same network for images of another size: parameters do not depend on it. On failure
+ * (maps to be joined that would differ in size) the graph stays as it was. */
+DAD_MUST_CHECK dad_status dad_graph_resize(dad_graph *graph, ptrdiff_t H, ptrdiff_t W);
+
 #endif

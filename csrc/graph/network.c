@@ -175,6 +175,11 @@ dad_status dad_network_memory(const dad_network *network, ptrdiff_t *arena, ptrd
     return status;
 }
 
+dad_status dad_network_resize(dad_network *network, ptrdiff_t H, ptrdiff_t W) {
+    dad_network_trim(network); /* packed filters too: algorithms are chosen by size */
+    return dad_graph_resize(&network->graph, H, W);
+}
+
 /* Evaluation keeps the filters packed: they are the same at every call. */
 static dad_status pack_filters(dad_network *network) {
     const dad_graph *graph = &network->graph;

@@ -51,6 +51,9 @@ DAD_MUST_CHECK dad_status dad_network_memory(const dad_network *network, ptrdiff
                                              ptrdiff_t *scratch,
                                              const dad_plan_options *options);
 
+/* For images of another size from now on; see dad_graph_resize. */
+DAD_MUST_CHECK dad_status dad_network_resize(dad_network *network, ptrdiff_t H, ptrdiff_t W);
+
 /* Frees arena, scratch and packed filters; they come back when needed. */
 void dad_network_trim(dad_network *network);
 

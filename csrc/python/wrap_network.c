@@ -176,6 +176,20 @@ static bool check_time(const dad_graph *graph, PyArrayObject *t, npy_intp N) {
     return t == NULL || dad_check_shape(t, "t", 1, &N);
 }
 
+/* Resizes the network to the image; ValueError where it cannot be. */
+static bool fit_size(network_object *self, npy_intp H, npy_intp W) {
+    dad_status status = DAD_OK;
+    const dad_node *input = first_node(&self->network.graph, DAD_OP_INPUT);
+    if (input->H != H || input->W != W) {
+        status = dad_network_resize(&self->network, H, W);
+    }
+    if (status != DAD_OK) {
+        PyErr_Format(PyExc_ValueError,
+                     "x: this network halves its maps and cannot take images of %zd x %zd", H, W);
+    }
+    return status == DAD_OK;
+}
+
 static PyObject *network_forward(PyObject *object, PyObject *args, PyObject *keywords) {
     static char *names[] = {"x", "t", "training", "recompute", "input_gradient", "seed", NULL};
     network_object *self = (network_object *)object;
@@ -190,16 +204,18 @@ static PyObject *network_forward(PyObject *object, PyObject *args, PyObject *key
     PyArrayObject *x = NULL, *t = NULL, *y = NULL;
     const dad_node *input = first_node(graph, DAD_OP_INPUT);
     const dad_node *output = &graph->nodes[graph->output];
+    enter(self);
     x = dad_input_float(x_object, "x", 4);
     if (x == NULL || !dad_input_float_optional(&t, t_object, "t", 1)) {
         goto done;
     }
     npy_intp N = PyArray_DIM(x, 0);
-    const npy_intp x_shape[4] = {-1, input->C, input->H, input->W};
-    const npy_intp y_shape[4] = {N, output->C, output->H, output->W};
-    if (!dad_check_shape(x, "x", 4, x_shape) || !check_time(graph, t, N)) {
+    const npy_intp x_shape[4] = {-1, input->C, -1, -1};
+    if (!dad_check_shape(x, "x", 4, x_shape) || !check_time(graph, t, N) ||
+        !fit_size(self, PyArray_DIM(x, 2), PyArray_DIM(x, 3))) {
         goto done;
     }
+    const npy_intp y_shape[4] = {N, output->C, output->H, output->W};
     y = dad_output(NPY_FLOAT32, 4, y_shape);
     if (y == NULL) {
         goto done;
@@ -207,18 +223,17 @@ static PyObject *network_forward(PyObject *object, PyObject *args, PyObject *key
     const dad_plan_options options = {.N = N, .training = training, .recompute = recompute,
                                       .input_gradient = input_gradient};
     dad_status status;
-    enter(self);
     Py_BEGIN_ALLOW_THREADS
     status = dad_network_forward(&self->network, dad_floats(y), dad_floats(x), dad_floats(t),
                                  &options, seed);
     Py_END_ALLOW_THREADS
-    leave(self);
     if (status != DAD_OK) {
         dad_raise(status, "forward");
         goto done;
     }
     result = Py_NewRef((PyObject *)y);
 done:
+    leave(self);
     Py_XDECREF(x);
     Py_XDECREF(t);
     Py_XDECREF(y);

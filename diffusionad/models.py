@@ -1,0 +1,289 @@
+"""The two networks: the reconstruction UNet and the segmentation network.
+
+Both are thin: shapes and names here, everything else in ``_core.Network``. Images are float32 NCHW.
+"""
+
+from __future__ import annotations
+
+import math
+import zlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from . import _core
+
+FloatArray = npt.NDArray[np.float32]
+StateDict = dict[str, npt.NDArray[Any]]
+
+CHANNEL_MULTS: dict[int, tuple[float, ...]] = {
+    512: (0.5, 1, 1, 2, 2, 4, 4),
+    256: (1, 1, 2, 2, 4, 4),
+    128: (1, 1, 2, 3, 4),
+    64: (1, 2, 3, 4),
+    32: (1, 2, 3, 4),
+}
+"""Channel multipliers per level for each image size of the reference (section 4)."""
+
+GROUPS = 32  # of every GroupNorm: channel counts are multiples of it
+
+
+class _Network:
+    """What both networks share: parameters by their official names, and the passes."""
+
+    _core: _core.Network
+    _zero_initialised: tuple[str, ...] = ()
+
+    def parameters(self) -> dict[str, tuple[int, ...]]:
+        """Names and shapes of the trainable parameters, in the order of the layers."""
+        return {name: shape for name, shape, trainable in self._core.parameters() if trainable}
+
+    @property
+    def num_parameters(self) -> int:
+        """How many trainable numbers the network has."""
+        return sum(math.prod(shape) for shape in self.parameters().values())
+
+    def initialise(self, seed: int = 0) -> None:
+        """Set the reference's initial weights: PyTorch's defaults, and zeros where it puts them.
+
+        Uniform in ±1/√fan_in for weights and biases of convolutions and linear layers, 1 and 0 for
+        normalisations. A parameter's values depend on ``seed`` and its name alone.
+        """
+        shapes = {name: shape for name, shape, _ in self._core.parameters()}
+        for name, shape in shapes.items():
+            weight_shape = shapes.get(name.removesuffix(".bias") + ".weight", shape)
+            values: FloatArray
+            if name.endswith("running_var") or (name.endswith("weight") and len(shape) == 1):
+                values = np.ones(shape, np.float32)
+            elif name.endswith("running_mean") or len(weight_shape) == 1:
+                values = np.zeros(shape, np.float32)
+            elif any(f".{part}." in f".{name}" for part in self._zero_initialised):
+                values = np.zeros(shape, np.float32)
+            else:
+                bound = 1.0 / math.sqrt(math.prod(weight_shape[1:]))
+                rng = np.random.default_rng([seed, zlib.crc32(name.encode())])
+                values = rng.uniform(-bound, bound, shape).astype(np.float32)
+            self._core.write(name, values)
+
+    def state_dict(self) -> StateDict:
+        """Copies of all parameters and buffers, under the reference's names, in PyTorch's shapes."""
+        return {name: self._core.read(name) for name, _, _ in self._core.parameters()}
+
+    def load_state_dict(self, state: Mapping[str, npt.ArrayLike]) -> None:
+        """Replace all parameters and buffers.
+
+        Raises KeyError where a name is missing or unknown, ValueError where a shape differs;
+        nothing is changed then.
+        """
+        shapes = {name: shape for name, shape, _ in self._core.parameters()}
+        missing = sorted(set(shapes) - set(state))
+        unknown = sorted(set(state) - set(shapes))
+        if missing or unknown:
+            raise KeyError(
+                f"state: {len(missing)} names missing, {len(unknown)} unknown, "
+                f"for example {(missing or unknown)[0]!r}"
+            )
+        arrays = {}
+        for name, shape in shapes.items():
+            array = np.asarray(state[name], dtype=np.float32)
+            if array.shape != shape:
+                raise ValueError(f"state[{name!r}]: expected shape {shape}, got {array.shape}")
+            arrays[name] = array
+        for name, array in arrays.items():
+            self._core.write(name, array)
+
+    def gradients(self) -> dict[str, FloatArray]:
+        """Copies of the gradients accumulated so far, by parameter."""
+        return {name: self._core.read(name, "gradient") for name in self.parameters()}
+
+
+class UNet(_Network):
+    """The reconstruction sub-network: predicts the noise in ``x_t`` (section 4).
+
+    ``image_size`` (pixels, square) sets the default ``channel_mults`` and, divided by
+    ``attention_resolutions``, the strides at which attention is used. ``base_channels`` and every
+    level's width must be multiples of 32. Raises ValueError for anything else.
+
+    >>> unet = UNet(image_size=32, base_channels=32, channel_mults=(1, 2), num_res_blocks=1)
+    >>> unet(np.zeros((1, 3, 32, 32), np.float32), 200).shape
+    (1, 3, 32, 32)
+    """
+
+    _zero_initialised = ("out_layers.3", "proj_out", "out.2")
+
+    def __init__(
+        self,
+        image_size: int = 256,
+        base_channels: int = 128,
+        channel_mults: Sequence[float] | None = None,
+        num_res_blocks: int = 2,
+        num_heads: int = 4,
+        num_head_channels: int = -1,
+        attention_resolutions: Sequence[int] = (32, 16, 8),
+        resblock_updown: bool = True,
+        in_channels: int = 3,
+        out_channels: int = 3,
+        dropout: float = 0.0,
+        seed: int = 0,
+    ) -> None:
+        if channel_mults is None:
+            if image_size not in CHANNEL_MULTS:
+                raise ValueError(
+                    f"channel_mults: give them for image_size {image_size}; "
+                    f"known sizes are {sorted(CHANNEL_MULTS)}"
+                )
+            channel_mults = CHANNEL_MULTS[image_size]
+        if base_channels < GROUPS or base_channels % GROUPS:
+            raise ValueError(f"base_channels: expected a multiple of {GROUPS}, got {base_channels}")
+        channels = [round(base_channels * m / GROUPS) * GROUPS for m in channel_mults]
+        if not channels or min(channels) < GROUPS:
+            raise ValueError(f"channel_mults: level widths {channels} of which each must be >= {GROUPS}")
+        factor = 2 ** (len(channels) - 1)
+        if image_size < factor or image_size % factor:
+            raise ValueError(
+                f"image_size: {len(channels)} levels need a multiple of {factor}, got {image_size}"
+            )
+        if not 0.0 <= dropout < 1.0:
+            raise ValueError(f"dropout: expected 0 <= dropout < 1, got {dropout}")
+        if num_head_channels > 0:
+            _check_divisible("num_head_channels", channels, num_head_channels)
+        else:
+            _check_divisible("num_heads", channels, num_heads)
+        if num_res_blocks < 1:
+            raise ValueError(f"num_res_blocks: expected 1 or more, got {num_res_blocks}")
+        self.config: dict[str, Any] = {
+            "image_size": image_size,
+            "base_channels": base_channels,
+            "channel_mults": list(channel_mults),
+            "num_res_blocks": num_res_blocks,
+            "num_heads": num_heads,
+            "num_head_channels": num_head_channels,
+            "attention_resolutions": list(attention_resolutions),
+            "resblock_updown": resblock_updown,
+            "in_channels": in_channels,
+            "out_channels": out_channels,
+            "dropout": dropout,
+        }
+        self._core = _core.unet(
+            height=image_size,
+            width=image_size,
+            in_channels=in_channels,
+            out_channels=out_channels,
+            channels=channels,
+            embedding=base_channels,
+            res_blocks=num_res_blocks,
+            heads=num_heads,
+            head_channels=num_head_channels,
+            attention_strides=[
+                image_size // r for r in attention_resolutions if 0 < r <= image_size
+            ],
+            resblock_updown=resblock_updown,
+            dropout=dropout,
+        )
+        self.initialise(seed)
+
+    def __call__(self, x: FloatArray, t: npt.ArrayLike, training: bool = False) -> FloatArray:
+        """Noise predicted in ``x`` (N, C, H, W) at time steps ``t`` (an int, or (N,) ints)."""
+        return self._core.forward(x, time_steps(t, len(x)), training=training)
+
+    def backward(self, x: FloatArray, t: npt.ArrayLike, grad_eps: FloatArray) -> dict[str, FloatArray]:
+        """Gradients of ``sum(eps * grad_eps)``: one array per parameter, and ``"x"``."""
+        self._core.zero_gradients()
+        self._core.forward(x, time_steps(t, len(x)), training=True, input_gradient=True)
+        dx = self._core.backward(grad_eps)
+        assert dx is not None
+        return {**self.gradients(), "x": dx}
+
+
+class SegmentationNet(_Network):
+    """The segmentation sub-network: ``concat(x0, repaired x0)`` to a probability per pixel (section 5).
+
+    Takes any height and width that are multiples of 32.
+
+    >>> seg = SegmentationNet(base_channels=4)
+    >>> seg(np.zeros((1, 6, 64, 64), np.float32)).shape
+    (1, 1, 64, 64)
+    """
+
+    def __init__(
+        self,
+        in_channels: int = 6,
+        out_channels: int = 1,
+        base_channels: int = 64,
+        seed: int = 0,
+    ) -> None:
+        for name, value in (
+            ("in_channels", in_channels),
+            ("out_channels", out_channels),
+            ("base_channels", base_channels),
+        ):
+            if value < 1:
+                raise ValueError(f"{name}: expected 1 or more, got {value}")
+        self.config: dict[str, Any] = {
+            "in_channels": in_channels,
+            "out_channels": out_channels,
+            "base_channels": base_channels,
+        }
+        self._core = _core.segmenter(
+            height=32,
+            width=32,
+            in_channels=in_channels,
+            out_channels=out_channels,
+            base_channels=base_channels,
+        )
+        self._batches_tracked: dict[str, int] = {
+            name.removesuffix("running_mean") + "num_batches_tracked": 0
+            for name, _, _ in self._core.parameters()
+            if name.endswith("running_mean")
+        }
+        self.initialise(seed)
+
+    def __call__(self, x: FloatArray, training: bool = False) -> FloatArray:
+        """Mask (N, 1, H, W) in [0, 1]; ``training`` uses and moves the batch statistics."""
+        mask = self._core.forward(x, training=training)
+        if training:
+            self.count_batch()
+        return mask
+
+    def count_batch(self) -> None:
+        """Note that the running statistics have seen one more batch."""
+        for name in self._batches_tracked:
+            self._batches_tracked[name] += 1
+
+    def backward(self, x: FloatArray, grad_mask: FloatArray) -> dict[str, FloatArray]:
+        """Gradients of ``sum(mask * grad_mask)`` with batch statistics; the running ones stay."""
+        kept = {name: self._core.read(name) for name, _, trainable in self._core.parameters() if not trainable}
+        self._core.zero_gradients()
+        self._core.forward(x, training=True, input_gradient=True)
+        dx = self._core.backward(grad_mask)
+        assert dx is not None
+        for name, values in kept.items():
+            self._core.write(name, values)
+        return {**self.gradients(), "x": dx}
+
+    def state_dict(self) -> StateDict:
+        state = super().state_dict()
+        state.update({name: np.array(n, np.int64) for name, n in self._batches_tracked.items()})
+        return state
+
+    def load_state_dict(self, state: Mapping[str, npt.ArrayLike]) -> None:
+        counts = {name: int(np.asarray(state.get(name, 0))) for name in self._batches_tracked}
+        super().load_state_dict({k: v for k, v in state.items() if k not in counts})
+        self._batches_tracked = counts
+
+
+def _check_divisible(name: str, channels: Sequence[int], divisor: int) -> None:
+    if divisor < 1 or any(c % divisor for c in channels):
+        raise ValueError(f"{name}: {divisor} does not divide the level widths {list(channels)}")
+
+
+def time_steps(t: npt.ArrayLike, count: int) -> FloatArray:
+    """Time steps as float32 (count,): one int for all images, or one each."""
+    steps = np.asarray(t)
+    if steps.dtype.kind not in "iu":
+        raise TypeError(f"t: expected integers, got dtype {steps.dtype}")
+    if steps.ndim > 1 or (steps.ndim == 1 and len(steps) != count):
+        raise ValueError(f"t: expected an int or shape ({count},), got shape {steps.shape}")
+    return np.ascontiguousarray(np.broadcast_to(steps, (count,)), dtype=np.float32)
