@@ -32,7 +32,7 @@ def check_steps(t: ArrayLike, images: int, timesteps: int, name: str = "t") -> N
 
 
 class Schedule:
-    """A noise schedule: float64 tables over the steps 0 .. timesteps − 1, and what they do to images.
+    """A noise schedule: float64 tables over the steps 0 .. timesteps − 1, and their use on images.
 
     Images are float32 with the image count as first dimension; ``t`` is an int, or one per image.
 

@@ -100,9 +100,11 @@ def test_golden(case: str) -> None:
     abar_s = SCHEDULE.alphas_cumprod_at(int(t_s), count)
     abar_b = SCHEDULE.alphas_cumprod_at(int(t_b), count)
     np.testing.assert_allclose(
-        SCHEDULE.q_sample(x0, int(t_s), GOLDEN["noise_s"]), g["x_ts"], atol=1e-6)
+        SCHEDULE.q_sample(x0, int(t_s), GOLDEN["noise_s"]), g["x_ts"], atol=1e-6
+    )
     np.testing.assert_allclose(
-        SCHEDULE.q_sample(x0, int(t_b), GOLDEN["noise_b"]), g["x_tb"], atol=1e-6)
+        SCHEDULE.q_sample(x0, int(t_b), GOLDEN["noise_b"]), g["x_tb"], atol=1e-6
+    )
     coarse, again = GOLDEN[f"{case}/one_step_b"], GOLDEN[f"{case}/x_ts_from_b"]
     a, b = abar_s[0], abar_b[0]
     eps_s = ((again - np.sqrt(a) * coarse) / np.sqrt(1 - a)).astype(np.float32)
@@ -126,8 +128,9 @@ def test_guide_backward_twin(shape: tuple[int, ...], w: float) -> None:
 def test_guide_backward_is_the_derivative() -> None:
     """Central differences of the twin, away from the clips' edges."""
     arguments, gradient = doubled(guide_arguments((2, 3, 6, 6))), images(9, (2, 3, 6, 6))
-    got = _core.guide_backward(gradient, *(a.astype(np.float32) for a in arguments[:4]),
-                               *arguments[4:], 1.0)
+    got = _core.guide_backward(
+        gradient, *(a.astype(np.float32) for a in arguments[:4]), *arguments[4:], 1.0
+    )
     before = twin.guide(*arguments)
     unclipped = twin.predict_x0(arguments[0], before["eps_hat"], arguments[4])
     coarse = twin.predict_x0(arguments[1], arguments[3], arguments[5])
@@ -171,26 +174,26 @@ def test_threads_and_strides_change_nothing() -> None:
 
 def test_refused() -> None:
     x, abar = images(0, (2, 3, 4, 4)), np.array([0.5, 0.5])
-    with pytest.raises(TypeError, match="^x0: expected dtype float32"):
+    with pytest.raises(TypeError, match=r"^x0: expected dtype float32"):
         _core.q_sample(x.astype(np.float64), x, abar)
-    with pytest.raises(ValueError, match="^noise: expected shape"):
+    with pytest.raises(ValueError, match=r"^noise: expected shape"):
         _core.q_sample(x, x[:1], abar)
-    with pytest.raises(TypeError, match="^abar: expected dtype float64"):
+    with pytest.raises(TypeError, match=r"^abar: expected dtype float64"):
         _core.q_sample(x, x, abar.astype(np.float32))
     for wrong in ([0.5, 0.0], [0.5, 1.5], [np.nan, 0.5], [0.5, -1.0]):
-        with pytest.raises(ValueError, match="^abar: expected values in"):
+        with pytest.raises(ValueError, match=r"^abar: expected values in"):
             _core.q_sample(x, x, np.array(wrong))
-    with pytest.raises(ValueError, match="^abar: expected shape"):
+    with pytest.raises(ValueError, match=r"^abar: expected shape"):
         _core.predict_x0(x, x, abar[:1])
-    with pytest.raises(ValueError, match="^x0: expected a non-empty"):
+    with pytest.raises(ValueError, match=r"^x0: expected a non-empty"):
         _core.q_sample(x[:0], x[:0], abar[:0])
-    with pytest.raises(ValueError, match="^x0: expected at least 1"):
+    with pytest.raises(ValueError, match=r"^x0: expected at least 1"):
         _core.q_sample(x[0, 0, 0, 0:1].reshape(()), x, abar)
-    with pytest.raises(ValueError, match="^eps_b: expected shape"):
+    with pytest.raises(ValueError, match=r"^eps_b: expected shape"):
         _core.guide(x, x, x, x[..., :2], abar, abar)
-    with pytest.raises(ValueError, match="^w: "):
+    with pytest.raises(ValueError, match=r"^w: "):
         _core.norm_guided_eps(x, x, x, x, abar, abar, float("nan"))
-    with pytest.raises(ValueError, match="^abar: expected values below 1"):
+    with pytest.raises(ValueError, match=r"^abar: expected values below 1"):
         _core.ancestral_step(x, x, None, np.ones(2), np.ones(2), abar, abar)
-    with pytest.raises(ValueError, match="^t: expected steps from 0 to 999, got 1000"):
+    with pytest.raises(ValueError, match=r"^t: expected steps from 0 to 999, got 1000"):
         SCHEDULE.q_sample(x, 1000, x)

@@ -33,8 +33,13 @@ def test_twin(kind: str, steps: int) -> None:
 
 @pytest.mark.parametrize(
     ("kind", "steps", "argument"),
-    [("quadratic", 10, "kind"), ("linear", 20, "timesteps"), ("cosine", 1, "timesteps"),
-     ("cosine", -3, "timesteps"), ("linear", 10**7, "timesteps")],
+    [
+        ("quadratic", 10, "kind"),
+        ("linear", 20, "timesteps"),
+        ("cosine", 1, "timesteps"),
+        ("cosine", -3, "timesteps"),
+        ("linear", 10**7, "timesteps"),
+    ],
 )
 def test_refused(kind: str, steps: int, argument: str) -> None:
     with pytest.raises(ValueError, match=f"^{argument}: "):
@@ -54,8 +59,8 @@ def test_steps() -> None:
     np.testing.assert_array_equal(check_steps(7, 3, 10), [7, 7, 7])
     np.testing.assert_array_equal(check_steps(np.array([0, 9], np.uint8), 2, 10), [0, 9])
     for wrong in (-1, 10, [0, 10], [0], [[0, 1]]):
-        with pytest.raises(ValueError, match="^t_s: "):
+        with pytest.raises(ValueError, match=r"^t_s: "):
             check_steps(wrong, 2, 10, "t_s")
     for wrong in (0.5, [1.0, 2.0], True):
-        with pytest.raises(TypeError, match="^t: "):
+        with pytest.raises(TypeError, match=r"^t: "):
             check_steps(wrong, 2, 10)
