@@ -1,0 +1,58 @@
+/* Noise in and noise out, element by element, each image at its own step.
+ *
+ *   q_sample         x_t = sqrt(abar) x0 + sqrt(1 - abar) eps
+ *   predict_x0       x0  = x_t / sqrt(abar) - sqrt(1 / abar - 1) eps        (paper, eq. 6)
+ *   ancestral_step   x_{t-1} = posterior mean of clip(predict_x0) and x_t, + sqrt(variance) noise
+ *
+ * Any layout. The caller owns every buffer; threads share out blocks of an image. */
+#include <math.h>
+
+#include "base/threads.h"
+#include "pipeline/pipeline.h"
+#include "pipeline/scale.h"
+
+void dad_q_sample(float *x_t, const float *x0, const float *noise, const double *abar,
+                  ptrdiff_t N, ptrdiff_t size) {
+    ptrdiff_t blocks = dad_block_count(N, size);
+#pragma omp parallel for num_threads(dad_num_threads()) if (N * size >= DAD_PARALLEL_FROM)
+    for (ptrdiff_t i = 0; i < blocks; i++) {
+        dad_block block = dad_block_at(i, size);
+        dad_scale scale = dad_scale_at(abar[block.image]);
+        for (ptrdiff_t j = block.begin; j < block.end; j++) {
+            x_t[j] = dad_noised(scale, x0[j], noise[j]);
+        }
+    }
+}
+
+void dad_predict_x0(float *x0, const float *x_t, const float *eps, const double *abar,
+                    bool clip, ptrdiff_t N, ptrdiff_t size) {
+    ptrdiff_t blocks = dad_block_count(N, size);
+#pragma omp parallel for num_threads(dad_num_threads()) if (N * size >= DAD_PARALLEL_FROM)
+    for (ptrdiff_t i = 0; i < blocks; i++) {
+        dad_block block = dad_block_at(i, size);
+        dad_scale scale = dad_scale_at(abar[block.image]);
+        for (ptrdiff_t j = block.begin; j < block.end; j++) {
+            float v = dad_denoised(scale, x_t[j], eps[j]);
+            x0[j] = clip ? dad_clip(v) : v;
+        }
+    }
+}
+
+void dad_ancestral_step(float *x_next, const float *x_t, const float *eps, const float *noise,
+                        const dad_ancestral *steps, ptrdiff_t N, ptrdiff_t size) {
+    ptrdiff_t blocks = dad_block_count(N, size);
+#pragma omp parallel for num_threads(dad_num_threads()) if (N * size >= DAD_PARALLEL_FROM)
+    for (ptrdiff_t i = 0; i < blocks; i++) {
+        dad_block block = dad_block_at(i, size);
+        dad_ancestral at = steps[block.image];
+        dad_scale scale = dad_scale_at(at.abar);
+        float of_x0 = (float)(at.beta * sqrt(at.abar_prev) / (1.0 - at.abar));
+        float of_x_t = (float)((1.0 - at.abar_prev) * sqrt(1.0 - at.beta) / (1.0 - at.abar));
+        float deviation = (float)sqrt(at.variance);
+        for (ptrdiff_t j = block.begin; j < block.end; j++) {
+            float x0 = dad_clip(dad_denoised(scale, x_t[j], eps[j]));
+            float mean = of_x0 * x0 + of_x_t * x_t[j];
+            x_next[j] = noise != NULL ? mean + deviation * noise[j] : mean;
+        }
+    }
+}

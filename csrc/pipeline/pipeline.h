@@ -1,0 +1,85 @@
+/* What happens to an image between the file and the network, and between the network and a score,
+ * in flow order:
+ *
+ *   resize.c      uint8 and float maps to the network's size
+ *   texture.c     a procedural texture, where no folder of anomaly images is given
+ *   augment.c     the appearance of an anomaly: three random changes of an image
+ *   perlin.c      the shape of an anomaly: gradient noise
+ *   synthesize.c  image, foreground, appearance, seed -> anomalous image, mask, label
+ *   schedule.c    the noise scale of every step t
+ *   diffuse.c     x0, t, eps -> x_t; x_t, t, eps -> x0; one ancestral step
+ *   guide.c       norm-guided one-step denoising, forward and backward
+ *   metrics.h     masks -> image scores; AUROC, AP, F1-max, AUPRO
+ *
+ * Said once, true everywhere: buffers are contiguous and belong to the caller; outputs do not
+ * overlap inputs; `abar` is alphas_cumprod at each image's step, in (0, 1]; a random result is a
+ * function of its seed alone, and every result the same at any thread count. */
+#ifndef DAD_PIPELINE_H
+#define DAD_PIPELINE_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "base/status.h"
+
+/* ---- schedule.c ------------------------------------------------------------------------- */
+
+typedef enum { DAD_SCHEDULE_LINEAR, DAD_SCHEDULE_COSINE } dad_schedule_kind;
+
+enum {
+    DAD_BETAS,
+    DAD_ALPHAS_CUMPROD,
+    DAD_SQRT_ALPHAS_CUMPROD,
+    DAD_SQRT_ONE_MINUS_ALPHAS_CUMPROD,
+    DAD_SQRT_RECIP_ALPHAS_CUMPROD,
+    DAD_SQRT_RECIPM1_ALPHAS_CUMPROD,
+    DAD_POSTERIOR_VARIANCE,
+    DAD_POSTERIOR_LOG_VARIANCE, /* the first entry clipped */
+    DAD_POSTERIOR_MEAN_COEF1,
+    DAD_POSTERIOR_MEAN_COEF2,
+    DAD_SCHEDULE_TABLES
+};
+
+/* The smallest T whose betas all lie below 1. */
+ptrdiff_t dad_schedule_fewest_steps(dad_schedule_kind kind);
+void dad_schedule_tables(double *tables /* [DAD_SCHEDULE_TABLES, T] */, dad_schedule_kind kind,
+                         ptrdiff_t T);
+
+/* ---- diffuse.c: N images of `size` elements --------------------------------------------- */
+
+void dad_q_sample(float *x_t, const float *x0, const float *noise, const double *abar /* [N] */,
+                  ptrdiff_t N, ptrdiff_t size);
+void dad_predict_x0(float *x0, const float *x_t, const float *eps, const double *abar,
+                    bool clip, ptrdiff_t N, ptrdiff_t size);
+
+typedef struct {
+    double abar, abar_prev; /* at t and t - 1 (1 at t = 0) */
+    double beta, variance;  /* at t */
+} dad_ancestral;
+
+/* noise NULL: none is added, as at t = 0. */
+void dad_ancestral_step(float *x_next, const float *x_t, const float *eps, const float *noise,
+                        const dad_ancestral *steps /* [N] */, ptrdiff_t N, ptrdiff_t size);
+
+/* ---- guide.c ---------------------------------------------------------------------------- */
+
+typedef struct {
+    const float *x_s, *x_b;       /* [N, size]: noised to t_s and to t_b */
+    const float *e_s, *e_b;       /* [N, size]: the network's predictions for them */
+    const double *abar_s, *abar_b; /* [N] */
+    float w;                      /* weight of the guidance */
+} dad_guide_inputs;
+
+/* Each [N, size], or NULL: not wanted. */
+typedef struct {
+    float *x0_hat, *x0_s, *x0_b, *x_s_from_b, *eps_hat;
+} dad_guide_outputs;
+
+void dad_guide_forward(const dad_guide_outputs *out, const dad_guide_inputs *in, ptrdiff_t N,
+                       ptrdiff_t size);
+/* Gradients of the two predictions, given that of x0_hat. */
+void dad_guide_backward(float *de_s, float *de_b, const float *dx0_hat,
+                        const dad_guide_inputs *in, ptrdiff_t N, ptrdiff_t size);
+
+#endif
