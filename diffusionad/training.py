@@ -1,0 +1,220 @@
+"""One training step of both networks, exactly as section 3 says, and its options."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from . import _core
+from .diffusion import Floats, Schedule, check_steps
+from .models import SegmentationNet, UNet
+
+REFERENCE_LOSSES: Mapping[str, float] = {"noise": 1.0, "focal": 5.0, "smooth_l1": 1.0}
+"""Weights of the reference's loss, ``L = L_noise + 5 L_focal + L_smoothL1``."""
+
+_SEGMENTATION_LOSSES = {
+    "focal": _core.focal_loss,
+    "smooth_l1": _core.smooth_l1_loss,
+    "bce": _core.bce_loss,
+    "dice": _core.dice_loss,
+}
+
+SMALL_STEPS = (0, 300)  # t_s is drawn from here, t_b from the rest of the schedule
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """Losses of one step and the repaired images and masks that they were measured on."""
+
+    losses: dict[str, float]
+    x0: Floats
+    mask: Floats
+
+    def __getitem__(self, name: str) -> Any:
+        """A loss by name (``"noise"``, ``"focal"``, ``"smooth_l1"``, ``"total"``), ``"x0"`` or ``"mask"``."""
+        return getattr(self, name) if name in ("x0", "mask") else self.losses[name]
+
+
+class Trainer:
+    """Trains a UNet and a segmentation network together.
+
+    Per image, ``t_s ~ U{0..299}`` and ``t_b ~ U{300..T-1}``; both passes, the guidance and the
+    segmentation are differentiated as one function. Adam for both networks: ``unet_lr``, and
+    ``seg_lr`` with cosine annealing stepped every iteration, ``lr (1 + cos(pi i / T_max)) / 2``
+    (``seg_cosine_t_max=0``: constant).
+
+    ``total_steps`` replaces both by one schedule for short runs: a linear warm-up over ``warmup``
+    steps, then a half cosine to zero. ``losses`` are the weights of the loss terms (``"noise"``,
+    ``"focal"``, ``"smooth_l1"``, ``"bce"``, ``"dice"``); the default is the reference's.
+    ``recompute`` trades a second forward pass of the networks for memory. Every random choice of
+    step ``i`` is a function of ``seed`` and ``i`` alone.
+    """
+
+    def __init__(
+        self,
+        unet: UNet,
+        seg: SegmentationNet,
+        unet_lr: float = 1e-4,
+        seg_lr: float = 1e-5,
+        seg_cosine_t_max: int = 10,
+        guidance: float = 1.0,
+        schedule: Schedule | None = None,
+        losses: Mapping[str, float] = REFERENCE_LOSSES,
+        total_steps: int = 0,
+        warmup: int = 0,
+        weight_decay: float = 0.0,
+        recompute: bool = False,
+        seed: int = 0,
+    ) -> None:
+        unknown = sorted(set(losses) - {"noise", *_SEGMENTATION_LOSSES})
+        if unknown:
+            raise ValueError(
+                f"losses: {unknown[0]!r} is none of noise, {', '.join(_SEGMENTATION_LOSSES)}"
+            )
+        self.unet = unet
+        self.seg = seg
+        self.unet_lr = unet_lr
+        self.seg_lr = seg_lr
+        self.seg_cosine_t_max = seg_cosine_t_max
+        self.guidance = guidance
+        self.schedule = schedule or Schedule("linear")
+        self.losses = dict(losses)
+        self.total_steps = total_steps
+        self.warmup = warmup
+        self.weight_decay = weight_decay
+        self.recompute = recompute
+        self.seed = seed
+        self.iteration = 0
+        if self.schedule.timesteps <= SMALL_STEPS[1]:
+            raise ValueError(
+                f"schedule: training draws t_b from {SMALL_STEPS[1]} up, "
+                f"but it has {self.schedule.timesteps} steps"
+            )
+
+    def learning_rates(self, iteration: int) -> tuple[float, float]:
+        """Learning rates of the UNet and of the segmentation network at an iteration (from 0)."""
+        if self.total_steps:
+            if iteration < self.warmup:
+                factor = (iteration + 1) / self.warmup
+            else:
+                length = max(1, self.total_steps - self.warmup)
+                factor = 0.5 * (1 + math.cos(math.pi * (iteration - self.warmup) / length))
+            return self.unet_lr * factor, self.seg_lr * factor
+        if not self.seg_cosine_t_max:
+            return self.unet_lr, self.seg_lr
+        annealed = self.seg_lr * (1 + math.cos(math.pi * iteration / self.seg_cosine_t_max)) / 2
+        return self.unet_lr, annealed
+
+    def step(
+        self,
+        images: Floats,
+        masks: Floats,
+        labels: npt.ArrayLike,
+        t: tuple[npt.ArrayLike, npt.ArrayLike] | None = None,
+        noise: tuple[Floats, Floats] | None = None,
+    ) -> StepResult:
+        """One update from ``images`` (N, 3, H, W) in [0, 1], ``masks`` (N, 1, H, W), ``labels`` (N,).
+
+        Label 0 is a normal image: only those enter the noise loss. ``t=(t_s, t_b)`` and
+        ``noise=(eps_s, eps_b)`` replace the random draws. Raises ValueError for shapes that do not
+        fit, and FloatingPointError when the loss is not finite (the weights are left as they were).
+        """
+        count = len(images)
+        normal = np.asarray(labels).reshape(-1) == 0
+        if normal.shape != (count,):
+            raise ValueError(f"labels: expected {count} labels, got shape {np.shape(labels)}")
+        t_s, t_b, eps = self._draw(images.shape, t, noise)
+        abar_s = self.schedule.alphas_cumprod_at(t_s, count, "t")
+        abar_b = self.schedule.alphas_cumprod_at(t_b, count, "t")
+        x_s = _core.q_sample(images, eps[:count], abar_s)
+        x_b = _core.q_sample(images, eps[count:], abar_b)
+
+        predicted = self.unet._core.forward(
+            np.concatenate([x_s, x_b]),
+            np.concatenate([t_s, t_b]).astype(np.float32),
+            training=True,
+            recompute=self.recompute,
+            seed=self.iteration,
+        )
+        e_s, e_b = predicted[:count], predicted[count:]
+        guided = _core.guide(x_s, x_b, e_s, e_b, abar_s, abar_b, self.guidance)
+        repaired = guided["x0_hat"]
+        mask = self.seg._core.forward(
+            np.concatenate([images, repaired], axis=1),
+            training=True,
+            recompute=self.recompute,
+            input_gradient=True,
+        )
+        losses, d_mask = self._segmentation_losses(mask, masks)
+        losses["noise"], d_predicted = self._noise_loss(predicted, eps, normal)
+        losses["total"] = sum(weight * losses[name] for name, weight in self.losses.items())
+        if not math.isfinite(losses["total"]):
+            raise FloatingPointError(
+                f"the loss is {losses['total']} at iteration {self.iteration}: "
+                "lower the learning rates, or look at the images"
+            )
+
+        self.unet._core.zero_gradients()
+        self.seg._core.zero_gradients()
+        d_pair = self.seg._core.backward(d_mask)
+        assert d_pair is not None
+        channels = images.shape[1]
+        de_s, de_b = _core.guide_backward(
+            np.ascontiguousarray(d_pair[:, channels:]),
+            x_s, x_b, e_s, e_b, abar_s, abar_b, self.guidance,
+        )  # fmt: skip
+        self.unet._core.backward(d_predicted + np.concatenate([de_s, de_b]))
+        self._update()
+        return StepResult(losses, repaired, mask)
+
+    def _draw(
+        self,
+        shape: tuple[int, ...],
+        t: tuple[npt.ArrayLike, npt.ArrayLike] | None,
+        noise: tuple[Floats, Floats] | None,
+    ) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.intp], Floats]:
+        count, timesteps = shape[0], self.schedule.timesteps
+        rng = np.random.default_rng([self.seed, self.iteration])
+        if t is None:
+            t = (
+                rng.integers(*SMALL_STEPS, count),
+                rng.integers(SMALL_STEPS[1], timesteps, count),
+            )
+        t_s, t_b = (check_steps(steps, count, timesteps) for steps in t)
+        if noise is None:
+            return t_s, t_b, rng.standard_normal((2 * count, *shape[1:]), dtype=np.float32)
+        for i, eps in enumerate(noise):
+            if eps.shape != shape:
+                raise ValueError(f"noise[{i}]: expected shape {shape}, got {eps.shape}")
+        return t_s, t_b, np.concatenate(noise)
+
+    def _noise_loss(
+        self, predicted: Floats, eps: Floats, normal: npt.NDArray[np.bool_]
+    ) -> tuple[float, Floats]:
+        """Mean over the normal images of both passes' mean squared errors; 0 where there are none."""
+        share = (np.tile(normal, 2) / max(1, int(normal.sum()))).astype(np.float32)
+        per_image, gradient = _core.squared_error(
+            predicted, eps, share * np.float32(self.losses.get("noise", 0.0))
+        )
+        return float(per_image @ share), gradient
+
+    def _segmentation_losses(self, mask: Floats, target: Floats) -> tuple[dict[str, float], Floats]:
+        values: dict[str, float] = {}
+        gradient = np.zeros_like(mask)
+        for name, weight in self.losses.items():
+            if name in _SEGMENTATION_LOSSES:
+                values[name], part = _SEGMENTATION_LOSSES[name](mask, target)
+                gradient += np.float32(weight) * part
+        return values, gradient
+
+    def _update(self) -> None:
+        unet_lr, seg_lr = self.learning_rates(self.iteration)
+        self.iteration += 1
+        self.unet._core.adam_step(unet_lr, self.iteration, weight_decay=self.weight_decay)
+        self.seg._core.adam_step(seg_lr, self.iteration, weight_decay=self.weight_decay)
+        self.seg.count_batch()
