@@ -5,7 +5,9 @@
  *   vf, vi             float and int32 vectors
  *   vload, vstore      unaligned; vload_n, vstore_n the first n lanes (the rest zero / untouched)
  *   vset1              every lane the same
+ *   vd, vlower, ...    double vectors of half as many lanes: for sums of many floats
  *   vexp, vsilu, ...   polynomial exponential (max. relative error 2e-7), and what uses it
+ *   vlog, vlog1p       polynomial logarithm (max. relative error 2e-7)
  *   DAD_AT_LEVEL(name) name_avx2, ...: the symbol of this level
  */
 #ifndef DAD_VEC_H
@@ -14,6 +16,9 @@
 #include <stddef.h>
 #include <stdint.h>
 #include <string.h>
+#if defined(__AVX2__)
+#include <immintrin.h>
+#endif
 
 #if defined(__AVX512F__)
 #define VL 16
@@ -31,22 +36,55 @@
 
 typedef float vf __attribute__((vector_size(VL * 4)));
 typedef int32_t vi __attribute__((vector_size(VL * 4)));
+typedef uint32_t vu __attribute__((vector_size(VL * 4)));
+typedef double vd __attribute__((vector_size(VL * 4)));
 typedef float vf_unaligned __attribute__((vector_size(VL * 4), aligned(4), may_alias));
+typedef float vf_half __attribute__((vector_size(VL * 2)));
+typedef double vd_unaligned __attribute__((vector_size(VL * 4), aligned(8), may_alias));
 
 DAD_INLINE vf vload(const float *p) { return *(const vf_unaligned *)p; }
 DAD_INLINE void vstore(float *p, vf v) { *(vf_unaligned *)p = v; }
 DAD_INLINE vf vset1(float s) { return s - (vf){0}; }
 
+/* 0, 1, .. VL - 1. */
+DAD_INLINE vi viota(void) {
+    vi lanes;
+    for (int i = 0; i < VL; i++) {
+        lanes[i] = i;
+    }
+    return lanes;
+}
+
+/* n in 1 .. VL; where the compiler sees that it is VL these are vload and vstore. */
 DAD_INLINE vf vload_n(const float *p, ptrdiff_t n) {
+    if (__builtin_constant_p(n) && n == VL) {
+        return vload(p);
+    }
+#if defined(__AVX512F__)
+    return _mm512_maskz_loadu_ps((__mmask16)((1u << n) - 1), p);
+#elif defined(__AVX2__)
+    return _mm256_maskload_ps(p, (__m256i)(viota() < (int32_t)n));
+#else
     float lanes[VL] = {0};
     memcpy(lanes, p, (size_t)n * sizeof(float));
     return vload(lanes);
+#endif
 }
 
 DAD_INLINE void vstore_n(float *p, vf v, ptrdiff_t n) {
+    if (__builtin_constant_p(n) && n == VL) {
+        vstore(p, v);
+        return;
+    }
+#if defined(__AVX512F__)
+    _mm512_mask_storeu_ps(p, (__mmask16)((1u << n) - 1), v);
+#elif defined(__AVX2__)
+    _mm256_maskstore_ps(p, (__m256i)(viota() < (int32_t)n), v);
+#else
     float lanes[VL];
     vstore(lanes, v);
     memcpy(p, lanes, (size_t)n * sizeof(float));
+#endif
 }
 
 DAD_INLINE vf vselect(vi mask, vf a, vf b) { /* mask ? a : b, lanes all ones or zero */
@@ -67,9 +105,40 @@ DAD_INLINE float vsum(vf v) {
     return lanes[0];
 }
 
-/* exp(x), x clamped to [-87, 88]: 2^n times a degree-6 polynomial on [-ln2/2, ln2/2] (Cephes). */
+/* The lower and the upper half of v, as doubles. */
+DAD_INLINE vd vlower(vf v) {
+    vf_half half[2];
+    memcpy(half, &v, sizeof v);
+    return __builtin_convertvector(half[0], vd);
+}
+DAD_INLINE vd vupper(vf v) {
+    vf_half half[2];
+    memcpy(half, &v, sizeof v);
+    return __builtin_convertvector(half[1], vd);
+}
+DAD_INLINE vd vaccumulate(vd total, vf v) { return total + vlower(v) + vupper(v); }
+DAD_INLINE double vsum_double(vd v) {
+    double lanes[VL / 2];
+    memcpy(lanes, &v, sizeof v);
+    for (int half = VL / 4; half > 0; half /= 2) {
+        for (int i = 0; i < half; i++) {
+            lanes[i] += lanes[i + half];
+        }
+    }
+    return lanes[0];
+}
+
+DAD_INLINE vf vsqrt(vf x) {
+    for (int i = 0; i < VL; i++) {
+        x[i] = __builtin_sqrtf(x[i]);
+    }
+    return x;
+}
+
+/* exp(x), x clamped to [-87, 88]: 2^n times a degree-6 polynomial on [-ln2/2, ln2/2] (Cephes).
+ * A NaN stays one: it comes second in vmin and vmax, and 2^n is multiplied, not added as bits. */
 DAD_INLINE vf vexp(vf x) {
-    x = vmax(vmin(x, vset1(88.0f)), vset1(-87.0f));
+    x = vmax(vset1(-87.0f), vmin(vset1(88.0f), x));
     const float magic = 12582912.0f; /* 1.5 * 2^23: adding it rounds to an integer */
     vf shifted = x * 1.44269504088896341f + magic;
     vi n = (vi)shifted - 0x4B400000;
@@ -82,9 +151,46 @@ DAD_INLINE vf vexp(vf x) {
     p = p * r + 1.6666665459e-1f;
     p = p * r + 5.0000001201e-1f;
     p = p * (r * r) + r + 1.0f;
-    return (vf)((vi)p + (n << 23));
+    return p * (vf)((n + 127) << 23);
 }
 DAD_INLINE vf vsigmoid(vf x) { return 1.0f / (1.0f + vexp(-x)); }
 DAD_INLINE vf vsilu(vf x) { return x / (1.0f + vexp(-x)); }
+DAD_INLINE vf vsilu_derivative(vf x) {
+    vf s = vsigmoid(x);
+    return s * (1.0f + x * (1.0f - s));
+}
+DAD_INLINE vf vrelu(vf x) { return vselect(x < 0.0f, vset1(0.0f), x); } /* NaN stays */
+
+/* log(x): exponent * ln2 plus a degree-8 polynomial on [sqrt(1/2), sqrt(2)] (Cephes).
+ * Zero gives -infinity, negative numbers and NaN give NaN, infinity itself. */
+DAD_INLINE vf vlog(vf x) {
+    vi subnormal = x < 1.17549435e-38f;
+    vf scaled = vselect(subnormal, x * 8388608.0f, x);
+    vi e = ((vi)scaled - 0x3F3504F3) >> 23; /* 0x3F3504F3: sqrt(1/2) */
+    vf f = (vf)((vi)scaled - (e << 23)) - 1.0f;
+    vf exponent = __builtin_convertvector(e - (subnormal & 23), vf);
+    vf p = vset1(7.0376836292e-2f);
+    p = p * f - 1.1514610310e-1f;
+    p = p * f + 1.1676998740e-1f;
+    p = p * f - 1.2420140846e-1f;
+    p = p * f + 1.4249322787e-1f;
+    p = p * f - 1.6668057665e-1f;
+    p = p * f + 2.0000714765e-1f;
+    p = p * f - 2.4999993993e-1f;
+    p = p * f + 3.3333331174e-1f;
+    vf square = f * f;
+    p = p * f * square - exponent * 2.12194440e-4f - 0.5f * square;
+    vf y = f + p + exponent * 0.693359375f;
+    y = vselect(x == 0.0f, vset1(-__builtin_inff()), y);
+    y = vselect(x == __builtin_inff(), x, y);
+    return vselect(x >= 0.0f, y, vset1(__builtin_nanf("")));
+}
+
+/* log(1 + x): the logarithm of the rounded sum u, plus what the rounding lost, over u. */
+DAD_INLINE vf vlog1p(vf x) {
+    vf u = 1.0f + x;
+    vf lost = x - (u - 1.0f);
+    return vselect(u > 0.0f, vlog(u) + lost / u, vlog(u));
+}
 
 #endif
