@@ -23,6 +23,26 @@
 
 #include "base/status.h"
 
+/* ---- resize.c: bilinear, half-pixel centres ---------------------------------------------- */
+
+typedef struct {
+    ptrdiff_t N, H, W, C; /* x [N, H, W, C], sides below 2^31, C 1 or 3 */
+    ptrdiff_t HO, WO;     /* y [N, HO, WO, C] */
+} dad_resize_shape;
+
+ptrdiff_t dad_resize_scratch(const dad_resize_shape *shape); /* for the current thread count */
+void dad_resize_bytes(uint8_t *y, const uint8_t *x, const dad_resize_shape *shape,
+                      float *scratch);
+void dad_resize_floats(float *y, const float *x, const dad_resize_shape *shape,
+                       float *scratch);
+
+/* ---- perlin.c: one thread ---------------------------------------------------------------- */
+
+/* RY <= H and RX <= W cells; angles [RY + 1, RX + 1], the first axis' gradient is cos. */
+ptrdiff_t dad_perlin_scratch(ptrdiff_t W, ptrdiff_t RY, ptrdiff_t RX);
+void dad_perlin(float *noise /* [H, W] */, const double *angles, ptrdiff_t H, ptrdiff_t W,
+                ptrdiff_t RY, ptrdiff_t RX, float *scratch);
+
 /* ---- schedule.c ------------------------------------------------------------------------- */
 
 typedef enum { DAD_SCHEDULE_LINEAR, DAD_SCHEDULE_COSINE } dad_schedule_kind;
