@@ -1,5 +1,470 @@
-#include "python/wrap.h"
+/* Metrics on NumPy arrays: labels and masks are bool or uint8, scores and maps float32 or
+ * float64. diffusionad/metrics.py converts other types. */
+#include "python/wrap.h" /* Python.h comes before the standard headers */
+
+#include "pipeline/metrics.h"
+
+/* ---- Arguments -------------------------------------------------------------------- */
+
+static PyArrayObject *input_bytes(PyObject *object, const char *name, int dimensions) {
+    bool is_bool =
+        PyArray_Check(object) && PyArray_TYPE((PyArrayObject *)object) == NPY_BOOL;
+    return dad_input(object, name, is_bool ? NPY_BOOL : NPY_UINT8, dimensions);
+}
+
+static dad_scores scores_of(PyArrayObject *array) {
+    return (dad_scores){PyArray_DATA(array), PyArray_SIZE(array),
+                        PyArray_TYPE(array) == NPY_FLOAT64};
+}
+
+static bool check_finite(PyArrayObject *array, const char *name) {
+    dad_scores scores = scores_of(array);
+    ptrdiff_t bad;
+    Py_BEGIN_ALLOW_THREADS bad = dad_first_not_finite(scores);
+    Py_END_ALLOW_THREADS if (bad < 0) { return true; }
+    double value = scores.wide ? ((const double *)scores.values)[bad]
+                               : (double)((const float *)scores.values)[bad];
+    PyObject *text = PyFloat_FromDouble(value);
+    if (text != NULL) {
+        PyErr_Format(PyExc_ValueError, "%s: expected finite values, got %S at element %zd",
+                     name, text, bad);
+    }
+    Py_XDECREF(text);
+    return false;
+}
+
+/* A contiguous float32 or float64 array without NaN and infinity. */
+static PyArrayObject *input_scores(PyObject *object, const char *name, int dimensions) {
+    bool wide =
+        PyArray_Check(object) && PyArray_TYPE((PyArrayObject *)object) == NPY_FLOAT64;
+    PyArrayObject *array =
+        dad_input(object, name, wide ? NPY_FLOAT64 : NPY_FLOAT32, dimensions);
+    if (array != NULL && !check_finite(array, name)) {
+        Py_CLEAR(array);
+    }
+    return array;
+}
+
+static bool check_limit(double limit) {
+    if (limit > 0.0 && limit <= 1.0) {
+        return true;
+    }
+    PyObject *text = PyFloat_FromDouble(limit);
+    if (text != NULL) {
+        PyErr_Format(PyExc_ValueError, "fpr_limit: expected 0 < fpr_limit <= 1, got %S",
+                     text);
+    }
+    Py_XDECREF(text);
+    return false;
+}
+
+static bool check_map_size(PyArrayObject *masks) {
+    npy_intp *shape = PyArray_DIMS(masks);
+    int last = PyArray_NDIM(masks) - 1;
+    if (shape[last - 1] <= (INT32_MAX - 1) / shape[last]) {
+        return true;
+    }
+    PyErr_Format(PyExc_ValueError, "masks: %zd x %zd pixels are more than one map can have",
+                 shape[last - 1], shape[last]);
+    return false;
+}
+
+static bool check_both_classes(ptrdiff_t positives, ptrdiff_t count, const char *name) {
+    if (positives > 0 && positives < count) {
+        return true;
+    }
+    PyErr_Format(PyExc_ValueError, "%s: both classes are needed, but every element is %s",
+                 name, positives == 0 ? "good (zero)" : "defective (non-zero)");
+    return false;
+}
+
+/* ---- Rankings --------------------------------------------------------------------- */
+
+/* Both return false with an exception set; else the caller frees the ranking. */
+static bool rank_labels(dad_ranking *ranking, PyObject *labels_object,
+                        PyObject *scores_object) {
+    PyArrayObject *labels = input_bytes(labels_object, "labels", DAD_ANY_DIMENSIONS);
+    PyArrayObject *values = NULL;
+    bool ok = false;
+    if (labels == NULL) {
+        goto done;
+    }
+    values = input_scores(scores_object, "scores", DAD_ANY_DIMENSIONS);
+    if (values == NULL ||
+        !dad_check_shape(values, "scores", PyArray_NDIM(labels), PyArray_DIMS(labels))) {
+        goto done;
+    }
+    dad_scores scores = scores_of(values);
+    dad_status status;
+    Py_BEGIN_ALLOW_THREADS status = dad_rank_labels(ranking, PyArray_DATA(labels), scores);
+    Py_END_ALLOW_THREADS if (status != DAD_OK) {
+        dad_raise(status, "ranking of scores");
+        goto done;
+    }
+    ok = check_both_classes(ranking->positives, ranking->count, "labels");
+    if (!ok) {
+        dad_ranking_free(ranking);
+    }
+done:
+    Py_XDECREF(labels);
+    Py_XDECREF(values);
+    return ok;
+}
+
+/* masks and maps as checked arrays of one shape [N, H, W]; false with an exception set, and
+ * the caller releases both arrays in either case. */
+static bool input_maps(PyArrayObject **masks, PyArrayObject **maps, dad_maps_shape *shape,
+                       PyObject *masks_object, PyObject *maps_object) {
+    *maps = NULL;
+    *masks = input_bytes(masks_object, "masks", 3);
+    if (*masks == NULL || !check_map_size(*masks)) {
+        return false;
+    }
+    *maps = input_scores(maps_object, "maps", 3);
+    if (*maps == NULL || !dad_check_shape(*maps, "maps", 3, PyArray_DIMS(*masks))) {
+        return false;
+    }
+    npy_intp *sizes = PyArray_DIMS(*masks);
+    *shape = (dad_maps_shape){sizes[0], sizes[1], sizes[2]};
+    return true;
+}
+
+static bool rank_pixels(dad_ranking *ranking, PyObject *masks_object,
+                        PyObject *maps_object) {
+    PyArrayObject *masks, *maps;
+    dad_maps_shape shape;
+    bool ok = input_maps(&masks, &maps, &shape, masks_object, maps_object);
+    if (!ok) {
+        goto done;
+    }
+    dad_scores scores = scores_of(maps);
+    dad_status status;
+    Py_BEGIN_ALLOW_THREADS status =
+        dad_rank_pixels(ranking, PyArray_DATA(masks), scores, &shape);
+    Py_END_ALLOW_THREADS if (status != DAD_OK) {
+        dad_raise(status, "ranking of pixels");
+        ok = false;
+        goto done;
+    }
+    ok = check_both_classes(ranking->positives, ranking->count, "masks");
+    if (!ok) {
+        dad_ranking_free(ranking);
+    }
+done:
+    Py_XDECREF(masks);
+    Py_XDECREF(maps);
+    return ok;
+}
+
+/* Frees the ranking. */
+static PyObject *summary_dict(dad_ranking *ranking, double fpr_limit) {
+    dad_summary summary;
+    Py_BEGIN_ALLOW_THREADS summary = dad_summarize(ranking, fpr_limit);
+    dad_ranking_free(ranking);
+    Py_END_ALLOW_THREADS return Py_BuildValue(
+        "{s:d,s:d,s:d,s:d,s:d}", "auroc", summary.auroc, "average_precision",
+        summary.average_precision, "f1_max", summary.f1_max, "f1_threshold",
+        summary.f1_threshold, "aupro", summary.aupro);
+}
+
+/* (false_positives, true_positives, overlap, thresholds); frees the ranking. */
+static PyObject *curve_tuple(dad_ranking *ranking) {
+    npy_intp length;
+    Py_BEGIN_ALLOW_THREADS length = dad_curve_length(ranking);
+    Py_END_ALLOW_THREADS PyObject *result = NULL;
+    PyArrayObject *fp = dad_output(NPY_INT64, 1, &length);
+    PyArrayObject *tp = dad_output(NPY_INT64, 1, &length);
+    PyArrayObject *overlap = dad_output(NPY_FLOAT64, 1, &length);
+    PyArrayObject *thresholds = dad_output(NPY_FLOAT64, 1, &length);
+    if (fp == NULL || tp == NULL || overlap == NULL || thresholds == NULL) {
+        goto done;
+    }
+    dad_curve curve = {PyArray_DATA(fp), PyArray_DATA(tp), PyArray_DATA(overlap),
+                       PyArray_DATA(thresholds)};
+    double regions = (double)ranking->regions;
+    Py_BEGIN_ALLOW_THREADS dad_fill_curve(&curve, ranking);
+    for (ptrdiff_t i = 0; i < length; i++) {
+        curve.overlap[i] /= regions;
+    }
+    Py_END_ALLOW_THREADS result = PyTuple_Pack(4, fp, tp, overlap, thresholds);
+done:
+    dad_ranking_free(ranking);
+    Py_XDECREF(fp);
+    Py_XDECREF(tp);
+    Py_XDECREF(overlap);
+    Py_XDECREF(thresholds);
+    return result;
+}
+
+/* ---- Functions -------------------------------------------------------------------- */
+
+static PyObject *label_metrics(PyObject *self, PyObject *args, PyObject *kwargs) {
+    (void)self;
+    static char *names[] = {"labels", "scores", NULL};
+    PyObject *labels, *scores;
+    dad_ranking ranking;
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "OO:label_metrics", names, &labels,
+                                     &scores) ||
+        !rank_labels(&ranking, labels, scores)) {
+        return NULL;
+    }
+    PyObject *result = summary_dict(&ranking, 1.0);
+    if (result != NULL && PyDict_DelItemString(result, "aupro") < 0) {
+        Py_CLEAR(result);
+    }
+    return result;
+}
+
+static PyObject *pixel_metrics(PyObject *self, PyObject *args, PyObject *kwargs) {
+    (void)self;
+    static char *names[] = {"masks", "maps", "fpr_limit", NULL};
+    PyObject *masks, *maps;
+    double fpr_limit = 0.3;
+    dad_ranking ranking;
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "OO|d:pixel_metrics", names, &masks,
+                                     &maps, &fpr_limit) ||
+        !check_limit(fpr_limit) || !rank_pixels(&ranking, masks, maps)) {
+        return NULL;
+    }
+    return summary_dict(&ranking, fpr_limit);
+}
+
+static PyObject *label_curve(PyObject *self, PyObject *args, PyObject *kwargs) {
+    (void)self;
+    static char *names[] = {"labels", "scores", NULL};
+    PyObject *labels, *scores;
+    dad_ranking ranking;
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "OO:label_curve", names, &labels,
+                                     &scores) ||
+        !rank_labels(&ranking, labels, scores)) {
+        return NULL;
+    }
+    return curve_tuple(&ranking);
+}
+
+static PyObject *pixel_curve(PyObject *self, PyObject *args, PyObject *kwargs) {
+    (void)self;
+    static char *names[] = {"masks", "maps", NULL};
+    PyObject *masks, *maps;
+    dad_ranking ranking;
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "OO:pixel_curve", names, &masks,
+                                     &maps) ||
+        !rank_pixels(&ranking, masks, maps)) {
+        return NULL;
+    }
+    return curve_tuple(&ranking);
+}
+
+/* The number of non-zero bytes. */
+static ptrdiff_t count_inside(PyArrayObject *masks) {
+    const uint8_t *bytes = PyArray_DATA(masks);
+    ptrdiff_t count = 0;
+    for (npy_intp i = 0; i < PyArray_SIZE(masks); i++) {
+        count += bytes[i] != 0;
+    }
+    return count;
+}
+
+/* float64, one dimension, never rising. */
+static PyArrayObject *input_thresholds(PyObject *object) {
+    PyArrayObject *thresholds = dad_input(object, "thresholds", NPY_FLOAT64, 1);
+    if (thresholds == NULL) {
+        return NULL;
+    }
+    const double *levels = PyArray_DATA(thresholds);
+    for (npy_intp k = 1; k < PyArray_SIZE(thresholds); k++) {
+        if (!(levels[k] <= levels[k - 1])) {
+            PyErr_Format(PyExc_ValueError,
+                         "thresholds: expected falling values, but element %zd is not", k);
+            Py_CLEAR(thresholds);
+            break;
+        }
+    }
+    return thresholds;
+}
+
+static PyObject *filled_pro(PyObject *self, PyObject *args, PyObject *kwargs) {
+    (void)self;
+    static char *names[] = {"masks", "maps", "thresholds", NULL};
+    PyObject *masks_object, *maps_object, *thresholds_object, *result = NULL;
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "OOO:filled_pro", names, &masks_object,
+                                     &maps_object, &thresholds_object)) {
+        return NULL;
+    }
+    PyArrayObject *masks, *maps, *thresholds = NULL, *fpr = NULL, *pro = NULL;
+    dad_maps_shape shape;
+    if (!input_maps(&masks, &maps, &shape, masks_object, maps_object) ||
+        !check_both_classes(count_inside(masks), PyArray_SIZE(masks), "masks")) {
+        goto done;
+    }
+    thresholds = input_thresholds(thresholds_object);
+    if (thresholds == NULL) {
+        goto done;
+    }
+    npy_intp K = PyArray_SIZE(thresholds);
+    fpr = dad_output(NPY_FLOAT64, 1, &K);
+    pro = dad_output(NPY_FLOAT64, 1, &K);
+    if (fpr == NULL || pro == NULL) {
+        goto done;
+    }
+    dad_scores scores = scores_of(maps);
+    dad_status status;
+    Py_BEGIN_ALLOW_THREADS status =
+        dad_filled_pro(PyArray_DATA(fpr), PyArray_DATA(pro), PyArray_DATA(masks), scores,
+                       PyArray_DATA(thresholds), K, &shape);
+    Py_END_ALLOW_THREADS result =
+        status == DAD_OK ? PyTuple_Pack(2, fpr, pro) : dad_raise(status, "filled_pro");
+done:
+    Py_XDECREF(masks);
+    Py_XDECREF(maps);
+    Py_XDECREF(thresholds);
+    Py_XDECREF(fpr);
+    Py_XDECREF(pro);
+    return result;
+}
+
+static PyObject *label_components(PyObject *self, PyObject *args, PyObject *kwargs) {
+    (void)self;
+    static char *names[] = {"masks", NULL};
+    PyObject *object, *result = NULL;
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "O:label_components", names, &object)) {
+        return NULL;
+    }
+    PyArrayObject *labels = NULL, *counts = NULL;
+    PyArrayObject *masks = input_bytes(object, "masks", DAD_ANY_DIMENSIONS);
+    if (masks == NULL) {
+        return NULL;
+    }
+    int dimensions = PyArray_NDIM(masks);
+    if (dimensions != 2 && dimensions != 3) {
+        PyErr_Format(PyExc_ValueError, "masks: expected 2 or 3 dimensions, got %d",
+                     dimensions);
+        goto done;
+    }
+    if (!check_map_size(masks)) {
+        goto done;
+    }
+    npy_intp *shape = PyArray_DIMS(masks), *size = shape + dimensions - 2;
+    npy_intp N = dimensions == 3 ? shape[0] : 1;
+    labels = dad_output(NPY_INT32, dimensions, shape);
+    counts = dad_output(NPY_INT32, 1, &N);
+    if (labels == NULL || counts == NULL) {
+        goto done;
+    }
+    Py_BEGIN_ALLOW_THREADS dad_label_components(PyArray_DATA(labels), PyArray_DATA(counts),
+                                                PyArray_DATA(masks), N, size[0], size[1]);
+    Py_END_ALLOW_THREADS result = PyTuple_Pack(2, labels, counts);
+done:
+    Py_XDECREF(masks);
+    Py_XDECREF(labels);
+    Py_XDECREF(counts);
+    return result;
+}
+
+static PyObject *image_scores(PyObject *self, PyObject *args, PyObject *kwargs) {
+    (void)self;
+    static char *names[] = {"maps", "top_k", NULL};
+    PyObject *object, *result = NULL;
+    Py_ssize_t top_k = 50;
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "O|n:image_scores", names, &object,
+                                     &top_k)) {
+        return NULL;
+    }
+    PyArrayObject *scores = NULL;
+    PyArrayObject *maps = input_scores(object, "maps", 3);
+    if (maps == NULL) {
+        return NULL;
+    }
+    npy_intp N = PyArray_DIM(maps, 0), size = PyArray_SIZE(maps) / N;
+    if (top_k < 1) {
+        PyErr_Format(PyExc_ValueError, "top_k: expected at least 1, got %zd", top_k);
+        goto done;
+    }
+    scores = dad_output(NPY_FLOAT64, 1, &N);
+    if (scores == NULL) {
+        goto done;
+    }
+    dad_scores values = scores_of(maps);
+    dad_status status;
+    Py_BEGIN_ALLOW_THREADS status =
+        dad_image_scores(PyArray_DATA(scores), values, N, top_k < size ? top_k : size);
+    Py_END_ALLOW_THREADS result =
+        status == DAD_OK ? Py_NewRef(scores) : dad_raise(status, "image_scores");
+done:
+    Py_XDECREF(maps);
+    Py_XDECREF(scores);
+    return result;
+}
+
+static PyObject *nearest_distance(PyObject *self, PyObject *args, PyObject *kwargs) {
+    (void)self;
+    static char *names[] = {"train", "test", NULL};
+    PyObject *train_object, *test_object, *result = NULL;
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "OO:nearest_distance", names,
+                                     &train_object, &test_object)) {
+        return NULL;
+    }
+    PyArrayObject *train = dad_input_float(train_object, "train", 2);
+    PyArrayObject *test = NULL, *distances = NULL;
+    if (train == NULL) {
+        goto done;
+    }
+    test = dad_input_float(test_object, "test", 2);
+    npy_intp M = PyArray_DIM(train, 0), D = PyArray_DIM(train, 1);
+    if (test == NULL || !dad_check_shape(test, "test", 2, (npy_intp[]){-1, D}) ||
+        !check_finite(train, "train") || !check_finite(test, "test")) {
+        goto done;
+    }
+    npy_intp N = PyArray_DIM(test, 0);
+    distances = dad_output(NPY_FLOAT64, 1, &N);
+    if (distances == NULL) {
+        goto done;
+    }
+    dad_status status;
+    Py_BEGIN_ALLOW_THREADS status = dad_nearest_distance(
+        PyArray_DATA(distances), dad_floats(train), dad_floats(test), M, N, D);
+    Py_END_ALLOW_THREADS result =
+        status == DAD_OK ? Py_NewRef(distances) : dad_raise(status, "nearest_distance");
+done:
+    Py_XDECREF(train);
+    Py_XDECREF(test);
+    Py_XDECREF(distances);
+    return result;
+}
 
 PyMethodDef dad_metric_methods[] = {
+    DAD_METHOD(
+        label_metrics,
+        "label_metrics(labels, scores)\n--\n\n"
+        "dict of auroc, average_precision, f1_max and f1_threshold; labels bool or uint8,\n"
+        "non-zero is positive; scores float32 or float64 of the same shape."),
+    DAD_METHOD(
+        pixel_metrics,
+        "pixel_metrics(masks, maps, fpr_limit=0.3)\n--\n\n"
+        "The same over all pixels of masks and maps (N, H, W), and aupro, from one sort."),
+    DAD_METHOD(
+        label_curve,
+        "label_curve(labels, scores)\n--\n\n"
+        "(false_positives, true_positives, overlap, thresholds), one element per distinct\n"
+        "score, from the highest down: what score >= threshold finds."),
+    DAD_METHOD(pixel_curve,
+               "pixel_curve(masks, maps)\n--\n\n"
+               "The same over all pixels; overlap is the mean over 8-connected regions."),
+    DAD_METHOD(
+        filled_pro,
+        "filled_pro(masks, maps, thresholds)\n--\n\n"
+        "(fpr, pro) of map > threshold, with the regions' holes filled; thresholds fall."),
+    DAD_METHOD(label_components, "label_components(masks)\n--\n\n"
+                                 "(labels, counts): 8-connected regions of masks (N, H, W) "
+                                 "or (H, W), numbered from\n"
+                                 "1 in each mask; labels int32, counts int32 (N,)."),
+    DAD_METHOD(
+        image_scores,
+        "image_scores(maps, top_k=50)\n--\n\n"
+        "Mean of the top_k largest values of each map (N, H, W); of all where fewer."),
+    DAD_METHOD(
+        nearest_distance,
+        "nearest_distance(train, test)\n--\n\n"
+        "Euclidean distance from each row of test (N, D) to the nearest of train (M, D)."),
     {NULL, NULL, 0, NULL},
 };
