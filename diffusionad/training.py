@@ -17,12 +17,7 @@ from .models import SegmentationNet, UNet
 REFERENCE_LOSSES: Mapping[str, float] = {"noise": 1.0, "focal": 5.0, "smooth_l1": 1.0}
 """Weights of the reference's loss, ``L = L_noise + 5 L_focal + L_smoothL1``."""
 
-_SEGMENTATION_LOSSES = {
-    "focal": _core.focal_loss,
-    "smooth_l1": _core.smooth_l1_loss,
-    "bce": _core.bce_loss,
-    "dice": _core.dice_loss,
-}
+_SEGMENTATION_LOSSES = ("focal", "smooth_l1", "bce", "dice")
 
 SMALL_STEPS = (0, 300)  # t_s is drawn from here, t_b from the rest of the schedule
 
@@ -208,7 +203,7 @@ class Trainer:
         gradient = np.zeros_like(mask)
         for name, weight in self.losses.items():
             if name in _SEGMENTATION_LOSSES:
-                values[name], part = _SEGMENTATION_LOSSES[name](mask, target)
+                values[name], part = getattr(_core, f"{name}_loss")(mask, target)
                 gradient += np.float32(weight) * part
         return values, gradient
 
