@@ -1,7 +1,8 @@
 /* The shape specification of every kernel: forward and backward stand together, one .c file each.
  *
  *   layout.c       NCHW <-> NHWC
- *   conv2d.c       convolution: the choice of algorithm, 1x1, im2col; conv2d_winograd.c 3x3
+ *   conv2d.c       convolution: the choice of algorithm, sums; conv2d_winograd.c 3x3,
+ *                  conv2d_matmul.c 1x1 and im2col, conv2d_pack.c their filters
  *   group_norm.c   GroupNorm, with SiLU
  *   batch_norm.c   BatchNorm, with ReLU, training and evaluation
  *   attention.c    multi-head self-attention over a map
@@ -46,7 +47,7 @@ void dad_gemm(bool transpose_a, bool transpose_b, ptrdiff_t M, ptrdiff_t N, ptrd
 /* Keeps BLAS at one thread; called once when the module is loaded. */
 void dad_gemm_init(void);
 
-/* ---- conv2d.c, conv2d_winograd.c -------------------------------------------------------- */
+/* ---- conv2d.c (with conv2d_*.c) ---------------------------------------------------------- */
 
 typedef enum {
     DAD_CONV_AUTO = 0,  /* chosen from the shape of one image, never from N */
@@ -63,6 +64,10 @@ typedef struct {
     ptrdiff_t stride, pad;  /* the same both ways */
     dad_conv_algorithm algorithm;
 } dad_conv2d_shape;
+
+/* The algorithm that a shape gets: the one it names; what suits one image where it names none, or
+ * one that cannot do this kernel, stride and padding. */
+dad_conv_algorithm dad_conv2d_algorithm(const dad_conv2d_shape *shape);
 
 /* y [N, HO, WO, O] with HO = (H + 2 pad - KH) / stride + 1. */
 static inline ptrdiff_t dad_conv2d_out(ptrdiff_t size, ptrdiff_t kernel, ptrdiff_t stride,

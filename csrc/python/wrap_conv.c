@@ -1,5 +1,249 @@
-#include "python/wrap.h"
+/* Convolutions on NumPy arrays: NCHW maps and OIHW filters outside, NHWC and packed inside. */
+#include "python/wrap.h" /* Python.h comes before the standard headers */
+
+#include <string.h>
+
+#include "base/memory.h"
+#include "kernels/kernels.h"
+
+static const char *const algorithm_names[] = {
+    [DAD_CONV_AUTO] = "auto",           [DAD_CONV_POINTWISE] = "pointwise",
+    [DAD_CONV_IM2COL] = "im2col",       [DAD_CONV_WINOGRAD2] = "winograd2",
+    [DAD_CONV_WINOGRAD4] = "winograd4", [DAD_CONV_WINOGRAD6] = "winograd6",
+};
+enum { ALGORITHMS = sizeof(algorithm_names) / sizeof(algorithm_names[0]) };
+
+static bool find_algorithm(dad_conv_algorithm *algorithm, const char *name) {
+    for (int i = 0; i < ALGORITHMS; i++) {
+        if (strcmp(name, algorithm_names[i]) == 0) {
+            *algorithm = (dad_conv_algorithm)i;
+            return true;
+        }
+    }
+    PyErr_Format(PyExc_ValueError,
+                 "algorithm: expected auto, pointwise, im2col, winograd2, winograd4 or "
+                 "winograd6, got %s",
+                 name);
+    return false;
+}
+
+/* Fills the shape from x [N, C, H, W] and w [O, C, KH, KW]; false with ValueError set. */
+static bool make_shape(dad_conv2d_shape *shape, PyArrayObject *x, PyArrayObject *w,
+                       Py_ssize_t stride, Py_ssize_t padding, const char *algorithm) {
+    const npy_intp *xs = PyArray_DIMS(x), *ws = PyArray_DIMS(w);
+    if (ws[1] != xs[1]) {
+        PyErr_Format(PyExc_ValueError, "w: expected %zd input channels as in x, got %zd",
+                     (Py_ssize_t)xs[1], (Py_ssize_t)ws[1]);
+        return false;
+    }
+    if (stride < 1) {
+        PyErr_Format(PyExc_ValueError, "stride: expected at least 1, got %zd", stride);
+        return false;
+    }
+    if (padding < 0 || padding > (1 << 20)) {
+        PyErr_Format(PyExc_ValueError, "padding: expected 0 to %d, got %zd", 1 << 20, padding);
+        return false;
+    }
+    if (xs[2] + 2 * padding < ws[2] || xs[3] + 2 * padding < ws[3]) {
+        PyErr_Format(PyExc_ValueError,
+                     "x: expected a map that holds the kernel of %zd by %zd, got %zd by %zd with "
+                     "padding %zd",
+                     (Py_ssize_t)ws[2], (Py_ssize_t)ws[3], (Py_ssize_t)xs[2],
+                     (Py_ssize_t)xs[3], padding);
+        return false;
+    }
+    *shape = (dad_conv2d_shape){.N = xs[0],
+                                .H = xs[2],
+                                .W = xs[3],
+                                .C = xs[1],
+                                .O = ws[0],
+                                .KH = ws[2],
+                                .KW = ws[3],
+                                .stride = stride,
+                                .pad = padding};
+    if (!find_algorithm(&shape->algorithm, algorithm)) {
+        return false;
+    }
+    if (shape->algorithm != DAD_CONV_AUTO && dad_conv2d_algorithm(shape) != shape->algorithm) {
+        PyErr_Format(PyExc_ValueError,
+                     "algorithm: %s does not fit a kernel of %zd by %zd with stride %zd and "
+                     "padding %zd",
+                     algorithm, (Py_ssize_t)shape->KH, (Py_ssize_t)shape->KW, stride, padding);
+        return false;
+    }
+    return true;
+}
+
+static void output_shape(npy_intp *dims, const dad_conv2d_shape *s) {
+    dims[0] = s->N;
+    dims[1] = s->O;
+    dims[2] = dad_conv2d_out(s->H, s->KH, s->stride, s->pad);
+    dims[3] = dad_conv2d_out(s->W, s->KW, s->stride, s->pad);
+}
+
+/* [N, H, W, C] buffer from an NCHW array, without the GIL. */
+static void to_nhwc(float *dst, PyArrayObject *array) {
+    const npy_intp *d = PyArray_DIMS(array);
+    dad_nchw_to_nhwc(dst, dad_floats(array), d[0], d[1], d[2] * d[3]);
+}
+
+PyDoc_STRVAR(conv2d_doc,
+             "conv2d(x, w, b=None, stride=1, padding=1, algorithm=\"auto\", image_bias=None, "
+             "residual=None)\n--\n\n"
+             "Convolution of x (N, C, H, W) with w (O, C, KH, KW), plus b (O,), image_bias\n"
+             "(N, O) and residual (N, O, HO, WO) where given. algorithm: auto, pointwise,\n"
+             "im2col, winograd2, winograd4 or winograd6.");
+
+typedef struct {
+    PyArrayObject *x, *w, *b, *image_bias, *residual;
+} conv2d_arguments;
+
+static void release(conv2d_arguments *a) {
+    Py_XDECREF(a->x);
+    Py_XDECREF(a->w);
+    Py_XDECREF(a->b);
+    Py_XDECREF(a->image_bias);
+    Py_XDECREF(a->residual);
+}
+
+static bool parse_conv2d(conv2d_arguments *a, dad_conv2d_shape *shape, PyObject *args,
+                         PyObject *kwargs) {
+    static char *names[] = {"x",          "w",        "b", "stride", "padding", "algorithm",
+                            "image_bias", "residual", NULL};
+    PyObject *x, *w, *b = NULL, *image_bias = NULL, *residual = NULL;
+    Py_ssize_t stride = 1, padding = 1;
+    const char *algorithm = "auto";
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "OO|OnnsOO:conv2d", names, &x, &w, &b,
+                                     &stride, &padding, &algorithm, &image_bias, &residual) ||
+        !(a->x = dad_input_float(x, "x", 4)) || !(a->w = dad_input_float(w, "w", 4)) ||
+        !dad_input_float_optional(&a->b, b, "b", 1) ||
+        !dad_input_float_optional(&a->image_bias, image_bias, "image_bias", 2) ||
+        !dad_input_float_optional(&a->residual, residual, "residual", 4) ||
+        !make_shape(shape, a->x, a->w, stride, padding, algorithm)) {
+        return false;
+    }
+    const npy_intp image_dims[] = {shape->N, shape->O};
+    npy_intp y_dims[4];
+    output_shape(y_dims, shape);
+    return (!a->b || dad_check_shape(a->b, "b", 1, &image_dims[1])) &&
+           (!a->image_bias || dad_check_shape(a->image_bias, "image_bias", 2, image_dims)) &&
+           (!a->residual || dad_check_shape(a->residual, "residual", 4, y_dims));
+}
+
+static PyObject *conv2d(PyObject *self, PyObject *args, PyObject *kwargs) {
+    (void)self;
+    conv2d_arguments a = {0};
+    dad_conv2d_shape shape;
+    PyArrayObject *y = NULL;
+    float *x_nhwc = NULL, *y_nhwc = NULL, *residual = NULL, *packed = NULL, *scratch = NULL;
+    npy_intp dims[4];
+    bool computed = false;
+
+    if (!parse_conv2d(&a, &shape, args, kwargs)) {
+        goto done;
+    }
+    output_shape(dims, &shape);
+    if (!(y = dad_output(NPY_FLOAT32, 4, dims)) ||
+        !(x_nhwc = dad_scratch(PyArray_SIZE(a.x))) ||
+        !(y_nhwc = dad_scratch(PyArray_SIZE(y))) ||
+        !(residual = dad_scratch(a.residual ? PyArray_SIZE(y) : 0)) ||
+        !(packed = dad_scratch(dad_conv2d_packed_size(&shape, DAD_CONV_FORWARD))) ||
+        !(scratch = dad_scratch(dad_conv2d_forward_scratch(&shape)))) {
+        goto done;
+    }
+    Py_BEGIN_ALLOW_THREADS
+    to_nhwc(x_nhwc, a.x);
+    if (a.residual != NULL) {
+        to_nhwc(residual, a.residual);
+    }
+    const dad_conv2d_epilogue epilogue = {dad_floats(a.b), dad_floats(a.image_bias),
+                                          a.residual ? residual : NULL};
+    dad_conv2d_pack(packed, dad_floats(a.w), &shape, DAD_CONV_FORWARD);
+    dad_conv2d_forward(y_nhwc, x_nhwc, packed, &epilogue, &shape, scratch);
+    dad_nhwc_to_nchw(dad_floats(y), y_nhwc, dims[0], dims[1], dims[2] * dims[3]);
+    Py_END_ALLOW_THREADS
+    computed = true;
+
+done:
+    dad_free(scratch);
+    dad_free(packed);
+    dad_free(residual);
+    dad_free(y_nhwc);
+    dad_free(x_nhwc);
+    release(&a);
+    if (!computed) {
+        Py_CLEAR(y);
+    }
+    return (PyObject *)y;
+}
+
+PyDoc_STRVAR(conv2d_backward_doc,
+             "conv2d_backward(dy, x, w, stride=1, padding=1, algorithm=\"auto\")\n--\n\n"
+             "Gradients (dx, dw, db) of conv2d(x, w, b) from dy (N, O, HO, WO).");
+
+static PyObject *conv2d_backward(PyObject *self, PyObject *args, PyObject *kwargs) {
+    (void)self;
+    static char *names[] = {"dy", "x", "w", "stride", "padding", "algorithm", NULL};
+    PyObject *dy_object, *x_object, *w_object, *result = NULL;
+    Py_ssize_t stride = 1, padding = 1;
+    const char *algorithm = "auto";
+    dad_conv2d_shape shape;
+    PyArrayObject *dy = NULL, *x = NULL, *w = NULL, *dx = NULL, *dw = NULL, *db = NULL;
+    float *dy_nhwc = NULL, *x_nhwc = NULL, *dx_nhwc = NULL, *packed = NULL, *scratch = NULL;
+    npy_intp dims[4];
+
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "OOO|nns:conv2d_backward", names,
+                                     &dy_object, &x_object, &w_object, &stride, &padding,
+                                     &algorithm) ||
+        !(dy = dad_input_float(dy_object, "dy", 4)) ||
+        !(x = dad_input_float(x_object, "x", 4)) || !(w = dad_input_float(w_object, "w", 4)) ||
+        !make_shape(&shape, x, w, stride, padding, algorithm)) {
+        goto done;
+    }
+    output_shape(dims, &shape);
+    const ptrdiff_t scratch_size = dad_max(dad_conv2d_backward_data_scratch(&shape),
+                                           dad_conv2d_backward_filter_scratch(&shape));
+    if (!dad_check_shape(dy, "dy", 4, dims) ||
+        !(dx = dad_output(NPY_FLOAT32, 4, PyArray_DIMS(x))) ||
+        !(dw = dad_output(NPY_FLOAT32, 4, PyArray_DIMS(w))) ||
+        !(db = dad_output(NPY_FLOAT32, 1, &dims[1])) ||
+        !(dy_nhwc = dad_scratch(PyArray_SIZE(dy))) ||
+        !(x_nhwc = dad_scratch(PyArray_SIZE(x))) ||
+        !(dx_nhwc = dad_scratch(PyArray_SIZE(x))) ||
+        !(packed = dad_scratch(dad_conv2d_packed_size(&shape, DAD_CONV_BACKWARD_DATA))) ||
+        !(scratch = dad_scratch(scratch_size))) {
+        goto done;
+    }
+    Py_BEGIN_ALLOW_THREADS
+    to_nhwc(dy_nhwc, dy);
+    to_nhwc(x_nhwc, x);
+    dad_conv2d_pack(packed, dad_floats(w), &shape, DAD_CONV_BACKWARD_DATA);
+    dad_conv2d_backward_data(dx_nhwc, dy_nhwc, packed, &shape, scratch);
+    dad_nhwc_to_nchw(dad_floats(dx), dx_nhwc, shape.N, shape.C, shape.H * shape.W);
+    memset(dad_floats(dw), 0, (size_t)PyArray_NBYTES(dw));
+    memset(dad_floats(db), 0, (size_t)PyArray_NBYTES(db));
+    dad_conv2d_backward_filter(dad_floats(dw), dad_floats(db), x_nhwc, dy_nhwc, &shape,
+                               scratch);
+    Py_END_ALLOW_THREADS
+    result = PyTuple_Pack(3, dx, dw, db);
+
+done:
+    dad_free(scratch);
+    dad_free(packed);
+    dad_free(dx_nhwc);
+    dad_free(x_nhwc);
+    dad_free(dy_nhwc);
+    Py_XDECREF(db);
+    Py_XDECREF(dw);
+    Py_XDECREF(dx);
+    Py_XDECREF(w);
+    Py_XDECREF(x);
+    Py_XDECREF(dy);
+    return result;
+}
 
 PyMethodDef dad_conv_methods[] = {
+    DAD_METHOD(conv2d, conv2d_doc),
+    DAD_METHOD(conv2d_backward, conv2d_backward_doc),
     {NULL, NULL, 0, NULL},
 };

@@ -1,6 +1,291 @@
+/* Products with packed panels, and the copies around them.
+ *
+ * A micro-kernel keeps a block of ROWS by 2 vectors of the result in registers: 24 of AVX-512's
+ * 32, 12 of the 16 that AVX2 and SSE have. With AVX-512 a vector is a panel and the two vectors
+ * come from two panels; below it both come from one. Sums run over k in order, one accumulator
+ * per element, so the value of a row does not depend on the block it falls into. */
 #include "simd/conv_ops.h"
 
 #include "simd/vec.h"
 
+#if VL == 16
+enum { ROWS = 12, OUTER_ROWS = 8 };
+#else
+enum { ROWS = 6, OUTER_ROWS = 6 };
+#endif
+enum {
+    DEPTH = 256,    /* of k at a time: a pair of panels this deep stays in the first cache */
+    SUM_ROWS = 32,  /* added in float before they go to a double */
+    SUM_WIDTH = 64, /* channels at a time */
+};
+
+typedef struct {
+    float *c; /* element (i, vector j) at i * DAD_PANEL + j * c_gap */
+    ptrdiff_t c_gap;
+    const float *a; /* element (i, k) at i * a_row + k * a_step */
+    ptrdiff_t a_row;
+    const float *b; /* vector j of row k at k * DAD_PANEL + j * b_gap */
+    ptrdiff_t b_gap;
+    ptrdiff_t depth;
+} operands;
+
+/* acc [rows][vectors] += a b. */
+DAD_INLINE void accumulate(vf (*acc)[2], const int rows, const int vectors, const operands *p,
+                           ptrdiff_t a_row, ptrdiff_t a_step) {
+    const float *a = p->a, *b = p->b;
+    const ptrdiff_t b_gap = p->b_gap, depth = p->depth;
+#pragma GCC unroll 4
+    for (ptrdiff_t k = 0; k < depth; k++) {
+        vf row[2];
+        for (int j = 0; j < vectors; j++) {
+            row[j] = vload(b + k * DAD_PANEL + j * b_gap);
+        }
+#pragma GCC unroll 16
+        for (int i = 0; i < rows; i++) {
+            vf factor = vset1(a[i * a_row + k * a_step]);
+            for (int j = 0; j < vectors; j++) {
+                acc[i][j] += factor * row[j];
+            }
+        }
+    }
+}
+
+/* c = (add ? c : 0) + a b, continuing the sums where an earlier part of k left them. */
+DAD_INLINE void row_block(const int rows, const int vectors, const operands *p, int add) {
+    vf acc[ROWS][2];
+    for (int i = 0; i < rows; i++) {
+        for (int j = 0; j < vectors; j++) {
+            acc[i][j] = add ? vload(p->c + i * DAD_PANEL + j * p->c_gap) : vset1(0.0f);
+        }
+    }
+    accumulate(acc, rows, vectors, p, p->a_row, 1);
+    for (int i = 0; i < rows; i++) {
+        for (int j = 0; j < vectors; j++) {
+            vstore(p->c + i * DAD_PANEL + j * p->c_gap, acc[i][j]);
+        }
+    }
+}
+
+typedef void row_kernel(const operands *p, int add);
+
+#define ROW_KERNEL(vectors, rows)                                                        \
+    static void rows_##vectors##_##rows(const operands *p, int add) {                    \
+        row_block(rows, vectors, p, add);                                                \
+    }
+#define ROW_KERNELS_1_TO_6(vectors)                                                      \
+    ROW_KERNEL(vectors, 1)                                                               \
+    ROW_KERNEL(vectors, 2)                                                               \
+    ROW_KERNEL(vectors, 3)                                                               \
+    ROW_KERNEL(vectors, 4)                                                               \
+    ROW_KERNEL(vectors, 5)                                                               \
+    ROW_KERNEL(vectors, 6)
+#define ROW_KERNELS_7_TO_12(vectors)                                                     \
+    ROW_KERNEL(vectors, 7)                                                               \
+    ROW_KERNEL(vectors, 8)                                                               \
+    ROW_KERNEL(vectors, 9)                                                               \
+    ROW_KERNEL(vectors, 10)                                                              \
+    ROW_KERNEL(vectors, 11)                                                              \
+    ROW_KERNEL(vectors, 12)
+
+ROW_KERNELS_1_TO_6(2)
+#if VL == 16
+ROW_KERNELS_7_TO_12(2)
+ROW_KERNELS_1_TO_6(1)
+ROW_KERNELS_7_TO_12(1)
+static row_kernel *const one_vector[ROWS + 1] = {
+    NULL,     rows_1_1, rows_1_2, rows_1_3, rows_1_4,  rows_1_5,  rows_1_6,
+    rows_1_7, rows_1_8, rows_1_9, rows_1_10, rows_1_11, rows_1_12};
+#endif
+static row_kernel *const two_vectors[ROWS + 1] = {
+    NULL, rows_2_1, rows_2_2, rows_2_3, rows_2_4, rows_2_5, rows_2_6,
+#if VL == 16
+    rows_2_7, rows_2_8, rows_2_9, rows_2_10, rows_2_11, rows_2_12,
+#endif
+};
+
+/* All rows of one or two vectors of columns. */
+static void product_columns(row_kernel *const *kernels, const operands *all, ptrdiff_t rows) {
+    for (ptrdiff_t k = 0; k < all->depth; k += DEPTH) {
+        operands p = *all;
+        p.depth = all->depth - k < DEPTH ? all->depth - k : DEPTH;
+        p.a += k;
+        p.b += k * DAD_PANEL;
+        for (ptrdiff_t i = 0; i < rows; i += ROWS) {
+            kernels[rows - i < ROWS ? rows - i : ROWS](&p, k > 0);
+            p.a += ROWS * p.a_row;
+            p.c += ROWS * DAD_PANEL;
+        }
+    }
+}
+
+static void product(float *c, ptrdiff_t c_panel, const float *a, ptrdiff_t lda, const float *b,
+                    ptrdiff_t b_panel, int panels, ptrdiff_t rows, ptrdiff_t K) {
+#if VL == 16
+    operands p = {c, c_panel, a, lda, b, b_panel, K};
+    product_columns(panels == 2 ? two_vectors : one_vector, &p, rows);
+#else
+    for (int panel = 0; panel < panels; panel++) {
+        for (int j = 0; j < DAD_PANEL; j += 2 * VL) {
+            operands p = {c + panel * c_panel + j, VL, a, lda, b + panel * b_panel + j, VL, K};
+            product_columns(two_vectors, &p, rows);
+        }
+    }
+#endif
+}
+
+/* c = (add ? c : 0) + a^T b for `rows` columns of a. The sum over T is made apart and added as a
+ * whole: long sums lose less that way. */
+DAD_INLINE void outer_block(const int rows, const int vectors, const operands *p, int add) {
+    vf acc[OUTER_ROWS][2];
+    for (int i = 0; i < rows; i++) {
+        for (int j = 0; j < vectors; j++) {
+            acc[i][j] = vset1(0.0f);
+        }
+    }
+    accumulate(acc, rows, vectors, p, 1, DAD_PANEL);
+    for (int i = 0; i < rows; i++) {
+        for (int j = 0; j < vectors; j++) {
+            float *c = p->c + i * DAD_PANEL + j * p->c_gap;
+            vstore(c, add ? vload(c) + acc[i][j] : acc[i][j]);
+        }
+    }
+}
+
+/* The DAD_PANEL rows of the result for one or two vectors of columns. */
+DAD_INLINE void outer_columns(const int vectors, const operands *all, int add) {
+    operands p = *all;
+    for (int i = 0; i + OUTER_ROWS <= DAD_PANEL; i += OUTER_ROWS) {
+        outer_block(OUTER_ROWS, vectors, &p, add);
+        p.a += OUTER_ROWS;
+        p.c += OUTER_ROWS * DAD_PANEL;
+    }
+    if (DAD_PANEL % OUTER_ROWS > 0) {
+        outer_block(DAD_PANEL % OUTER_ROWS, vectors, &p, add);
+    }
+}
+
+static void outer_product(float *c, ptrdiff_t c_panel, const float *a, const float *b,
+                          ptrdiff_t b_panel, int panels, ptrdiff_t T, int add) {
+#if VL == 16
+    operands p = {c, c_panel, a, 1, b, b_panel, T};
+    if (panels == 2) {
+        outer_columns(2, &p, add);
+    } else {
+        outer_columns(1, &p, add);
+    }
+#else
+    for (int panel = 0; panel < panels; panel++) {
+        for (int j = 0; j < DAD_PANEL; j += 2 * VL) {
+            operands p = {c + panel * c_panel + j, VL, a, 1, b + panel * b_panel + j, VL, T};
+            outer_columns(2, &p, add);
+        }
+    }
+#endif
+}
+
+/* One vector of columns; n < VL only past the last channel. */
+DAD_INLINE void emit_column(float *y, ptrdiff_t ldy, const float *c, ptrdiff_t rows, ptrdiff_t n,
+                            vf bias, const float *residual) {
+    for (ptrdiff_t i = 0; i < rows; i++) {
+        vf value = vload(c + i * DAD_PANEL) + bias;
+        if (n == VL) {
+            vstore(y + i * ldy, residual ? value + vload(residual + i * ldy) : value);
+        } else {
+            vstore_n(y + i * ldy, residual ? value + vload_n(residual + i * ldy, n) : value, n);
+        }
+    }
+}
+
+static void emit(float *y, ptrdiff_t ldy, const float *c, ptrdiff_t rows, ptrdiff_t channels,
+                 const float *bias, const float *residual) {
+    for (ptrdiff_t j = 0; j < channels; j += VL) {
+        const float *r = residual ? residual + j : NULL;
+        if (channels - j >= VL) {
+            emit_column(y + j, ldy, c + j, rows, VL, vload(bias + j), r);
+        } else {
+            emit_column(y + j, ldy, c + j, rows, channels - j, vload(bias + j), r);
+        }
+    }
+}
+
+static void copy_pixels(float *dst, const float *src, ptrdiff_t pixels, ptrdiff_t C,
+                        ptrdiff_t channels) {
+    if (channels < DAD_PANEL) {
+        memset(dst, 0, (size_t)(pixels * DAD_PANEL) * sizeof(float));
+        for (ptrdiff_t i = 0; i < pixels; i++) {
+            memcpy(dst + i * DAD_PANEL, src + i * C, (size_t)channels * sizeof(float));
+        }
+        return;
+    }
+    for (ptrdiff_t i = 0; i < pixels; i++) {
+        for (int j = 0; j < DAD_PANEL; j += VL) {
+            vstore(dst + i * DAD_PANEL + j, vload(src + i * C + j));
+        }
+    }
+}
+
+static void strip(float *dst, const dad_strip_source *source, ptrdiff_t c, ptrdiff_t row,
+                  ptrdiff_t column, ptrdiff_t rows, ptrdiff_t columns) {
+    const ptrdiff_t W = source->W, C = source->C;
+    const ptrdiff_t channels = C - c < DAD_PANEL ? C - c : DAD_PANEL;
+    const ptrdiff_t begin = column < 0 ? 0 : column;
+    const ptrdiff_t end = column + columns > W ? W : column + columns;
+    const size_t pixel = DAD_PANEL * sizeof(float);
+    for (ptrdiff_t i = row; i < row + rows; i++, dst += columns * DAD_PANEL) {
+        if (i < 0 || i >= source->H || begin >= end) {
+            memset(dst, 0, (size_t)columns * pixel);
+            continue;
+        }
+        memset(dst, 0, (size_t)(begin - column) * pixel);
+        copy_pixels(dst + (begin - column) * DAD_PANEL,
+                    source->image + (i * W + begin) * C + c, end - begin, C, channels);
+        memset(dst + (end - column) * DAD_PANEL, 0, (size_t)(column + columns - end) * pixel);
+    }
+}
+
+/* totals [width] += the column sums of x [rows <= SUM_ROWS, width]. */
+static void add_rows(double *totals, const float *x, ptrdiff_t ldx, ptrdiff_t rows,
+                     ptrdiff_t width) {
+    for (ptrdiff_t j = 0; j < width; j += VL) {
+        const ptrdiff_t n = width - j < VL ? width - j : VL;
+        vf sum = vset1(0.0f);
+        for (ptrdiff_t i = 0; i < rows; i++) {
+            sum += n == VL ? vload(x + i * ldx + j) : vload_n(x + i * ldx + j, n);
+        }
+        for (ptrdiff_t lane = 0; lane < n; lane++) {
+            totals[j + lane] += (double)sum[lane];
+        }
+    }
+}
+
+static void column_sums(float *sums, const float *x, ptrdiff_t ldx, ptrdiff_t rows,
+                        ptrdiff_t C) {
+    for (ptrdiff_t c = 0; c < C; c += SUM_WIDTH) {
+        double totals[SUM_WIDTH] = {0};
+        const ptrdiff_t width = C - c < SUM_WIDTH ? C - c : SUM_WIDTH;
+        for (ptrdiff_t i = 0; i < rows; i += SUM_ROWS) {
+            add_rows(totals, x + i * ldx + c, ldx, rows - i < SUM_ROWS ? rows - i : SUM_ROWS,
+                     width);
+        }
+        for (ptrdiff_t j = 0; j < width; j++) {
+            sums[c + j] = (float)totals[j];
+        }
+    }
+}
+
+extern const dad_winograd_ops DAD_AT_LEVEL(dad_winograd2_ops);
+extern const dad_winograd_ops DAD_AT_LEVEL(dad_winograd4_ops);
+extern const dad_winograd_ops DAD_AT_LEVEL(dad_winograd6_ops);
+
 extern const dad_conv_ops DAD_AT_LEVEL(dad_conv_ops);
-const dad_conv_ops DAD_AT_LEVEL(dad_conv_ops) = {.lanes = VL};
+const dad_conv_ops DAD_AT_LEVEL(dad_conv_ops) = {
+    .lanes = VL,
+    .product = product,
+    .outer_product = outer_product,
+    .emit = emit,
+    .strip = strip,
+    .column_sums = column_sums,
+    .winograd2 = &DAD_AT_LEVEL(dad_winograd2_ops),
+    .winograd4 = &DAD_AT_LEVEL(dad_winograd4_ops),
+    .winograd6 = &DAD_AT_LEVEL(dad_winograd6_ops),
+};

@@ -1,0 +1,219 @@
+/* Convolutions: which algorithm a shape gets, and the sums that belong to no algorithm.
+ *
+ *   y [n, i, j, o] = b[o] + sum over c, kh, kw of w[o, c, kh, kw] x[n, i s + kh - p, j s + kw - p, c]
+ *
+ * 3x3 filters with stride 1 go by Winograd's algorithm, 1x1 by a matrix product on the map as it
+ * is, the rest by a matrix product on patches. The choice, and with it every rounding, depends on
+ * the shape of one image only. */
+#include "kernels/conv2d.h"
+
+#include <string.h>
+
+#include "base/memory.h"
+#include "base/threads.h"
+
+enum {
+    SMALL_MAP = 64, /* pixels up to which F(2x2) is as fast as F(4x4) and four times leaner */
+    SUM_CHANNELS = 64,
+    SUM_PIXELS = 4096,
+};
+
+static bool fits(const dad_conv2d_shape *s, dad_conv_algorithm algorithm) {
+    switch (algorithm) {
+    case DAD_CONV_POINTWISE:
+        return s->KH == 1 && s->KW == 1 && s->stride == 1 && s->pad == 0;
+    case DAD_CONV_IM2COL:
+        return true;
+    case DAD_CONV_WINOGRAD2:
+    case DAD_CONV_WINOGRAD4:
+    case DAD_CONV_WINOGRAD6:
+        return s->KH == 3 && s->KW == 3 && s->stride == 1 && s->pad == 1;
+    case DAD_CONV_AUTO:
+        break;
+    }
+    return false;
+}
+
+dad_conv_algorithm dad_conv2d_algorithm(const dad_conv2d_shape *shape) {
+    if (fits(shape, shape->algorithm)) {
+        return shape->algorithm;
+    }
+    if (fits(shape, DAD_CONV_POINTWISE)) {
+        return DAD_CONV_POINTWISE;
+    }
+    if (fits(shape, DAD_CONV_WINOGRAD4)) {
+        return shape->H * shape->W <= SMALL_MAP ? DAD_CONV_WINOGRAD2 : DAD_CONV_WINOGRAD4;
+    }
+    return DAD_CONV_IM2COL;
+}
+
+const dad_winograd_ops *dad_winograd_transforms(dad_conv_algorithm algorithm) {
+    const dad_conv_ops *ops = dad_simd()->conv;
+    switch (algorithm) {
+    case DAD_CONV_WINOGRAD2:
+        return ops->winograd2;
+    case DAD_CONV_WINOGRAD4:
+        return ops->winograd4;
+    case DAD_CONV_WINOGRAD6:
+        return ops->winograd6;
+    default:
+        return NULL;
+    }
+}
+
+static const dad_winograd_ops *transforms(const dad_conv2d_shape *shape) {
+    return dad_winograd_transforms(dad_conv2d_algorithm(shape));
+}
+
+/* The same shape with its algorithm settled. */
+static dad_conv2d_shape resolved(const dad_conv2d_shape *shape) {
+    dad_conv2d_shape copy = *shape;
+    copy.algorithm = dad_conv2d_algorithm(shape);
+    return copy;
+}
+
+/* The convolution that gives dx from dy, for filters that keep the size of the map. */
+static dad_conv2d_shape exchanged(const dad_conv2d_shape *shape) {
+    dad_conv2d_shape copy = resolved(shape);
+    copy.C = shape->O;
+    copy.O = shape->C;
+    return copy;
+}
+
+ptrdiff_t dad_conv2d_packed_size(const dad_conv2d_shape *shape, dad_conv_pass pass) {
+    const dad_filter_view view = dad_filter_of(shape, pass);
+    const dad_winograd_ops *ops = transforms(shape);
+    const ptrdiff_t points = ops ? (ops->tile + 2) * (ops->tile + 2) : view.taps;
+    return dad_round_up(view.outputs, DAD_PANEL) * points * view.inputs;
+}
+
+void dad_conv2d_pack(float *packed, const float *w, const dad_conv2d_shape *shape,
+                     dad_conv_pass pass) {
+    const dad_filter_view view = dad_filter_of(shape, pass);
+    const dad_winograd_ops *ops = transforms(shape);
+    if (ops != NULL) {
+        dad_pack_winograd(packed, w, &view, ops);
+    } else {
+        dad_pack_matmul(packed, w, &view);
+    }
+}
+
+ptrdiff_t dad_conv2d_forward_scratch(const dad_conv2d_shape *shape) {
+    const dad_conv2d_shape s = resolved(shape);
+    if (dad_winograd_transforms(s.algorithm) != NULL) {
+        return dad_winograd_scratch(&s);
+    }
+    const dad_patch_shape patches = dad_patches_forward(&s);
+    return dad_matmul_scratch(&patches);
+}
+
+void dad_conv2d_forward(float *y, const float *x, const float *packed,
+                        const dad_conv2d_epilogue *epilogue, const dad_conv2d_shape *shape,
+                        float *scratch) {
+    const dad_conv2d_epilogue none = {NULL, NULL, NULL};
+    const dad_conv2d_shape s = resolved(shape);
+    if (epilogue == NULL) {
+        epilogue = &none;
+    }
+    if (dad_winograd_transforms(s.algorithm) != NULL) {
+        dad_winograd_forward(y, x, packed, epilogue, &s, scratch);
+    } else {
+        const dad_patch_shape patches = dad_patches_forward(&s);
+        dad_matmul_forward(y, x, packed, epilogue, &patches, scratch);
+    }
+}
+
+ptrdiff_t dad_conv2d_backward_data_scratch(const dad_conv2d_shape *shape) {
+    if (transforms(shape) != NULL) {
+        const dad_conv2d_shape s = exchanged(shape);
+        return dad_winograd_scratch(&s);
+    }
+    const dad_patch_shape patches = dad_patches_backward_data(shape);
+    return dad_matmul_scratch(&patches);
+}
+
+void dad_conv2d_backward_data(float *dx, const float *dy, const float *packed,
+                              const dad_conv2d_shape *shape, float *scratch) {
+    const dad_conv2d_epilogue none = {NULL, NULL, NULL};
+    if (transforms(shape) != NULL) {
+        const dad_conv2d_shape s = exchanged(shape);
+        dad_winograd_forward(dx, dy, packed, &none, &s, scratch);
+    } else {
+        const dad_patch_shape patches = dad_patches_backward_data(shape);
+        dad_matmul_forward(dx, dy, packed, &none, &patches, scratch);
+    }
+}
+
+void dad_epilogue_bias(float *bias, const dad_conv2d_epilogue *epilogue, ptrdiff_t n,
+                       ptrdiff_t o, ptrdiff_t O) {
+    for (ptrdiff_t i = 0; i < DAD_PANEL; i++) {
+        bias[i] = 0.0f;
+        if (o + i < O) {
+            bias[i] += epilogue->bias ? epilogue->bias[o + i] : 0.0f;
+            bias[i] += epilogue->image_bias ? epilogue->image_bias[n * O + o + i] : 0.0f;
+        }
+    }
+}
+
+/* partial [slice][O] = sums over slices of SUM_PIXELS rows of dy [rows, O]; db += their sum. */
+static ptrdiff_t bias_slices(const dad_patch_shape *p) {
+    return dad_ceil_div(p->N * p->HO * p->WO, SUM_PIXELS);
+}
+
+static void backward_bias(float *db, const float *dy, const dad_patch_shape *p,
+                          float *partial) {
+    const dad_conv_ops *ops = dad_simd()->conv;
+    const ptrdiff_t rows = p->N * p->HO * p->WO, O = p->O, slices = bias_slices(p);
+#pragma omp parallel for collapse(2) num_threads(dad_num_threads())
+    for (ptrdiff_t s = 0; s < slices; s++) {
+        for (ptrdiff_t o = 0; o < O; o += SUM_CHANNELS) {
+            ops->column_sums(partial + s * O + o, dy + s * SUM_PIXELS * O + o, O,
+                             dad_min(SUM_PIXELS, rows - s * SUM_PIXELS),
+                             dad_min(SUM_CHANNELS, O - o));
+        }
+    }
+    for (ptrdiff_t o = 0; o < O; o++) {
+        double sum = 0.0;
+        for (ptrdiff_t s = 0; s < slices; s++) {
+            sum += (double)partial[s * O + o];
+        }
+        db[o] += (float)sum;
+    }
+}
+
+ptrdiff_t dad_conv2d_backward_filter_scratch(const dad_conv2d_shape *shape) {
+    const dad_conv2d_shape s = resolved(shape);
+    const dad_patch_shape patches = dad_patches_forward(&s);
+    const ptrdiff_t filter = dad_winograd_transforms(s.algorithm) != NULL
+                                 ? dad_winograd_filter_scratch(&s)
+                                 : dad_matmul_filter_scratch(&patches);
+    return dad_max(filter, bias_slices(&patches) * s.O);
+}
+
+void dad_conv2d_backward_filter(float *dw, float *db, const float *x, const float *dy,
+                                const dad_conv2d_shape *shape, float *scratch) {
+    const dad_conv2d_shape s = resolved(shape);
+    const dad_patch_shape patches = dad_patches_forward(&s);
+    if (db != NULL) {
+        backward_bias(db, dy, &patches, scratch);
+    }
+    if (dw == NULL) {
+        return;
+    }
+    if (dad_winograd_transforms(s.algorithm) != NULL) {
+        dad_winograd_backward_filter(dw, x, dy, &s, scratch);
+    } else {
+        dad_matmul_backward_filter(dw, x, dy, &patches, scratch);
+    }
+}
+
+void dad_sum_pixels(float *dst, const float *src, ptrdiff_t N, ptrdiff_t P, ptrdiff_t C) {
+    const dad_conv_ops *ops = dad_simd()->conv;
+#pragma omp parallel for collapse(2) num_threads(dad_num_threads())
+    for (ptrdiff_t n = 0; n < N; n++) {
+        for (ptrdiff_t c = 0; c < C; c += SUM_CHANNELS) {
+            ops->column_sums(dst + n * C + c, src + n * P * C + c, C, P,
+                             dad_min(SUM_CHANNELS, C - c));
+        }
+    }
+}

@@ -1,0 +1,218 @@
+/* Convolutions as matrix products: y [pixels, O] = patches [pixels, taps C] w.
+ *
+ * A 1x1 filter's patches are the map itself; any other filter's are copied out, some pixels at a
+ * time. The gradient of the input is the same product on dy: with stride s its pixels stand s
+ * apart between zeros (dilation), so every pixel of dx is written once, by one thread. The
+ * product is our own, on packed panels: a row's value does not depend on the rows around it.
+ *
+ * The gradient of the filter is patches^T dy by BLAS, on slices of pixels cut by shape; their
+ * partial results are added in order.
+ * Scratch: forward, per thread [patches][products]; filter, per thread [patches], then partials. */
+#include <string.h>
+
+#include "base/memory.h"
+#include "base/threads.h"
+#include "kernels/conv2d.h"
+
+enum {
+    ROWS = 96,          /* pixels of a task: a multiple of the rows of every micro-kernel */
+    TASK_CHANNELS = 128, /* output channels of a task, when there are no patches to share */
+    FILTER_CHANNELS = 64, /* the same in the gradient of the filter */
+    SLICES = 16,        /* of pixels at most, in the gradient of the filter */
+    SLICE_ROWS = 1024,  /* in a slice at least */
+    BLAS_ROWS = 192,    /* patches at a time in the gradient of the filter */
+};
+
+dad_patch_shape dad_patches_forward(const dad_conv2d_shape *s) {
+    return (dad_patch_shape){.N = s->N,
+                             .H = s->H,
+                             .W = s->W,
+                             .C = s->C,
+                             .HO = dad_conv2d_out(s->H, s->KH, s->stride, s->pad),
+                             .WO = dad_conv2d_out(s->W, s->KW, s->stride, s->pad),
+                             .O = s->O,
+                             .KH = s->KH,
+                             .KW = s->KW,
+                             .stride = s->stride,
+                             .dilation = 1,
+                             .pad_y = s->pad,
+                             .pad_x = s->pad};
+}
+
+dad_patch_shape dad_patches_backward_data(const dad_conv2d_shape *s) {
+    return (dad_patch_shape){.N = s->N,
+                             .H = dad_conv2d_out(s->H, s->KH, s->stride, s->pad),
+                             .W = dad_conv2d_out(s->W, s->KW, s->stride, s->pad),
+                             .C = s->O,
+                             .HO = s->H,
+                             .WO = s->W,
+                             .O = s->C,
+                             .KH = s->KH,
+                             .KW = s->KW,
+                             .stride = 1,
+                             .dilation = s->stride,
+                             .pad_y = s->KH - 1 - s->pad,
+                             .pad_x = s->KW - 1 - s->pad};
+}
+
+/* The map serves as its own patches. */
+static bool is_pointwise(const dad_patch_shape *s) {
+    return s->KH == 1 && s->KW == 1 && s->stride == 1 && s->dilation == 1 && s->pad_y == 0 &&
+           s->pad_x == 0;
+}
+
+static ptrdiff_t depth_of(const dad_patch_shape *s) { return s->KH * s->KW * s->C; }
+static ptrdiff_t rows_of(const dad_patch_shape *s) { return s->N * s->HO * s->WO; }
+
+/* The input coordinate that output i meets at tap k, or -1. */
+static ptrdiff_t input_at(ptrdiff_t i, ptrdiff_t k, ptrdiff_t stride, ptrdiff_t dilation,
+                          ptrdiff_t pad, ptrdiff_t size) {
+    const ptrdiff_t at = i * stride + k - pad;
+    return at >= 0 && at % dilation == 0 && at / dilation < size ? at / dilation : -1;
+}
+
+/* patches [rows][KH][KW][C] of the output pixels first .. first + rows - 1. */
+static void copy_patches(float *patches, const float *x, const dad_patch_shape *s,
+                         ptrdiff_t first, ptrdiff_t rows) {
+    const size_t pixel = (size_t)s->C * sizeof(float);
+    for (ptrdiff_t row = first; row < first + rows; row++) {
+        const ptrdiff_t j = row % s->WO, i = row / s->WO % s->HO, n = row / (s->WO * s->HO);
+        for (ptrdiff_t ky = 0; ky < s->KH; ky++) {
+            const ptrdiff_t y = input_at(i, ky, s->stride, s->dilation, s->pad_y, s->H);
+            for (ptrdiff_t kx = 0; kx < s->KW; kx++, patches += s->C) {
+                const ptrdiff_t at = input_at(j, kx, s->stride, s->dilation, s->pad_x, s->W);
+                if (y < 0 || at < 0) {
+                    memset(patches, 0, pixel);
+                } else {
+                    memcpy(patches, x + ((n * s->H + y) * s->W + at) * s->C, pixel);
+                }
+            }
+        }
+    }
+}
+
+ptrdiff_t dad_matmul_scratch(const dad_patch_shape *s) {
+    const ptrdiff_t patches = is_pointwise(s) ? 0 : dad_round_up(ROWS * depth_of(s), DAD_PANEL);
+    return (patches + DAD_PANEL_PAIR * ROWS * DAD_PANEL) * dad_num_threads();
+}
+
+/* y [rows, channels o .. o + 15] = products [rows][16] + biases + residual. The rows may belong
+ * to several images. */
+static void emit_panel(float *y, const float *products, const dad_conv2d_epilogue *epilogue,
+                       const dad_patch_shape *s, ptrdiff_t first, ptrdiff_t rows, ptrdiff_t o) {
+    const ptrdiff_t pixels = s->HO * s->WO;
+    for (ptrdiff_t done = 0; done < rows;) {
+        const ptrdiff_t row = first + done, n = row / pixels;
+        const ptrdiff_t run = dad_min(rows - done, (n + 1) * pixels - row);
+        const ptrdiff_t offset = row * s->O + o;
+        float bias[DAD_PANEL];
+        dad_epilogue_bias(bias, epilogue, n, o, s->O);
+        dad_simd()->conv->emit(y + offset, s->O, products + done * DAD_PANEL, run,
+                               dad_min(DAD_PANEL, s->O - o), bias,
+                               epilogue->residual ? epilogue->residual + offset : NULL);
+        done += run;
+    }
+}
+
+void dad_matmul_forward(float *y, const float *x, const float *packed,
+                        const dad_conv2d_epilogue *epilogue, const dad_patch_shape *s,
+                        float *scratch) {
+    const bool direct = is_pointwise(s);
+    const ptrdiff_t rows = rows_of(s), depth = depth_of(s);
+    const ptrdiff_t own = dad_matmul_scratch(s) / dad_num_threads();
+    const ptrdiff_t task = direct ? TASK_CHANNELS : dad_round_up(s->O, DAD_PANEL);
+#pragma omp parallel for collapse(2) schedule(dynamic) num_threads(dad_num_threads())
+    for (ptrdiff_t first = 0; first < rows; first += ROWS) {
+        for (ptrdiff_t begin = 0; begin < s->O; begin += task) {
+            const ptrdiff_t count = dad_min(ROWS, rows - first);
+            const ptrdiff_t end = dad_min(begin + task, s->O);
+            float *products = scratch + own * dad_thread_id();
+            float *patches = products + DAD_PANEL_PAIR * ROWS * DAD_PANEL;
+            if (!direct) {
+                copy_patches(patches, x, s, first, count);
+            }
+            for (ptrdiff_t o = begin; o < end; o += DAD_PANEL_PAIR * DAD_PANEL) {
+                const int panels = end - o > DAD_PANEL ? DAD_PANEL_PAIR : 1;
+                dad_simd()->conv->product(products, ROWS * DAD_PANEL,
+                                          direct ? x + first * depth : patches, depth,
+                                          packed + o * depth, DAD_PANEL * depth, panels, count,
+                                          depth);
+                for (int panel = 0; panel < panels; panel++) {
+                    emit_panel(y, products + panel * ROWS * DAD_PANEL, epilogue, s, first,
+                               count, o + panel * DAD_PANEL);
+                }
+            }
+        }
+    }
+}
+
+/* ---- the gradient of the filter ---- */
+
+/* Rows of a slice: by shape alone. */
+static ptrdiff_t slice_rows(const dad_patch_shape *s) {
+    return dad_max(SLICE_ROWS, dad_ceil_div(rows_of(s), SLICES));
+}
+
+ptrdiff_t dad_matmul_filter_scratch(const dad_patch_shape *s) {
+    const ptrdiff_t slices = dad_ceil_div(rows_of(s), slice_rows(s));
+    const ptrdiff_t patches = is_pointwise(s) ? 0 : BLAS_ROWS * depth_of(s);
+    return slices * s->O * depth_of(s) + patches * dad_num_threads();
+}
+
+/* partial [channels][taps * C] = dy^T patches over rows first .. end - 1 and some channels of dy
+ * [rows, O]; those are all of them unless the map is its own patches. */
+static void multiply_slice(float *partial, const float *x, const float *dy, ptrdiff_t channels,
+                           const dad_patch_shape *s, ptrdiff_t first, ptrdiff_t end,
+                           float *patches) {
+    const ptrdiff_t depth = depth_of(s);
+    if (is_pointwise(s)) {
+        dad_gemm(true, false, channels, depth, end - first, 1.0f, dy + first * s->O, s->O,
+                 x + first * depth, depth, 0.0f, partial, depth);
+        return;
+    }
+    for (ptrdiff_t row = first; row < end; row += BLAS_ROWS) {
+        const ptrdiff_t count = dad_min(BLAS_ROWS, end - row);
+        copy_patches(patches, x, s, row, count);
+        dad_gemm(true, false, channels, depth, count, 1.0f, dy + row * s->O, s->O, patches,
+                 depth, row > first ? 1.0f : 0.0f, partial, depth);
+    }
+}
+
+/* dw [o, C, taps] += the slices' [o][taps][C], in order. */
+static void add_slices(float *dw, const float *partial, const dad_patch_shape *s, ptrdiff_t o,
+                       ptrdiff_t slices) {
+    const ptrdiff_t taps = s->KH * s->KW, depth = depth_of(s);
+    for (ptrdiff_t tap = 0; tap < taps; tap++) {
+        for (ptrdiff_t c = 0; c < s->C; c++) {
+            float sum = 0.0f;
+            for (ptrdiff_t slice = 0; slice < slices; slice++) {
+                sum += partial[(slice * s->O + o) * depth + tap * s->C + c];
+            }
+            dw[(o * s->C + c) * taps + tap] += sum;
+        }
+    }
+}
+
+void dad_matmul_backward_filter(float *dw, const float *x, const float *dy,
+                                const dad_patch_shape *s, float *scratch) {
+    const ptrdiff_t rows = rows_of(s), depth = depth_of(s), size = slice_rows(s);
+    const ptrdiff_t slices = dad_ceil_div(rows, size);
+    const ptrdiff_t task = is_pointwise(s) ? FILTER_CHANNELS : s->O;
+    float *patches = scratch + slices * s->O * depth;
+#pragma omp parallel num_threads(dad_num_threads())
+    {
+        float *own = patches + BLAS_ROWS * depth * (is_pointwise(s) ? 0 : dad_thread_id());
+#pragma omp for collapse(2) schedule(dynamic)
+        for (ptrdiff_t slice = 0; slice < slices; slice++) {
+            for (ptrdiff_t o = 0; o < s->O; o += task) {
+                multiply_slice(scratch + (slice * s->O + o) * depth, x, dy + o,
+                               dad_min(task, s->O - o), s, slice * size,
+                               dad_min(rows, (slice + 1) * size), own);
+            }
+        }
+#pragma omp for
+        for (ptrdiff_t o = 0; o < s->O; o++) {
+            add_slices(dw, scratch, s, o, slices);
+        }
+    }
+}

@@ -1,0 +1,38 @@
+/* Tiles of a map, transformed run by run: neighbours in a row share one strip. One thread; the
+ * strip belongs to the caller. */
+#include "kernels/conv2d_tiles.h"
+
+enum { STRIP_TILES = 12 }; /* such a strip of F(4x4) takes 19 KiB of the first cache */
+
+dad_tiling dad_tiling_of(const dad_conv2d_shape *shape) {
+    dad_tiling t = {.ops = dad_winograd_transforms(shape->algorithm),
+                    .H = shape->H,
+                    .W = shape->W};
+    t.rows = dad_ceil_div(t.H, t.ops->tile);
+    t.columns = dad_ceil_div(t.W, t.ops->tile);
+    t.tiles = shape->N * t.rows * t.columns;
+    t.points = (t.ops->tile + 2) * (t.ops->tile + 2);
+    return t;
+}
+
+ptrdiff_t dad_tiling_strip_size(const dad_tiling *tiling) {
+    const ptrdiff_t tile = tiling->ops->tile;
+    return (tile + 2) * (STRIP_TILES * tile + 2) * DAD_PANEL;
+}
+
+void dad_transform_tiles(float *out, ptrdiff_t point_stride, ptrdiff_t tile_stride,
+                         const dad_tile_map *map, const dad_tiling *tiling, ptrdiff_t first,
+                         ptrdiff_t count, ptrdiff_t c, float *strip) {
+    const ptrdiff_t tile = tiling->ops->tile, image = tiling->H * tiling->W * map->C;
+    for (ptrdiff_t done = 0; done < count;) {
+        const dad_tile_place at = dad_tile_at(tiling, first + done);
+        const ptrdiff_t left = tiling->columns - at.j / tile;
+        const ptrdiff_t run = dad_min(dad_min(left, STRIP_TILES), count - done);
+        const ptrdiff_t columns = run * tile + 2 * map->halo;
+        const dad_strip_source source = {map->data + at.n * image, tiling->H, tiling->W, map->C};
+        dad_simd()->conv->strip(strip, &source, c, at.i - map->halo, at.j - map->halo,
+                                tile + 2 * map->halo, columns);
+        map->transform(out + done * tile_stride, point_stride, tile_stride, strip, columns, run);
+        done += run;
+    }
+}
