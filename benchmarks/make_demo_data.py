@@ -2,7 +2,7 @@
 
     python benchmarks/make_demo_data.py BSDATA diffusionad/data/bsdata
 
-BSDATA holds `ball_screw/` in MVTec AD's layout, with LICENSE beside it; ATTRIBUTION.md of the target
+BSDATA holds `ball_screw/` in MVTec AD's layout, with LICENSE beside it; the target's ATTRIBUTION.md
 says what was changed and is written by hand.
 """
 
