@@ -4,7 +4,7 @@
 
 The engines take turns on the same weights, images, timesteps and noises, so that a machine shared
 with others slows them alike: the ratio of the medians counts, not the seconds. PyTorch runs in both
-memory layouts, with the two UNet passes as one batch and its fused Adam; the faster one is compared.
+memory layouts, with the two UNet passes as one batch and its fused Adam; the faster one counts.
 """
 
 from __future__ import annotations
