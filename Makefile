@@ -96,7 +96,7 @@ $(BIN)/python:
 # Built without pip's isolation, whose changing paths would compile everything anew each time.
 $(VENV)/.installed: pyproject.toml setup.py | $(BIN)/python
 	@$(PIP) install "setuptools>=77" numpy scipy-openblas32
-	@$(PIP) install --no-build-isolation --editable .
+	@PYTHONWARNINGS=ignore $(PIP) install --no-build-isolation --editable .
 	@touch $@
 
 $(VENV)/.core: $(SOURCES) $(VENV)/.installed
@@ -104,5 +104,5 @@ $(VENV)/.core: $(SOURCES) $(VENV)/.installed
 	@touch $@
 
 $(VENV)/.with-%: pyproject.toml $(VENV)/.installed
-	@$(PIP) install --no-build-isolation --editable '.[$*]'
+	@PYTHONWARNINGS=ignore $(PIP) install --no-build-isolation --editable '.[$*]'
 	@touch $@
