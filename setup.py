@@ -26,6 +26,7 @@ from setuptools.errors import CompileError
 
 ROOT = Path(__file__).parent.resolve()
 CSRC = ROOT / "csrc"
+SANITIZE = "DIFFUSIONAD_SANITIZE"
 
 FLAGS = [
     "-std=c11",
@@ -63,13 +64,15 @@ def blas() -> tuple[list[str], list[str], list[str]]:
         try:
             found = subprocess.run(
                 ["pkg-config", "--cflags", "--libs", "openblas"],
-                capture_output=True, text=True, check=True,
+                capture_output=True,
+                text=True,
+                check=True,
             ).stdout
         except (OSError, subprocess.CalledProcessError):
             sys.exit("DIFFUSIONAD_SYSTEM_BLAS: pkg-config finds no openblas")
         words = shlex.split(found)
-        compile_flags = [w for w in words if w.startswith("-I")]
-        return [*compile_flags, "-DDAD_SYSTEM_BLAS"], [w for w in words if w not in compile_flags], []
+        includes = [w for w in words if w.startswith("-I")]
+        return [*includes, "-DDAD_SYSTEM_BLAS"], [w for w in words if w not in includes], []
     import scipy_openblas32 as openblas
 
     library = Path(openblas.get_lib_dir())
@@ -80,10 +83,12 @@ def blas() -> tuple[list[str], list[str], list[str]]:
     )
 
 
-def installed_openblas() -> str | None:
-    """Where the interpreter's own scipy-openblas32 lies: for a build in place (editable)."""
-    purelib = Path(sysconfig.get_paths()["purelib"]) / "scipy_openblas32" / "lib"
-    return str(purelib) if purelib.is_dir() else None
+def installed_openblas() -> str:
+    """Where the interpreter keeps scipy-openblas32, for an extension that lies elsewhere.
+
+    Not asked whether it is there: pip builds an editable package before its dependencies arrive.
+    """
+    return str(Path(sysconfig.get_paths()["purelib"]) / "scipy_openblas32" / "lib")
 
 
 class BuildCore(build_ext):
@@ -91,7 +96,7 @@ class BuildCore(build_ext):
 
     def run(self) -> None:
         # setuptools clears `inplace` while it builds, and copies afterwards.
-        self.stays_in_tree = bool(self.inplace or self.editable_mode)
+        self.lies_elsewhere = bool(self.inplace or self.editable_mode or flag(SANITIZE))
         super().run()
 
     def build_extension(self, ext: Extension) -> None:
@@ -102,11 +107,11 @@ class BuildCore(build_ext):
             sys.exit(f"no C compiler: {compiler!r} is not on PATH (install gcc, or set CC)")
         python_include = sysconfig.get_paths()["include"]
         if not (Path(python_include) / "Python.h").is_file():
-            sys.exit(f"no Python headers: {python_include}/Python.h is missing (install python3-dev)")
+            sys.exit(f"no Python headers: {python_include}/Python.h (install python3-dev)")
 
         blas_compile, blas_link, run_paths = blas()
-        if self.stays_in_tree and (here := installed_openblas()):
-            run_paths.append(here)
+        if run_paths and self.lies_elsewhere:
+            run_paths.append(installed_openblas())
         flags = [*FLAGS, *WARNINGS, f"-I{CSRC}", f"-I{python_include}", f"-I{numpy.get_include()}"]
         flags += blas_compile
         link = list(blas_link)
@@ -119,9 +124,9 @@ class BuildCore(build_ext):
             flags.append("-DDAD_X86_LEVELS")
         if flag("DIFFUSIONAD_WERROR"):
             flags.append("-Werror")
-        if flag("DIFFUSIONAD_SANITIZE"):
+        if flag(SANITIZE):
             sanitize = ["-fsanitize=address,undefined", "-fno-sanitize-recover=undefined"]
-            flags += [*sanitize, "-g", "-fno-omit-frame-pointer"]
+            flags += [*sanitize, "-O1", "-g", "-fno-omit-frame-pointer"]
             link += sanitize
 
         jobs = []
@@ -165,7 +170,8 @@ class BuildCore(build_ext):
         )
 
     def get_source_files(self) -> list[str]:
-        return [str(p.relative_to(ROOT)) for p in sorted(CSRC.rglob("*")) if p.suffix in (".c", ".h", ".inc")]
+        sources = [p for p in sorted(CSRC.rglob("*")) if p.suffix in (".c", ".h", ".inc")]
+        return [str(p.relative_to(ROOT)) for p in sources]
 
 
 setup(
