@@ -23,6 +23,10 @@ from diffusionad.files import PathLike, atomic_path, reason
 MODEL_FORMAT = "diffusionad/1"
 STATE_FORMAT = "diffusionad-state/1"
 NETWORKS = ("unet", "seg")
+DTYPES = {
+    "float64": "F64", "float32": "F32", "int64": "I64", "uint64": "U64",
+    "int32": "I32", "uint32": "U32", "uint8": "U8", "bool": "BOOL",
+}  # fmt: skip
 
 Tensors = Mapping[str, npt.NDArray[Any]]
 
@@ -107,16 +111,29 @@ def load_state(path: PathLike) -> tuple[dict[str, npt.NDArray[Any]], dict[str, A
 # ---- files ------------------------------------------------------------------------------------
 
 
-def _write(path: PathLike, tensors: Tensors, metadata: dict[str, str]) -> None:
-    from safetensors import SafetensorError
-    from safetensors.numpy import save_file
-
-    contiguous = {name: np.ascontiguousarray(tensors[name]) for name in sorted(tensors)}
-    with atomic_path(path) as temporary:
-        try:
-            save_file(contiguous, temporary, metadata=metadata)
-        except SafetensorError as error:
-            raise OSError(_plain(error)) from error
+def _write(path: PathLike, tensors: Tensors, metadata: Mapping[str, str]) -> None:
+    """The safetensors format, written here because the library orders metadata at random: equal
+    content gives equal bytes."""
+    # Widest values first keeps every tensor aligned, as the library does it.
+    names = sorted(tensors, key=lambda name: (-tensors[name].dtype.itemsize, name))
+    header: dict[str, Any] = {"__metadata__": dict(metadata)}
+    end = 0
+    for name in names:
+        array = tensors[name]
+        begin, end = end, end + array.nbytes
+        header[name] = {
+            "dtype": DTYPES[array.dtype.name],
+            "shape": list(array.shape),
+            "data_offsets": [begin, end],
+        }
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    with atomic_path(path) as temporary, temporary.open("wb") as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        for name in names:
+            array = tensors[name]
+            little = array.astype(array.dtype.newbyteorder("<"), order="C", copy=False)
+            file.write(little.reshape(-1).view(np.uint8).data)
 
 
 def _read(
@@ -150,7 +167,7 @@ def _read_sizes(path: PathLike, expected: str) -> tuple[dict[str, int], dict[str
 def _broken(path: PathLike, error: Exception) -> InputError:
     if isinstance(error, InputError):
         return error
-    return InputError(f"{path}: not a complete safetensors file: {_plain(error)}")
+    return InputError(f"{path}: not a complete safetensors file: {error}")
 
 
 def _require_file(path: PathLike) -> None:
@@ -209,9 +226,3 @@ def _from_json(path: PathLike, metadata: Mapping[str, str], name: str) -> Any:
         return json.loads(metadata[name])
     except (KeyError, ValueError) as error:
         raise InputError(f"{path}: the metadata {name!r} is missing or broken") from error
-
-
-def _plain(error: Exception) -> str:
-    """safetensors' message without the name of the Rust variant before it."""
-    text = str(error).splitlines()[0] if str(error) else type(error).__name__
-    return text.removeprefix("Error while serializing: ").removeprefix("I/O error: ")
