@@ -208,9 +208,9 @@ class _Version(argparse.Action):
         super().__init__(option_strings, dest, nargs=0, help="show the version")
 
     def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
-        from diffusionad.system import package_version
+        from diffusionad import __version__
 
-        print(f"diffusionad {package_version()}")
+        print(f"diffusionad {__version__}")
         parser.exit()
 
 

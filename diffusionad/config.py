@@ -14,7 +14,7 @@ from diffusionad.files import PathLike, reason
 
 MODES = ("norm_guided", "one_step")
 SCHEDULES = ("linear", "cosine")
-SEGMENTATION_LOSSES = ("reference", "bce_dice")
+LOSSES = ("noise", "focal", "smooth_l1", "bce", "dice")
 GROUPS = 32  # of every GroupNorm of the UNet
 
 Config = TypeVar("Config", "ModelConfig", "TrainConfig")
@@ -121,17 +121,17 @@ class TrainConfig:
     seg_cosine_t_max: int = _setting(
         10, "half the period, in steps, of the segmentation rate's cosine; 0: constant"
     )
-    weight_decay: float = _setting(0.0, "decoupled weight decay of both networks")
-    ema_decay: float = _setting(0.0, "moving average of the weights that is kept; 0: none")
-    guidance: float = _setting(1.0, "weight of the norm guidance while training")
-    t_s_range: tuple[int, int] = _setting((0, 300), "smaller noise scale: drawn from [a, b)")
-    t_b_range: tuple[int, int] = _setting((300, 1000), "bigger noise scale: drawn from [a, b)")
-    segmentation_loss: str = _setting(
-        "reference", "reference (focal and smooth L1) or bce_dice (cross-entropy and Dice)"
+    anneal: bool = _setting(
+        False, "instead of that cosine: both rates fall to 0 over the whole run"
     )
+    warmup: int = _setting(0, "steps over which the rates rise first; with anneal")
+    weight_decay: float = _setting(0.0, "decoupled weight decay of both networks")
+    guidance: float = _setting(1.0, "weight of the norm guidance while training")
     noise_weight: float = _setting(1.0, "weight of the noise loss")
-    focal_weight: float = _setting(5.0, "weight of the focal loss, or of the cross-entropy")
-    smooth_l1_weight: float = _setting(1.0, "weight of the smooth L1 loss, or of Dice")
+    focal_weight: float = _setting(5.0, "weight of the focal loss of the map")
+    smooth_l1_weight: float = _setting(1.0, "weight of the smooth L1 loss of the map")
+    bce_weight: float = _setting(0.0, "weight of the cross-entropy of the map")
+    dice_weight: float = _setting(0.0, "weight of the Dice loss of the map")
     anomaly_probability: float = _setting(0.5, "share of images that get a synthetic anomaly")
     checkpoint_every: int = _setting(500, "steps between checkpoints")
     recompute: bool = _setting(False, "recompute activations: less memory, more time")
@@ -139,22 +139,23 @@ class TrainConfig:
     def __post_init__(self) -> None:
         _check_types(self)
         _at_least(self, 1, "steps", "batch_size", "checkpoint_every")
-        _at_least(self, 0, "seg_cosine_t_max", "weight_decay", "guidance")
-        _at_least(self, 0, "noise_weight", "focal_weight", "smooth_l1_weight")
+        _at_least(self, 0, "seg_cosine_t_max", "warmup", "weight_decay", "guidance")
+        _at_least(self, 0, *(f"{name}_weight" for name in LOSSES))
         for name in ("unet_lr", "seg_lr"):
             if getattr(self, name) <= 0:
                 raise InputError(f"{name}: expected more than 0, got {getattr(self, name)}")
-        if not 0.0 <= self.ema_decay < 1.0:
-            raise InputError(f"ema_decay: expected 0 to less than 1, got {self.ema_decay}")
         if not 0.0 <= self.anomaly_probability <= 1.0:
             raise InputError(
                 f"anomaly_probability: expected 0 to 1, got {self.anomaly_probability}"
             )
-        _one_of(self, "segmentation_loss", SEGMENTATION_LOSSES)
-        for name in ("t_s_range", "t_b_range"):
-            pair = getattr(self, name)
-            if len(pair) != 2 or not 0 <= pair[0] < pair[1]:
-                raise InputError(f"{name}: expected (a, b) with 0 <= a < b, got {pair}")
+        if not any(self.losses.values()):
+            raise InputError("noise_weight and the others: expected at least one above 0")
+
+    @property
+    def losses(self) -> dict[str, float]:
+        """Weights of the loss terms that count, by name."""
+        weights = {name: getattr(self, f"{name}_weight") for name in LOSSES}
+        return {name: weight for name, weight in weights.items() if weight > 0}
 
 
 @dataclass(frozen=True)
@@ -182,9 +183,12 @@ PRESETS: Mapping[str, Preset] = {
             batch_size=8,
             unet_lr=1e-3,
             seg_lr=1e-3,
-            seg_cosine_t_max=0,
-            segmentation_loss="bce_dice",
-            focal_weight=1.0,
+            anneal=True,
+            warmup=20,
+            focal_weight=0.0,
+            smooth_l1_weight=0.0,
+            bce_weight=1.0,
+            dice_weight=1.0,
             checkpoint_every=200,
         ),
     ),

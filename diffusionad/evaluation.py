@@ -28,7 +28,6 @@ log = logging.getLogger(__name__)
 PROTOCOLS = ("benchmark", "reference")
 IMAGE_METRICS = ("image_auroc", "image_ap", "image_f1_max")
 PIXEL_METRICS = ("pixel_auroc", "pixel_ap", "pixel_f1_max", "aupro")
-METRIC_KEYS = ("auroc", "average_precision", "f1_max", "aupro")  # as diffusionad.metrics has them
 
 Progress = Callable[[int, int], None]  # images done, images in all
 
@@ -97,15 +96,11 @@ def measure(
 
     result: dict[str, float | None] = dict.fromkeys((*IMAGE_METRICS, *PIXEL_METRICS))
     if labels.any() and not labels.all():
-        of_images = metrics.image_metrics(labels, scores)
-        for ours, theirs in zip(IMAGE_METRICS, METRIC_KEYS[:3], strict=True):
-            result[ours] = float(of_images[theirs])
+        result |= metrics.image_metrics(labels, scores)
     known = [index for index, mask in enumerate(masks) if mask is not None]
     truth = np.array([masks[index] for index in known], np.bool_)
     if truth.any() and not truth.all():
-        of_pixels = metrics.pixel_metrics(truth, maps[known])
-        for ours, theirs in zip(PIXEL_METRICS, METRIC_KEYS, strict=True):
-            result[ours] = float(of_pixels[theirs])
+        result |= metrics.pixel_metrics(truth, maps[known])
         if protocol == "reference":
             result["aupro"] = float(metrics.reference_pro(truth, maps[known]))
     if protocol == "reference":

@@ -7,6 +7,7 @@ import re
 import struct
 import warnings
 import zlib
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -264,20 +265,19 @@ def _nonzero(image: Image.Image) -> Mask:
 def unique_stems(paths: Iterable[Path]) -> list[str]:
     """A file name without extension for each path, different for each (also where case is lost).
 
-    A stem stays as it is unless several paths share it: then folder names are put before it, and
-    where these agree too, the extension or a number behind it.
+    A stem stays as it is unless several paths share it: then the extension is put behind it
+    (files of one folder), folder names before it, and, where all that agrees, a number behind.
     """
     listed = [Path(os.path.abspath(path)) for path in paths]
-    names = [path.stem for path in listed]
-    for depth in range(2, 1 + max((len(path.parts) for path in listed), default=0)):
-        clashing = _clashing(names)
-        if not clashing:
-            return names
-        for index in clashing:
-            parts = [*listed[index].parent.parts[1:], listed[index].stem]
-            names[index] = "_".join(parts[-depth:])
-    for index in _clashing(names):
-        names[index] += listed[index].suffix.replace(".", "_")
+    same_folder = set(_clashing([str(path.with_suffix("")) for path in listed]))
+    bases = [
+        path.stem + (path.suffix.replace(".", "_") if index in same_folder else "")
+        for index, path in enumerate(listed)
+    ]
+    names = list(bases)
+    for depth in range(1, max((len(path.parts) for path in listed), default=1)):
+        for index in _clashing(names):
+            names[index] = "_".join([*listed[index].parent.parts[1:][-depth:], bases[index]])
     taken: set[str] = set()
     for index, name in enumerate(names):
         number = 1
@@ -289,7 +289,5 @@ def unique_stems(paths: Iterable[Path]) -> list[str]:
 
 
 def _clashing(names: Sequence[str]) -> list[int]:
-    count: dict[str, int] = {}
-    for name in names:
-        count[name.casefold()] = count.get(name.casefold(), 0) + 1
+    count = Counter(name.casefold() for name in names)
     return [index for index, name in enumerate(names) if count[name.casefold()] > 1]

@@ -12,23 +12,15 @@ def versions() -> dict[str, str]:
     import numpy
     import PIL
 
+    from diffusionad import __version__
+
     return {
-        "diffusionad": package_version(),
+        "diffusionad": __version__,
         "python": platform.python_version(),
         "numpy": numpy.__version__,
         "pillow": PIL.__version__,
         "platform": f"{platform.system()}-{platform.machine()}",
     }
-
-
-def package_version() -> str:
-    """The installed version, or "0+unknown" in a source tree that is not installed."""
-    from importlib import metadata
-
-    try:
-        return metadata.version("diffusionad")
-    except metadata.PackageNotFoundError:
-        return "0+unknown"
 
 
 def peak_memory_mb() -> float:
