@@ -208,11 +208,11 @@ def _scaled(score_map: FloatMap, tile: int) -> FloatMap:
 
 
 def _scaled_mask(mask: Mask, tile: int) -> Mask:
-    """A defect that is smaller than one pixel of the tile stays visible."""
+    """The mask at the tile's size; a defect smaller than one pixel of it stays visible."""
     from PIL import Image
 
     plane = Image.fromarray(mask.astype(np.float32))
-    return np.asarray(plane.resize((tile, tile), Image.Resampling.BOX)) > 0.25
+    return np.asarray(plane.resize((tile, tile), Image.Resampling.BOX)) > 0
 
 
 def _outline(mask: Mask) -> Mask:
