@@ -1,0 +1,228 @@
+"""Model files: safetensors, written whole or not at all, with their own history inside.
+
+A model file holds the tensors `unet.*` and `seg.*` (the official names, PyTorch's shapes) and the
+metadata `format`, `config`, `provenance` and `threshold`, the last three as JSON. A state file
+holds what training needs beyond it to go on: optimizer moments, the random state, the step.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from diffusionad.errors import InputError
+from diffusionad.files import PathLike, atomic_path, reason
+
+MODEL_FORMAT = "diffusionad/1"
+STATE_FORMAT = "diffusionad-state/1"
+NETWORKS = ("unet", "seg")
+DTYPES = {
+    "float64": "F64", "float32": "F32", "int64": "I64", "uint64": "U64",
+    "int32": "I32", "uint32": "U32", "uint8": "U8", "bool": "BOOL",
+}  # fmt: skip
+
+Tensors = Mapping[str, npt.NDArray[Any]]
+
+
+@dataclass(frozen=True)
+class Header:
+    """What a model file says about itself, without its tensors."""
+
+    config: dict[str, Any]
+    provenance: dict[str, Any]
+    threshold: float | None
+    parameters: dict[str, int]  # network -> number of values
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """The content of a model file."""
+
+    unet: dict[str, npt.NDArray[Any]]
+    seg: dict[str, npt.NDArray[Any]]
+    config: dict[str, Any]
+    provenance: dict[str, Any] = field(default_factory=dict)
+    threshold: float | None = None
+
+
+def save_model(path: PathLike, checkpoint: Checkpoint) -> None:
+    """Write a model file atomically. Raises WriteError; an earlier file then stays."""
+    tensors = {
+        f"{network}.{name}": value
+        for network in NETWORKS
+        for name, value in getattr(checkpoint, network).items()
+    }
+    metadata = {
+        "format": MODEL_FORMAT,
+        "config": _to_json(checkpoint.config),
+        "provenance": _to_json(checkpoint.provenance),
+        "threshold": _to_json(checkpoint.threshold),
+    }
+    _write(path, tensors, metadata)
+
+
+def load_model(path: PathLike) -> Checkpoint:
+    """Read a model file. Raises InputError if it is missing, broken or of an unknown format."""
+    tensors, metadata = _read(path, MODEL_FORMAT)
+    networks: dict[str, dict[str, npt.NDArray[Any]]] = {network: {} for network in NETWORKS}
+    for name, value in tensors.items():
+        network, _, rest = name.partition(".")
+        if network not in networks:
+            raise InputError(f"{path}: unknown tensor {name!r} in a model file")
+        networks[network][rest] = value
+    for network, found in networks.items():
+        if not found:
+            raise InputError(f"{path}: no tensors {network}.* in this model file")
+    config, provenance, threshold = _model_metadata(path, metadata)
+    return Checkpoint(networks["unet"], networks["seg"], config, provenance, threshold)
+
+
+def read_header(path: PathLike) -> Header:
+    """Read what a model file says about itself; the tensors stay on disk. Raises InputError."""
+    sizes, metadata = _read_sizes(path, MODEL_FORMAT)
+    parameters = dict.fromkeys(NETWORKS, 0)
+    for name, count in sizes.items():
+        network = name.partition(".")[0]
+        parameters[network] = parameters.get(network, 0) + count
+    return Header(*_model_metadata(path, metadata), parameters)
+
+
+def save_state(path: PathLike, tensors: Tensors, values: Mapping[str, Any]) -> None:
+    """Write training state atomically: arrays, and plain values for JSON. Raises WriteError."""
+    _write(path, tensors, {"format": STATE_FORMAT, "values": _to_json(values)})
+
+
+def load_state(path: PathLike) -> tuple[dict[str, npt.NDArray[Any]], dict[str, Any]]:
+    """Read what save_state wrote. Raises InputError if it is missing or broken."""
+    tensors, metadata = _read(path, STATE_FORMAT)
+    values = _from_json(path, metadata, "values")
+    if not isinstance(values, dict):
+        raise InputError(f"{path}: the metadata 'values' is broken")
+    return tensors, values
+
+
+# ---- files ------------------------------------------------------------------------------------
+
+
+def _write(path: PathLike, tensors: Tensors, metadata: Mapping[str, str]) -> None:
+    """The safetensors format, written here because the library orders metadata at random: equal
+    content gives equal bytes."""
+    # Widest values first keeps every tensor aligned, as the library does it.
+    names = sorted(tensors, key=lambda name: (-tensors[name].dtype.itemsize, name))
+    header: dict[str, Any] = {"__metadata__": dict(metadata)}
+    end = 0
+    for name in names:
+        array = tensors[name]
+        begin, end = end, end + array.nbytes
+        header[name] = {
+            "dtype": DTYPES[array.dtype.name],
+            "shape": list(array.shape),
+            "data_offsets": [begin, end],
+        }
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    with atomic_path(path) as temporary, temporary.open("wb") as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        for name in names:
+            array = tensors[name]
+            little = array.astype(array.dtype.newbyteorder("<"), order="C", copy=False)
+            file.write(little.reshape(-1).view(np.uint8).data)
+
+
+def _read(
+    path: PathLike, expected: str
+) -> tuple[dict[str, npt.NDArray[Any]], dict[str, str]]:
+    from safetensors import SafetensorError, safe_open
+
+    _require_file(path)
+    try:
+        with safe_open(path, framework="numpy") as file:
+            metadata = _check_format(path, file.metadata(), expected)
+            return {name: file.get_tensor(name) for name in file.keys()}, metadata  # noqa: SIM118
+    except (SafetensorError, ValueError) as error:
+        raise _broken(path, error) from error
+
+
+def _read_sizes(path: PathLike, expected: str) -> tuple[dict[str, int], dict[str, str]]:
+    from safetensors import SafetensorError, safe_open
+
+    _require_file(path)
+    try:
+        with safe_open(path, framework="numpy") as file:
+            metadata = _check_format(path, file.metadata(), expected)
+            names = list(file.keys())
+            sizes = {name: int(np.prod(file.get_slice(name).get_shape())) for name in names}
+            return sizes, metadata
+    except (SafetensorError, ValueError) as error:
+        raise _broken(path, error) from error
+
+
+def _broken(path: PathLike, error: Exception) -> InputError:
+    if isinstance(error, InputError):
+        return error
+    return InputError(f"{path}: not a complete safetensors file: {error}")
+
+
+def _require_file(path: PathLike) -> None:
+    file = Path(path)
+    try:
+        if file.is_dir():
+            raise InputError(f"{file}: expected a model file, got a folder")
+        with file.open("rb") as opened:
+            if not opened.read(1):
+                raise InputError(f"{file}: the file is empty")
+    except FileNotFoundError as error:
+        raise InputError(f"{file}: no such file") from error
+    except OSError as error:
+        raise InputError(f"{file}: cannot be read: {reason(error)}") from error
+
+
+def _check_format(
+    path: PathLike, metadata: Mapping[str, str] | None, expected: str
+) -> dict[str, str]:
+    """Refuse files of other programs and of newer versions; older numbers stay readable."""
+    kind, newest = expected.split("/")
+    found = (metadata or {}).get("format", "")
+    match = re.fullmatch(rf"{kind}/([0-9]+)", found)
+    if match is None:
+        raise InputError(
+            f"{path}: not a file of this package "
+            f"(its format is {found or 'not given'}, expected {expected})"
+        )
+    if int(match[1]) > int(newest):
+        raise InputError(
+            f"{path}: written by a newer version (format {found}, this one reads up to {expected})"
+        )
+    return dict(metadata or {})
+
+
+def _model_metadata(
+    path: PathLike, metadata: Mapping[str, str]
+) -> tuple[dict[str, Any], dict[str, Any], float | None]:
+    config = _from_json(path, metadata, "config")
+    provenance = _from_json(path, metadata, "provenance")
+    threshold = _from_json(path, metadata, "threshold")
+    for name, value in (("config", config), ("provenance", provenance)):
+        if not isinstance(value, dict):
+            raise InputError(f"{path}: the metadata {name!r} is broken")
+    if threshold is not None and not isinstance(threshold, (int, float)):
+        raise InputError(f"{path}: the metadata 'threshold' is broken")
+    return config, provenance, None if threshold is None else float(threshold)
+
+
+def _to_json(value: Any) -> str:
+    return json.dumps(value, sort_keys=True, allow_nan=False)
+
+
+def _from_json(path: PathLike, metadata: Mapping[str, str], name: str) -> Any:
+    try:
+        return json.loads(metadata[name])
+    except (KeyError, ValueError) as error:
+        raise InputError(f"{path}: the metadata {name!r} is missing or broken") from error

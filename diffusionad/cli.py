@@ -1,0 +1,249 @@
+"""The command line: `diffusionad COMMAND ...`, or `python -m diffusionad COMMAND ...`.
+
+Exit codes: 0 done; 1 failed; 2 bad usage or bad input, told in one line on stderr; 130
+interrupted, with what was finished kept. Set DIFFUSIONAD_DEBUG=1 for tracebacks.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import re
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NoReturn
+
+from diffusionad.config import PRESETS
+from diffusionad.errors import DiffusionADError, InputError
+
+INTERRUPTED = 130
+DEMO_BUDGET = 240.0  # seconds of training: the whole demo then stays below six minutes on 2 cores
+
+EXAMPLES = """\
+examples:
+  diffusionad demo
+  diffusionad train mvtec --category bottle --out runs/bottle --time-budget 20m
+  diffusionad train parts/good --out runs/parts --steps 2000
+  diffusionad evaluate runs/bottle/model.safetensors mvtec --category bottle --json bottle.json
+  diffusionad predict runs/bottle/model.safetensors photos --out results
+"""
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: {message} (see {self.prog} --help)\n")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code; `arguments` default to the process's own."""
+    parser = build_parser()
+    args = parser.parse_args(arguments)
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):  # any file name can be shown, if need be escaped
+            stream.reconfigure(errors="backslashreplace")
+    handler = _log_to_stderr(args.quiet)
+    try:
+        return _run(args)
+    except BrokenPipeError:
+        # The reader of our output has left (`| head`): not worth a message.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except KeyboardInterrupt:
+        _complain(args, "interrupted; what was finished is kept")
+        return INTERRUPTED
+    except (DiffusionADError, ValueError, MemoryError, OSError) as error:
+        if os.environ.get("DIFFUSIONAD_DEBUG", "0") not in ("", "0"):
+            raise
+        _complain(args, _one_line(error))
+        return _exit_code(error)
+    finally:
+        logging.getLogger("diffusionad").removeHandler(handler)
+
+
+def _complain(args: argparse.Namespace, message: str) -> None:
+    print(f"diffusionad {args.command}: {message}", file=sys.stderr)
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The parser of every command."""
+    common = _Parser(add_help=False)
+    group = common.add_argument_group("options of every command")
+    group.add_argument("--json", metavar="FILE", help="write the result as JSON; - is stdout")
+    group.add_argument("--threads", type=_positive, metavar="N", help="threads; results stay equal")
+    group.add_argument("--seed", type=_natural, metavar="N", help="decides every random choice")
+    group.add_argument("--quiet", action="store_true", help="print nothing but errors")
+
+    parser = _Parser(
+        prog="diffusionad",
+        description="Find anomalies in images by norm-guided one-step denoising diffusion.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action=_Version)
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+
+    def add(name: str, about: str, example: str) -> argparse.ArgumentParser:
+        command: argparse.ArgumentParser = commands.add_parser(
+            name,
+            parents=[common],
+            help=about,
+            description=about[0].upper() + about[1:] + ".",
+            epilog=f"example:\n  diffusionad {example}",
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        return command
+
+    _demo_arguments(add("demo", "train and test on the bundled real images", "demo --out demo"))
+    _train_arguments(
+        add("train", "train on good images",
+            "train mvtec --category bottle --out runs/bottle --time-budget 20m")
+    )  # fmt: skip
+    _evaluate_arguments(
+        add("evaluate", "measure a model on a dataset's test images",
+            "evaluate runs/bottle/model.safetensors mvtec --category bottle --heatmaps maps")
+    )  # fmt: skip
+    _predict_arguments(
+        add("predict", "score images and draw where they are anomalous",
+            "predict runs/bottle/model.safetensors photos --out results")
+    )  # fmt: skip
+    info = add("info", "show versions and threads, or what a model file holds",
+               "info runs/bottle/model.safetensors")  # fmt: skip
+    info.add_argument("model", nargs="?", metavar="MODEL", help="a model file")
+    return parser
+
+
+def _demo_arguments(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--out", default="demo", metavar="DIR", help="folder of results (demo)")
+    _training_arguments(command)
+
+
+def _train_arguments(command: argparse.ArgumentParser) -> None:
+    _data_arguments(command)
+    command.add_argument("--out", required=True, metavar="DIR", help="folder of the model")
+    _training_arguments(command)
+    command.add_argument("--foreground", metavar="DIR", help="masks of the part, named as images")
+    command.add_argument("--resume", action="store_true", help="go on with what is in --out")
+    command.add_argument("--overwrite", action="store_true", help="replace a model in --out")
+
+
+def _evaluate_arguments(command: argparse.ArgumentParser) -> None:
+    command.add_argument("model", metavar="MODEL", help="a model file")
+    _data_arguments(command)
+    command.add_argument(
+        "--protocol", choices=("benchmark", "reference"), default="benchmark",
+        help="exact metrics (default), or those of the reference implementation",
+    )  # fmt: skip
+    command.add_argument("--heatmaps", metavar="DIR", help="write a panel for every test image")
+
+
+def _predict_arguments(command: argparse.ArgumentParser) -> None:
+    command.add_argument("model", metavar="MODEL", help="a model file")
+    command.add_argument(
+        "images", nargs="+", metavar="IMAGE_OR_FOLDER", help="images, and folders with all in them"
+    )
+    command.add_argument("--out", required=True, metavar="DIR", help="folder of results")
+
+
+def _data_arguments(command: argparse.ArgumentParser) -> None:
+    command.add_argument("data", metavar="DATA", help="a dataset's folder, or one of good images")
+    command.add_argument("--category", metavar="C", help="which part of the dataset")
+    command.add_argument("--layout", default="auto", metavar="L", help="auto, mvtec or folder")
+
+
+def _training_arguments(command: argparse.ArgumentParser) -> None:
+    presets = "; ".join(f"{name}: {row.about}" for name, row in PRESETS.items())
+    command.add_argument("--preset", choices=tuple(PRESETS), default=None, help=presets)
+    for option, unit in (("--image-size", "PX"), ("--batch-size", "N")):
+        command.add_argument(option, type=_positive, metavar=unit, help="instead of the preset's")
+    command.add_argument(
+        "--anomaly-source", metavar="DIR",
+        help="images for synthetic anomalies, such as DTD; without it textures are generated",
+    )  # fmt: skip
+    length = command.add_mutually_exclusive_group()
+    length.add_argument(
+        "--time-budget", type=parse_duration, metavar="TIME", help="such as 90s, 20m or 1h30m"
+    )
+    length.add_argument("--steps", type=_positive, metavar="N", help="training steps")
+
+
+def parse_duration(text: str) -> float:
+    """Seconds of "90s", "20m", "1h", "1h30m" or a plain number of seconds.
+
+    >>> [parse_duration(text) for text in ("600", "90s", "20m", "1h30m", "1.5h")]
+    [600.0, 90.0, 1200.0, 5400.0, 5400.0]
+    """
+    number = r"([0-9]+(?:\.[0-9]+)?)"
+    match = re.fullmatch(rf"(?:{number}h)?(?:{number}m)?(?:{number}s?)?", text.strip().lower())
+    seconds = 0.0
+    if match is not None:
+        units = zip(match.groups(), (3600.0, 60.0, 1.0), strict=True)
+        seconds = sum(float(part) * unit for part, unit in units if part is not None)
+    if seconds <= 0.0:
+        raise argparse.ArgumentTypeError(f"expected a time such as 90s, 20m or 1h, got {text!r}")
+    return seconds
+
+
+def _positive(text: str) -> int:
+    return _whole(text, 1)
+
+
+def _natural(text: str) -> int:
+    return _whole(text, 0)
+
+
+def _whole(text: str, low: int) -> int:
+    try:
+        value = int(text)
+    except ValueError:
+        value = low - 1
+    if value < low:
+        raise argparse.ArgumentTypeError(f"expected a whole number of {low} or more, got {text!r}")
+    return value
+
+
+class _Version(argparse.Action):
+    def __init__(self, option_strings: Sequence[str], dest: str, **_: object) -> None:
+        super().__init__(option_strings, dest, nargs=0, help="show the version")
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
+        from diffusionad import __version__
+
+        print(f"diffusionad {__version__}")
+        parser.exit()
+
+
+def _run(args: argparse.Namespace) -> int:
+    from diffusionad import _core
+    from diffusionad.commands import COMMANDS
+
+    if args.threads is not None:
+        if args.threads > 1024:
+            raise InputError(f"--threads: expected 1 to 1024, got {args.threads}")
+        _core.set_num_threads(args.threads)
+    return COMMANDS[args.command](args)
+
+
+def _exit_code(error: BaseException) -> int:
+    if isinstance(error, DiffusionADError):
+        return error.exit_code
+    # A file given on the command line that is not there, or a value that the core refuses.
+    missing = (FileNotFoundError, NotADirectoryError, IsADirectoryError, ValueError)
+    return 2 if isinstance(error, missing) else 1
+
+
+def _one_line(error: BaseException) -> str:
+    if isinstance(error, MemoryError):
+        return f"not enough memory: {error}; a smaller --batch-size or --image-size needs less"
+    if isinstance(error, OSError) and error.filename is not None:
+        return f"{Path(os.fsdecode(error.filename))}: {error.strerror}"
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def _log_to_stderr(quiet: bool) -> logging.Handler:
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(logging.Formatter("warning: %(message)s"))
+    handler.setLevel(logging.ERROR if quiet else logging.WARNING)
+    logging.getLogger("diffusionad").addHandler(handler)
+    return handler

@@ -1,0 +1,413 @@
+"""What each command of the command line does, from checked arguments to files and an exit code."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import json
+import sys
+import time
+from argparse import Namespace
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TextIO
+
+import numpy as np
+
+import diffusionad as dad
+from diffusionad import _core, checkpoints, evaluation, plots, system
+from diffusionad.cli import DEMO_BUDGET
+from diffusionad.config import PRESETS
+from diffusionad.console import Console, duration_text, number
+from diffusionad.datasets import Dataset, bundled
+from diffusionad.datasets import open as open_dataset
+from diffusionad.errors import InputError, WriteError
+from diffusionad.evaluation import IMAGE_METRICS, PIXEL_METRICS, nearest_training_image
+from diffusionad.files import atomic_path, make_folder, reason, write_json
+from diffusionad.images import (
+    Bytes,
+    Mask,
+    is_image_name,
+    list_images,
+    read_image,
+    to_network,
+    unique_stems,
+    write_png,
+)
+
+if TYPE_CHECKING:
+    from diffusionad.model import DiffusionAD
+
+MODEL_FILE = "model.safetensors"
+BATCH = 4  # images per pass where panels are drawn
+SHEET_ROWS = 12
+
+TITLES = {
+    "image_auroc": "image AUROC",
+    "image_ap": "image AP",
+    "image_f1_max": "image F1-max",
+    "pixel_auroc": "pixel AUROC",
+    "pixel_ap": "pixel AP",
+    "pixel_f1_max": "pixel F1-max",
+    "aupro": "AUPRO",
+}
+
+
+def demo(args: Namespace) -> int:
+    """Train on the bundled images, evaluate, draw, report: everything under --out."""
+    console = Console(args.quiet)
+    _prepare_json(args)
+    folder = make_folder(args.out)
+    dataset = bundled()
+    console.say(f"bundled images of ball screws (BSData, CC BY-SA 4.0): {dataset}")
+    budget = args.time_budget
+    if budget is None and args.steps is None:
+        budget = DEMO_BUDGET
+    model = _new_model(args)
+    _fit(console, model, dataset, args, budget=budget, resume=False)
+    result = _evaluate(console, model, dataset)
+    result["nearest_training_image_auroc"] = nearest_training_image(dataset)
+    panels = _write_panels(console, model, dataset, folder / "heatmaps", keep=SHEET_ROWS)
+    write_png(folder / "heatmaps.png", plots.contact_sheet(panels, str(dataset)))
+    write_json(folder / "report.json", result)
+    _show(console, dataset, result)
+    console.say(f"\nmodel     {folder / MODEL_FILE}")
+    console.say(f"panels    {folder / 'heatmaps'} (some together: {folder / 'heatmaps.png'})")
+    console.say(f"report    {folder / 'report.json'}")
+    _write_json(args, result)
+    return 0
+
+
+def train(args: Namespace) -> int:
+    """Train a model and leave it, its log and its settings under --out."""
+    console = Console(args.quiet)
+    _prepare_json(args)
+    dataset = open_dataset(args.data, args.layout, args.category)
+    for name in ("anomaly_source", "foreground"):
+        given = getattr(args, name)
+        if given is not None and not list_images(given, recursive=True):
+            raise InputError(f"{given}: no images in this folder")
+    file = Path(args.out) / MODEL_FILE
+    if args.resume:
+        if not file.exists():
+            raise InputError(f"{file}: no such file, so nothing to resume")
+        for name in ("preset", "image_size", "batch_size", "seed"):
+            if getattr(args, name) is not None:
+                option = name.replace("_", "-")
+                raise InputError(f"--{option}: a run that is resumed keeps its settings")
+        model = _load(file, seed=None)
+    elif file.exists() and not args.overwrite:
+        raise InputError(f"{file}: exists already; add --resume or --overwrite, or choose another")
+    else:
+        model = _new_model(args)
+    make_folder(args.out)
+    console.say(str(dataset))
+    _fit(console, model, dataset, args, budget=args.time_budget, resume=args.resume)
+    console.say(f"model     {file}")
+    _write_json(
+        args,
+        {
+            "model": str(file),
+            "category": dataset.category,
+            "layout": dataset.layout,
+            "threshold": model.threshold,
+            "provenance": model.provenance,
+            "versions": system.versions(),
+        },
+    )
+    return 0
+
+
+def evaluate(args: Namespace) -> int:
+    """Measure a model on a dataset's test part."""
+    console = Console(args.quiet)
+    _prepare_json(args)
+    dataset = open_dataset(args.data, args.layout, args.category)
+    model = _load(args.model, args.seed)
+    console.say(str(dataset))
+    result = _evaluate(console, model, dataset, args.protocol)
+    _show(console, dataset, result)
+    if args.heatmaps is not None:
+        _write_panels(console, model, dataset, make_folder(args.heatmaps))
+        console.say(f"\npanels    {args.heatmaps}")
+    _write_json(args, result)
+    return 0
+
+
+def predict(args: Namespace) -> int:
+    """Score images; a file that cannot be read is named, passed over, and makes the code 2."""
+    console = Console(args.quiet)
+    _prepare_json(args)
+    paths = _collect(args.images)
+    model = _load(args.model, args.seed)
+    folder = make_folder(args.out)
+    rows: list[dict[str, Any]] = []
+    broken = 0
+    stems = unique_stems(paths)
+    with _scores_file(folder) as file, console.counting("predict", len(paths)) as update:
+        table = csv.writer(file)
+        table.writerow(["path", "score", "label"])
+        for first in range(0, len(paths), BATCH):
+            batch = []
+            for path, stem in zip(
+                paths[first : first + BATCH], stems[first : first + BATCH], strict=True
+            ):
+                try:
+                    batch.append((path, stem, read_image(path)))
+                except InputError as error:
+                    print(f"diffusionad predict: {error}", file=sys.stderr)
+                    broken += 1
+            for row in _predict_batch(model, batch, folder):
+                rows.append(row)
+                table.writerow([row["path"], f"{row['score']:.9g}", _label_text(row["label"])])
+            file.flush()
+            update(min(first + BATCH, len(paths)), len(paths))
+    anomalous = sum(row["label"] == 1 for row in rows)
+    verdict = f", {anomalous} anomalous" if model.threshold is not None else ""
+    console.say(f"{len(rows)} images scored{verdict}: {folder / 'scores.csv'}")
+    _write_json(args, {"threshold": model.threshold, "unreadable": broken, "images": rows})
+    return 2 if broken else 0
+
+
+def info(args: Namespace) -> int:
+    """Show versions and what the core runs on, or what a model file says about itself."""
+    console = Console(args.quiet)
+    _prepare_json(args)
+    result: dict[str, Any] = {
+        "versions": system.versions(),
+        "simd": _core.simd_level(),
+        "simd_levels": _core.simd_levels(),
+        "threads": _core.get_num_threads(),
+        "processors": system.processors(),
+    }
+    if args.model is None:
+        console.pairs("versions", result["versions"])
+        console.pairs(
+            "core",
+            {
+                "SIMD level": f"{result['simd']} (of {', '.join(result['simd_levels'])})",
+                "threads": f"{result['threads']} (of {result['processors']} processors)",
+            },
+        )
+        console.pairs("presets", {name: row.about for name, row in PRESETS.items()})
+    else:
+        header = checkpoints.read_header(args.model)
+        result["model"] = dataclasses.asdict(header)
+        sizes = {name: f"{count:,} parameters" for name, count in header.parameters.items()}
+        threshold = "none" if header.threshold is None else f"{header.threshold:.6g}"
+        console.pairs(args.model, {**sizes, "threshold": threshold})
+        console.pairs("settings", header.config)
+        console.pairs("provenance", header.provenance)
+    _write_json(args, result)
+    return 0
+
+
+COMMANDS: Mapping[str, Callable[[Namespace], int]] = {
+    "demo": demo,
+    "train": train,
+    "evaluate": evaluate,
+    "predict": predict,
+    "info": info,
+}
+
+
+# ---- models -----------------------------------------------------------------------------------
+
+
+def _new_model(args: Namespace) -> DiffusionAD:
+    return dad.DiffusionAD(
+        preset=args.preset or "compact",
+        image_size=args.image_size,
+        seed=args.seed or 0,
+        batch_size=args.batch_size,
+    )
+
+
+def _load(path: str | Path, seed: int | None) -> DiffusionAD:
+    model: DiffusionAD = dad.load(path)
+    if seed is not None:
+        model.seed = seed
+    return model
+
+
+def _fit(
+    console: Console,
+    model: DiffusionAD,
+    dataset: Dataset,
+    args: Namespace,
+    *,
+    budget: float | None,
+    resume: bool,
+) -> None:
+    start = time.monotonic()
+    with console.training() as progress:
+        model.fit(
+            dataset,
+            anomaly_source=args.anomaly_source,
+            time_budget=budget,
+            steps=args.steps,
+            foreground=getattr(args, "foreground", None),
+            progress=progress,
+            out=args.out,
+            resume=resume,
+        )
+    console.say(f"trained   {duration_text(time.monotonic() - start)}")
+
+
+def _evaluate(
+    console: Console, model: DiffusionAD, dataset: Dataset, protocol: str = "benchmark"
+) -> dict[str, Any]:
+    with console.counting("evaluate", len(dataset.test)) as progress:
+        return evaluation.evaluate(model, dataset, protocol, progress=progress)
+
+
+# ---- results ----------------------------------------------------------------------------------
+
+
+def _show(console: Console, dataset: Dataset, result: dict[str, Any]) -> None:
+    names = (*IMAGE_METRICS, *PIXEL_METRICS)
+    per_defect: dict[str, dict[str, Any]] = result["per_defect"]
+    rows = [[dataset.category, *(number(result[name]) for name in names)]]
+    if len(per_defect) > 1:
+        rows += [[kind, *(number(row[name]) for name in names)] for kind, row in per_defect.items()]
+    console.table(
+        f"protocol: {result['protocol']}", ["", *(TITLES[name] for name in names)], rows
+    )
+    if (baseline := result.get("nearest_training_image_auroc")) is not None:
+        console.say(f"image AUROC of the nearest training image, without training: {baseline:.4f}")
+    console.say(
+        f"{result['images_per_second']:.1f} images/s, "
+        f"peak memory {result['peak_memory_mb']:.0f} MB, "
+        f"{result['threads']} threads, {result['simd']}"
+    )
+
+
+def _high(model: DiffusionAD) -> float:
+    """Upper end of the maps' colours: the threshold, where there is one, lies in the middle."""
+    return 1.0 if model.threshold is None else min(1.0, max(2.0 * model.threshold, 0.02))
+
+
+def _draw(
+    model: DiffusionAD,
+    names: Sequence[str],
+    images: Sequence[Bytes],
+    masks: Sequence[Mask | None],
+    defects: Sequence[str | None],
+) -> tuple[list[Bytes], Any]:
+    """A panel per image, and what the model said about them."""
+    seen = to_network(list(images), model.config.image_size)
+    stages = model.explain(seen)
+    panels = [
+        plots.panel(
+            plots.Stages(
+                seen[i], stages.maps[i], masks[i],
+                stages.x_s[i], stages.x_b[i], stages.x0_s[i], stages.x0_b[i], stages.x0[i],
+            ),
+            name=names[i],
+            score=float(stages.scores[i]),
+            threshold=model.threshold,
+            defect=defects[i],
+            high=_high(model),
+        )
+        for i in range(len(images))
+    ]  # fmt: skip
+    return panels, stages
+
+
+def _write_panels(
+    console: Console, model: DiffusionAD, dataset: Dataset, folder: Path, keep: int = 0
+) -> list[Bytes]:
+    """A panel per test image as `<stem>.png`; returns up to `keep` of them, spread over all."""
+    make_folder(folder)
+    samples = dataset.test
+    stems = unique_stems([sample.path for sample in samples])
+    spread = {round(i) for i in np.linspace(0, len(samples) - 1, min(keep, len(samples)))}
+    kept: list[Bytes] = []
+    with console.counting("draw", len(samples)) as update:
+        for first in range(0, len(samples), BATCH):
+            batch = samples[first : first + BATCH]
+            panels, _ = _draw(
+                model,
+                [sample.path.name for sample in batch],
+                [sample.image for sample in batch],
+                [sample.mask for sample in batch],
+                [sample.defect for sample in batch],
+            )
+            for index, panel in enumerate(panels, first):
+                write_png(folder / f"{stems[index]}.png", panel)
+                if index in spread:
+                    kept.append(panel)
+            update(first + len(batch), len(samples))
+    return kept
+
+
+def _predict_batch(
+    model: DiffusionAD, batch: Sequence[tuple[Path, str, Bytes]], folder: Path
+) -> list[dict[str, Any]]:
+    """Write map and panel of each image; one row of scores.csv for each."""
+    if not batch:
+        return []
+    none = [None] * len(batch)
+    names = [path.name for path, _, _ in batch]
+    panels, stages = _draw(model, names, [pixels for _, _, pixels in batch], none, none)
+    rows = []
+    for index, (path, stem, _) in enumerate(batch):
+        with (
+            atomic_path(folder / f"{stem}.npy", durable=False) as temporary,
+            temporary.open("wb") as file,
+        ):
+            np.save(file, np.asarray(stages.maps[index], np.float32))
+        write_png(folder / f"{stem}.png", panels[index])
+        score = float(stages.scores[index])
+        label = None if model.threshold is None else int(score >= model.threshold)
+        rows.append({"path": str(path), "score": score, "label": label, "name": stem})
+    return rows
+
+
+# ---- files ------------------------------------------------------------------------------------
+
+
+def _collect(given: Sequence[str]) -> list[Path]:
+    """The images that files and folders stand for, each once, in the order given."""
+    paths: list[Path] = []
+    for text in given:
+        path = Path(text)
+        if path.is_dir():
+            found = list_images(path, recursive=True)
+            if not found:
+                raise InputError(f"{path}: no images in this folder")
+            paths += found
+        elif not path.exists():
+            raise InputError(f"{path}: no such file or folder")
+        elif not is_image_name(path):
+            raise InputError(f"{path}: not an image file by its name")
+        else:
+            paths.append(path)
+    return list(dict.fromkeys(paths))
+
+
+def _scores_file(folder: Path) -> TextIO:
+    path = folder / "scores.csv"
+    try:
+        return path.open("w", encoding="utf-8", errors="surrogateescape", newline="")
+    except OSError as error:
+        raise WriteError(f"{path}: cannot write: {reason(error)}") from error
+
+
+def _label_text(label: int | None) -> str:
+    return "" if label is None else str(label)
+
+
+def _prepare_json(args: Namespace) -> None:
+    """Fail before the work, not after it, where --json cannot be written."""
+    if args.json is not None and args.json != "-":
+        make_folder(Path(args.json).parent)
+        if Path(args.json).is_dir():
+            raise InputError(f"--json {args.json}: expected a file, got a folder")
+
+
+def _write_json(args: Namespace, value: dict[str, Any]) -> None:
+    if args.json == "-":
+        print(json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False))
+    elif args.json is not None:
+        write_json(args.json, value)

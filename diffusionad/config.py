@@ -1,0 +1,283 @@
+"""Settings of a model and of its training: frozen dataclasses, presets, JSON and TOML."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any, TypeVar, get_type_hints
+
+from diffusionad.errors import InputError
+from diffusionad.files import PathLike, reason
+
+MODES = ("norm_guided", "one_step")
+SCHEDULES = ("linear", "cosine")
+LOSSES = ("noise", "focal", "smooth_l1", "bce", "dice")
+GROUPS = 32  # of every GroupNorm of the UNet
+
+Config = TypeVar("Config", "ModelConfig", "TrainConfig")
+
+
+def _setting(default: Any, about: str) -> Any:
+    return field(default=default, metadata={"about": about})
+
+
+def _check_types(config: Any) -> None:
+    """Refuse values of another type than declared; whole numbers are taken where floats are."""
+    for name, wanted in get_type_hints(type(config)).items():
+        value = getattr(config, name)
+        if wanted is float and isinstance(value, int) and not isinstance(value, bool):
+            object.__setattr__(config, name, float(value))
+        elif wanted is float:
+            if not isinstance(value, float) or not math.isfinite(value):
+                raise InputError(f"{name}: expected a finite number, got {value!r}")
+        elif wanted in (int, str, bool):
+            if type(value) is not wanted:
+                raise InputError(f"{name}: expected {wanted.__name__}, got {value!r}")
+        elif value is not None or name != "channel_mults":
+            numbers = (int, float) if name == "channel_mults" else (int,)
+            if not isinstance(value, tuple) or any(type(item) not in numbers for item in value):
+                raise InputError(f"{name}: expected a sequence of numbers, got {value!r}")
+
+
+def _at_least(config: Any, low: float, *names: str) -> None:
+    for name in names:
+        if getattr(config, name) < low:
+            raise InputError(f"{name}: expected at least {low}, got {getattr(config, name)}")
+
+
+def _one_of(config: Any, name: str, choices: tuple[str, ...]) -> None:
+    if getattr(config, name) not in choices:
+        raise InputError(f"{name}: expected {' or '.join(choices)}, got {getattr(config, name)!r}")
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """The two networks and how they are used; the defaults are the paper's."""
+
+    preset: str = _setting("paper", "preset that these settings started from")
+    image_size: int = _setting(256, "pixels; images are resized to a square of this side")
+    base_channels: int = _setting(128, "UNet: width of the first level, a multiple of 32")
+    channel_mults: tuple[float, ...] | None = _setting(
+        None, "UNet: width of each level in multiples of base_channels; none: by image_size"
+    )
+    num_res_blocks: int = _setting(2, "UNet: residual blocks per level")
+    num_heads: int = _setting(4, "UNet: attention heads")
+    num_head_channels: int = _setting(-1, "UNet: channels per head; -1: num_heads decides")
+    attention_resolutions: tuple[int, ...] = _setting(
+        (32, 16, 8), "UNet: sides of the maps that have attention, pixels"
+    )
+    resblock_updown: bool = _setting(True, "UNet: resample inside residual blocks")
+    in_channels: int = _setting(3, "colour channels")
+    dropout: float = _setting(0.0, "UNet: dropout probability in residual blocks")
+    seg_channels: int = _setting(64, "segmentation network: width of the first level")
+    schedule: str = _setting("linear", "noise schedule: linear or cosine")
+    timesteps: int = _setting(1000, "length of the noise schedule")
+    mode: str = _setting("norm_guided", "denoising: norm_guided or one_step")
+    t_s: int = _setting(200, "smaller noise scale, a time step counted from 0")
+    t_b: int = _setting(400, "bigger noise scale, a time step counted from 0")
+    w: float = _setting(1.0, "weight of the norm guidance")
+    top_k: int = _setting(50, "an image's score is the mean of so many largest map values")
+    seed: int = _setting(0, "decides weights, training and evaluation noise")
+
+    def __post_init__(self) -> None:
+        _check_types(self)
+        _at_least(self, 1, "num_res_blocks", "num_heads", "in_channels", "seg_channels", "top_k")
+        _at_least(self, 0, "seed", "t_s", "w")
+        _at_least(self, 2, "timesteps")
+        if self.image_size < 32 or self.image_size % 32:
+            raise InputError(f"image_size: expected a multiple of 32, got {self.image_size}")
+        if self.base_channels < GROUPS or self.base_channels % GROUPS:
+            raise InputError(
+                f"base_channels: expected a multiple of {GROUPS} (the groups of GroupNorm), "
+                f"got {self.base_channels}"
+            )
+        if self.channel_mults is not None and (
+            not self.channel_mults or min(self.channel_mults) <= 0
+        ):
+            raise InputError(f"channel_mults: expected positive numbers, got {self.channel_mults}")
+        if self.num_head_channels != -1:
+            _at_least(self, 1, "num_head_channels")
+        if not 0.0 <= self.dropout < 1.0:
+            raise InputError(f"dropout: expected 0 to less than 1, got {self.dropout}")
+        _one_of(self, "schedule", SCHEDULES)
+        _one_of(self, "mode", MODES)
+        if not self.t_s < self.t_b < self.timesteps:
+            raise InputError(
+                f"t_s, t_b: expected t_s < t_b < {self.timesteps}, got {self.t_s} and {self.t_b}"
+            )
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """How the networks are trained; the defaults are the reference implementation's."""
+
+    steps: int = _setting(20_000, "training steps; a time budget sets this once")
+    batch_size: int = _setting(16, "images per step")
+    unet_lr: float = _setting(1e-4, "Adam's learning rate of the UNet")
+    seg_lr: float = _setting(1e-5, "Adam's learning rate of the segmentation network")
+    seg_cosine_t_max: int = _setting(
+        10, "half the period, in steps, of the segmentation rate's cosine; 0: constant"
+    )
+    anneal: bool = _setting(
+        False, "instead of that cosine: both rates fall to 0 over the whole run"
+    )
+    warmup: int = _setting(0, "steps over which the rates rise first; with anneal")
+    weight_decay: float = _setting(0.0, "decoupled weight decay of both networks")
+    guidance: float = _setting(1.0, "weight of the norm guidance while training")
+    noise_weight: float = _setting(1.0, "weight of the noise loss")
+    focal_weight: float = _setting(5.0, "weight of the focal loss of the map")
+    smooth_l1_weight: float = _setting(1.0, "weight of the smooth L1 loss of the map")
+    bce_weight: float = _setting(0.0, "weight of the cross-entropy of the map")
+    dice_weight: float = _setting(0.0, "weight of the Dice loss of the map")
+    anomaly_probability: float = _setting(0.5, "share of images that get a synthetic anomaly")
+    checkpoint_every: int = _setting(500, "steps between checkpoints")
+    recompute: bool = _setting(False, "recompute activations: less memory, more time")
+
+    def __post_init__(self) -> None:
+        _check_types(self)
+        _at_least(self, 1, "steps", "batch_size", "checkpoint_every")
+        _at_least(self, 0, "seg_cosine_t_max", "warmup", "weight_decay", "guidance")
+        _at_least(self, 0, *(f"{name}_weight" for name in LOSSES))
+        for name in ("unet_lr", "seg_lr"):
+            if getattr(self, name) <= 0:
+                raise InputError(f"{name}: expected more than 0, got {getattr(self, name)}")
+        if not 0.0 <= self.anomaly_probability <= 1.0:
+            raise InputError(
+                f"anomaly_probability: expected 0 to 1, got {self.anomaly_probability}"
+            )
+        if not any(self.losses.values()):
+            raise InputError("noise_weight and the others: expected at least one above 0")
+
+    @property
+    def losses(self) -> dict[str, float]:
+        """Weights of the loss terms that count, by name."""
+        weights = {name: getattr(self, f"{name}_weight") for name in LOSSES}
+        return {name: weight for name, weight in weights.items() if weight > 0}
+
+
+@dataclass(frozen=True)
+class Preset:
+    """A named pair of settings, and one line on what it is for."""
+
+    about: str
+    model: ModelConfig
+    train: TrainConfig
+
+
+PRESETS: Mapping[str, Preset] = {
+    "compact": Preset(
+        "small networks at 128 px: minutes of training on an ordinary CPU",
+        ModelConfig(
+            preset="compact",
+            image_size=128,
+            base_channels=32,
+            num_res_blocks=1,
+            attention_resolutions=(16, 8),
+            seg_channels=16,
+        ),
+        TrainConfig(
+            steps=2_000,
+            batch_size=8,
+            unet_lr=1e-3,
+            seg_lr=1e-3,
+            anneal=True,
+            warmup=20,
+            focal_weight=0.0,
+            smooth_l1_weight=0.0,
+            bce_weight=1.0,
+            dice_weight=1.0,
+            checkpoint_every=200,
+        ),
+    ),
+    "paper": Preset(
+        "the networks, losses and rates of the paper: 160 million parameters at 256 px",
+        ModelConfig(),
+        TrainConfig(),
+    ),
+}
+
+
+def preset(name: str, **overrides: Any) -> tuple[ModelConfig, TrainConfig]:
+    """Settings of a preset with some of them changed; None leaves one as it is.
+
+    Raises InputError for an unknown preset, an unknown setting or a value out of range.
+
+    >>> model, train = preset("compact", image_size=64, steps=10)
+    >>> model.image_size, model.base_channels, train.steps
+    (64, 32, 10)
+    """
+    if name not in PRESETS:
+        raise InputError(f"preset: no {name!r}; there are: {', '.join(PRESETS)}")
+    chosen = PRESETS[name]
+    given = {key: value for key, value in overrides.items() if value is not None}
+    of_model = {key: given.pop(key) for key in _names(ModelConfig) if key in given}
+    of_train = {key: given.pop(key) for key in _names(TrainConfig) if key in given}
+    if given:
+        known = ", ".join([*_names(ModelConfig), *_names(TrainConfig)])
+        raise InputError(f"{next(iter(given))}: no such setting; there are: {known}")
+    return update(chosen.model, of_model), update(chosen.train, of_train)
+
+
+def update(config: Config, changes: Mapping[str, Any]) -> Config:
+    """A copy with some settings changed, checked. Lists become tuples."""
+    plain = {k: tuple(v) if isinstance(v, list) else v for k, v in changes.items()}
+    return dataclasses.replace(config, **plain)
+
+
+def to_dict(config: ModelConfig | TrainConfig) -> dict[str, Any]:
+    """The settings as plain values for JSON: tuples become lists."""
+    values = dataclasses.asdict(config)
+    return {k: list(v) if isinstance(v, tuple) else v for k, v in values.items()}
+
+
+def from_dict(kind: type[Config], values: Mapping[str, Any]) -> Config:
+    """Settings from plain values; what is missing keeps its default (files of older versions).
+
+    Raises InputError for unknown names and bad values.
+    """
+    unknown = sorted(set(values) - set(_names(kind)))
+    if unknown:
+        raise InputError(f"{', '.join(unknown)}: no such setting in {kind.__name__}")
+    return update(kind(), values)
+
+
+def to_toml(model: ModelConfig, train: TrainConfig) -> str:
+    """Both as TOML with a comment on each setting; settings that are None are left out."""
+    import tomlkit
+
+    document = tomlkit.document()
+    for name, config in (("model", model), ("train", train)):
+        table = tomlkit.table()
+        for setting in fields(config):
+            value = to_dict(config)[setting.name]
+            if value is not None:
+                table.add(setting.name, tomlkit.item(value).comment(setting.metadata["about"]))
+        document.add(name, table)
+    return tomlkit.dumps(document)
+
+
+def from_toml(path: PathLike) -> tuple[ModelConfig, TrainConfig]:
+    """Read what to_toml wrote. Raises InputError that names the file."""
+    import tomlkit
+    from tomlkit.exceptions import ParseError
+
+    try:
+        values = tomlkit.parse(Path(path).read_text(encoding="utf-8")).unwrap()
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read: {reason(error)}") from error
+    except (ParseError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: not valid TOML: {error}") from error
+    tables = {name: values.pop(name, {}) for name in ("model", "train")}
+    if values or not all(isinstance(table, dict) for table in tables.values()):
+        raise InputError(f"{path}: expected the tables [model] and [train] and nothing else")
+    try:
+        return from_dict(ModelConfig, tables["model"]), from_dict(TrainConfig, tables["train"])
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from error
+
+
+def _names(kind: type[ModelConfig] | type[TrainConfig]) -> list[str]:
+    return [setting.name for setting in fields(kind)]

@@ -1,0 +1,159 @@
+"""What the commands show: tables and progress, in colour on a terminal, plain lines elsewhere.
+
+Results go to stdout, progress to stderr; rich is imported only for a terminal.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, Protocol
+
+PLAIN_INTERVAL = 10.0  # seconds between progress lines where there is no terminal
+
+
+class TrainProgress(Protocol):
+    """What DiffusionAD.fit tells its progress callback."""
+
+    step: int
+    steps: int
+    losses: Mapping[str, float]
+    images_per_second: float
+    seconds_left: float
+
+
+class Console:
+    """Output of one command; nothing but errors with `quiet`."""
+
+    def __init__(self, quiet: bool = False) -> None:
+        self.quiet = quiet
+
+    def say(self, text: str = "") -> None:
+        """One line on stdout."""
+        if not self.quiet:
+            print(text, flush=True)
+
+    def table(self, title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+        """A table on stdout; the first column is text, the others line up on the right."""
+        if self.quiet:
+            return
+        if sys.stdout.isatty():
+            _rich_table(title, columns, rows)
+            return
+        widths = [max(map(len, cells)) for cells in zip(columns, *rows, strict=True)]
+        print(f"\n{title}" if title else "")
+        for row in (columns, *rows):
+            if not any(row):
+                continue
+            cells = [row[0].ljust(widths[0])]
+            cells += [cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True)]
+            print("  " + "  ".join(cells).rstrip())
+        sys.stdout.flush()
+
+    def pairs(self, title: str, values: Mapping[str, Any]) -> None:
+        """A table of names and values on stdout."""
+        width = max(map(len, values), default=0)
+        self.say(f"\n{title}")
+        for name, value in values.items():
+            self.say(f"  {name.ljust(width)}  {value}")
+
+    @contextmanager
+    def counting(self, what: str, total: int) -> Iterator[Callable[[int, int], None]]:
+        """Progress of a count; yields a function of (done, total)."""
+        with self._bar(what, total) as update:
+            yield lambda done, of: update(done, of, "")
+
+    @contextmanager
+    def training(self) -> Iterator[Callable[[TrainProgress], None]]:
+        """Progress of training: losses, images per second, time left."""
+        with self._bar("train", None) as update:
+            yield lambda p: update(p.step, p.steps, training_text(p))
+
+    @contextmanager
+    def _bar(
+        self, what: str, total: int | None
+    ) -> Iterator[Callable[[int, int | None, str], None]]:
+        if self.quiet:
+            yield lambda done, of, text: None
+        elif sys.stderr.isatty():
+            with _rich_bar(what, total) as update:
+                yield update
+        else:
+            yield _PlainBar(what)
+
+
+class _PlainBar:
+    """A line on stderr every PLAIN_INTERVAL seconds, and one at the end."""
+
+    def __init__(self, what: str) -> None:
+        self.what = what
+        self.last = time.monotonic()
+
+    def __call__(self, done: int, total: int | None, text: str) -> None:
+        now = time.monotonic()
+        if now - self.last < PLAIN_INTERVAL and done != total:
+            return
+        self.last = now
+        of = f"{done}/{total}" if total else str(done)
+        print(f"{self.what} {of}  {text}".rstrip(), file=sys.stderr, flush=True)
+
+
+def training_text(progress: TrainProgress) -> str:
+    """One line: "noise 0.0123  total 0.456  21.3 images/s  3m05s left"."""
+    losses = "  ".join(f"{name} {value:.4f}" for name, value in progress.losses.items())
+    left = duration_text(progress.seconds_left)
+    return f"{losses}  {progress.images_per_second:.1f} images/s  {left} left"
+
+
+def duration_text(seconds: float) -> str:
+    """Seconds as "45s", "3m05s" or "2h07m".
+
+    >>> [duration_text(s) for s in (44.6, 185, 7620)]
+    ['45s', '3m05s', '2h07m']
+    """
+    whole = max(0, round(seconds))
+    if whole < 60:
+        return f"{whole}s"
+    if whole < 3600:
+        return f"{whole // 60}m{whole % 60:02d}s"
+    return f"{whole // 3600}h{whole % 3600 // 60:02d}m"
+
+
+def number(value: float | None, digits: int = 4) -> str:
+    """A metric for a table; a dash where it is not defined."""
+    return "-" if value is None else f"{value:.{digits}f}"
+
+
+def _rich_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    from rich import box
+    from rich.console import Console as RichConsole
+    from rich.table import Table
+
+    table = Table(title=title or None, title_justify="left", box=box.SIMPLE_HEAD)
+    for index, column in enumerate(columns):
+        table.add_column(column, justify="right" if index else "left", no_wrap=bool(index))
+    for row in rows:
+        table.add_row(*row)
+    RichConsole(highlight=False, markup=False).print(table)
+
+
+@contextmanager
+def _rich_bar(what: str, total: int | None) -> Iterator[Callable[[int, int | None, str], None]]:
+    from rich.console import Console as RichConsole
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=24),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[text]}", style="dim", markup=False),
+    )
+    with Progress(*columns, console=RichConsole(stderr=True), refresh_per_second=4) as progress:
+        task = progress.add_task(what, total=total, text="")
+
+        def update(done: int, of: int | None, text: str) -> None:
+            progress.update(task, completed=done, total=of or None, text=text)
+
+        yield update

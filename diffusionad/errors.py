@@ -1,0 +1,19 @@
+"""What can go wrong outside the numbers: the command line turns each into one line and a code."""
+
+from __future__ import annotations
+
+
+class DiffusionADError(Exception):
+    """Base of the package's own errors; `exit_code` is what the command line ends with."""
+
+    exit_code = 1
+
+
+class InputError(DiffusionADError, ValueError):
+    """A file, folder or argument that cannot be used; the message names it."""
+
+    exit_code = 2
+
+
+class WriteError(DiffusionADError, OSError):
+    """A file could not be written; an earlier file of that name is left as it was."""

@@ -1,0 +1,93 @@
+"""Writing files whole or not at all: write aside, fsync, rename."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from diffusionad.errors import WriteError
+
+PathLike = str | os.PathLike[str]
+
+
+def reason(error: OSError) -> str:
+    """The system's words for an error, in lower case: "no space left on device"."""
+    return (error.strerror or str(error)).lower()
+
+
+def make_folder(path: PathLike) -> Path:
+    """Create a folder and its parents; a folder that exists is fine. Raises WriteError."""
+    folder = Path(path)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise WriteError(f"{folder}: cannot make this folder: {reason(error)}") from error
+    return folder
+
+
+@contextlib.contextmanager
+def atomic_path(path: PathLike, *, durable: bool = True) -> Iterator[Path]:
+    """Yield a temporary path beside `path` that replaces it once the block has ended well.
+
+    With `durable`, file and folder are flushed to the disk before and after the rename, so that a
+    power cut leaves the earlier file or the new one. On any error the earlier file stays, the
+    temporary one is removed, and an OSError becomes a WriteError that names `path`.
+    """
+    target = Path(path)
+    temporary: Path | None = None
+    try:
+        handle, name = tempfile.mkstemp(
+            dir=target.parent, prefix=f".{target.name[:80]}.", suffix=".tmp"
+        )
+        os.close(handle)
+        temporary = Path(name)
+        _use_default_permissions(temporary)
+        yield temporary
+        if durable:
+            _flush(temporary)
+        os.replace(temporary, target)
+        temporary = None
+        if durable:
+            _flush(target.parent)
+    except OSError as error:
+        if isinstance(error, WriteError):
+            raise
+        raise WriteError(f"{target}: cannot write: {reason(error)}") from error
+    finally:
+        if temporary is not None:
+            with contextlib.suppress(OSError):
+                temporary.unlink()
+
+
+def write_text(path: PathLike, text: str, *, durable: bool = True) -> None:
+    """Write a text file as UTF-8, whole or not at all. Raises WriteError."""
+    with atomic_path(path, durable=durable) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def write_json(path: PathLike, value: Any) -> None:
+    """Write a value as indented JSON, whole or not at all. Raises WriteError.
+
+    NaN and infinity have no place in JSON: they raise ValueError.
+    """
+    write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def _use_default_permissions(path: Path) -> None:
+    # mkstemp makes private files; the result should be as readable as any other new file.
+    umask = os.umask(0)
+    os.umask(umask)
+    path.chmod(0o666 & ~umask)
+
+
+def _flush(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

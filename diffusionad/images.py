@@ -1,0 +1,293 @@
+"""Image files: reading any usual kind as 8-bit RGB, masks, listings, network input, PNG output."""
+
+from __future__ import annotations
+
+import os
+import re
+import struct
+import warnings
+import zlib
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from diffusionad.errors import InputError
+from diffusionad.files import PathLike, atomic_path, reason
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+Bytes: TypeAlias = npt.NDArray[np.uint8]
+Floats: TypeAlias = npt.NDArray[np.float32]
+Mask: TypeAlias = npt.NDArray[np.bool_]
+ImageSource: TypeAlias = "PathLike | npt.NDArray[Any] | Sequence[PathLike | npt.NDArray[Any]]"
+
+EXTENSIONS = frozenset(
+    {".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".gif", ".ppm", ".pgm"}
+)
+_EXIF_ORIENTATION = 0x0112
+_BROKEN = (OSError, SyntaxError, ValueError, TypeError, EOFError, IndexError, KeyError)
+
+
+def read_image(path: PathLike) -> Bytes:
+    """Read an image file as RGB uint8 [H, W, 3].
+
+    EXIF rotation is applied, alpha dropped (not blended), one-channel, palette and CMYK images are
+    converted, 16-bit grey is divided by 257 and rounded. (Of 16-bit colour Pillow hands out the
+    upper byte, which is at most one level away.) Of several frames the first one counts.
+    Raises InputError, naming the file, when it is missing, empty, broken or too big for
+    Pillow's limit on pixels.
+    """
+    with _opened(path) as image:
+        return np.ascontiguousarray(_to_rgb(image))
+
+
+def read_mask(
+    path: PathLike, size: tuple[int, int] | None = None, *, resize: bool = False
+) -> Mask:
+    """Read a mask file as bool [H, W]: every non-zero pixel is a defect (0/255, or classes 1..k).
+
+    `size` is the (height, width) that its image has. A mask of another size raises InputError;
+    with `resize` it is brought to that size by the nearest pixel instead.
+    """
+    with _opened(path) as image:
+        mask = _nonzero(image)
+    if size is None or mask.shape == size:
+        return mask
+    if not resize:
+        raise InputError(
+            f"{path}: the mask is {mask.shape[1]}x{mask.shape[0]} pixels, "
+            f"its image {size[1]}x{size[0]}"
+        )
+    rows, columns = (
+        (np.arange(new) * 2 + 1) * old // (2 * new)
+        for new, old in zip(size, mask.shape, strict=True)
+    )
+    return np.ascontiguousarray(mask[rows[:, None], columns[None, :]])
+
+
+def image_size(path: PathLike) -> tuple[int, int]:
+    """(height, width) of an image as read_image would return it; only the header is read."""
+    with _opened(path) as image:
+        width, height = image.size
+        turned = image.getexif().get(_EXIF_ORIENTATION, 1) in (5, 6, 7, 8)
+    return (width, height) if turned else (height, width)
+
+
+def natural_key(path: Path) -> list[tuple[tuple[int, int, str], ...]]:
+    """Sort key under which "2.png" comes before "10.png", folder by folder."""
+    return [
+        tuple(
+            (0, int(piece), piece) if piece.isdigit() else (1, 0, piece)
+            for piece in re.split(r"([0-9]+)", part.casefold())
+        )
+        for part in path.parts
+    ]
+
+
+def is_image_name(path: Path) -> bool:
+    """Whether a name looks like an image's: a known extension in any case, not hidden."""
+    return path.suffix.lower() in EXTENSIONS and not path.name.startswith(".")
+
+
+def list_images(folder: PathLike, *, recursive: bool = False) -> list[Path]:
+    """Image files of a folder in natural order; hidden files and others are passed over.
+
+    Raises InputError when the folder is missing or cannot be read. An empty list is fine.
+    """
+    top = Path(folder)
+    require_folder(top)
+    found: list[Path] = []
+    try:
+        for entry in top.iterdir():
+            if entry.name.startswith("."):
+                continue
+            if entry.is_dir():
+                if recursive:
+                    found += list_images(entry, recursive=not entry.is_symlink())
+            elif is_image_name(entry):
+                found.append(entry)
+    except OSError as error:
+        raise InputError(f"{top}: cannot read this folder: {reason(error)}") from error
+    return sorted(found, key=natural_key)
+
+
+def require_folder(path: Path) -> None:
+    """Raise InputError unless `path` is a folder."""
+    if not path.exists():
+        raise InputError(f"{path}: no such folder")
+    if not path.is_dir():
+        raise InputError(f"{path}: expected a folder, got a file")
+
+
+def resize(image: Bytes, height: int, width: int) -> Bytes:
+    """Bilinear resize of a uint8 [H, W, C] image: half-pixel centres, no antialiasing."""
+    from diffusionad import _core
+
+    if image.shape[:2] == (height, width):
+        return image
+    resized: Bytes = _core.resize_u8(image, height, width)
+    return resized
+
+
+def to_network(images: ImageSource, size: int) -> Floats:
+    """Bring images to float32 [N, 3, size, size] in [0, 1], the form that the networks take.
+
+    Accepted are a path, a uint8 [H, W, 3] array, sequences of those (each image of its own size),
+    uint8 [N, H, W, 3], and float32 [N, 3, size, size] or [3, size, size] in [0, 1]. uint8 images
+    are resized before they are divided by 255.
+    Raises InputError that names what was expected and what came.
+    """
+    if isinstance(images, np.ndarray) and images.dtype != np.uint8:
+        return _check_float(images, size)
+    if isinstance(images, (str, os.PathLike)) or (
+        isinstance(images, np.ndarray) and images.ndim == 3
+    ):
+        images = [images]
+    if len(images) == 0:
+        raise InputError("images: expected at least one image, got none")
+    batch = np.empty((len(images), 3, size, size), np.float32)
+    for index, item in enumerate(images):
+        pixels = read_image(item) if isinstance(item, (str, os.PathLike)) else np.asarray(item)
+        if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3 or pixels.size == 0:
+            raise InputError(
+                f"images[{index}]: expected uint8 [H, W, 3] or a path, "
+                f"got {pixels.dtype} {list(pixels.shape)}"
+            )
+        batch[index] = resize(pixels, size, size).transpose(2, 0, 1)
+    batch /= np.float32(255)
+    return batch
+
+
+def to_bytes(images: npt.NDArray[np.floating[Any]]) -> Bytes:
+    """Values in [0, 1] to uint8 0..255 of the same shape; others are clipped."""
+    return (np.clip(images, 0.0, 1.0) * 255.0 + 0.5).astype(np.uint8)
+
+
+def write_png(path: PathLike, pixels: Bytes) -> None:
+    """Write uint8 [H, W, 3] or [H, W] as PNG, whole or not at all. Raises WriteError."""
+    from PIL import Image
+
+    with atomic_path(path, durable=False) as temporary:
+        Image.fromarray(np.ascontiguousarray(pixels)).save(temporary, format="PNG")
+
+
+def _check_float(images: npt.NDArray[Any], size: int) -> Floats:
+    if images.dtype != np.float32:
+        raise InputError(f"images: expected float32 or uint8, got {images.dtype}")
+    batch: Floats = images[None] if images.ndim == 3 else images
+    if batch.ndim != 4 or batch.shape[1:] != (3, size, size) or len(batch) == 0:
+        raise InputError(
+            f"images: expected float32 [N, 3, {size}, {size}], got {list(images.shape)}"
+        )
+    low, high = float(batch.min()), float(batch.max())
+    if not (low >= 0.0 and high <= 1.0):
+        raise InputError(f"images: expected values in [0, 1], got {low:g} to {high:g}")
+    return np.ascontiguousarray(batch)
+
+
+@contextmanager
+def _opened(path: PathLike) -> Iterator[Image.Image]:
+    """Open an image file; whatever Pillow raises, also while decoding, names the file."""
+    from PIL import Image, UnidentifiedImageError
+
+    file = Path(path)
+    try:
+        if file.is_dir():
+            raise InputError(f"{file}: expected an image file, got a folder")
+        if file.stat().st_size == 0:
+            raise InputError(f"{file}: the file is empty")
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            image = Image.open(file)
+        with image:
+            yield image
+    except InputError:
+        raise
+    except FileNotFoundError as error:
+        raise InputError(f"{file}: no such file") from error
+    except UnidentifiedImageError as error:
+        raise InputError(f"{file}: not an image that can be read") from error
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise InputError(
+            f"{file}: the image has more than {Image.MAX_IMAGE_PIXELS:,} pixels, the limit "
+            "against decompression bombs (PIL.Image.MAX_IMAGE_PIXELS)"
+        ) from error
+    except PermissionError as error:
+        raise InputError(f"{file}: {reason(error)}") from error
+    except (*_BROKEN, struct.error, zlib.error) as error:
+        text = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise InputError(f"{file}: the image is broken: {text}") from error
+
+
+def _to_rgb(image: Image.Image) -> Bytes:
+    from PIL import ImageOps
+
+    image = ImageOps.exif_transpose(image)
+    if image.mode.startswith("I"):
+        return np.repeat(_sixteen_to_eight(np.asarray(image))[:, :, None], 3, axis=2)
+    if image.mode == "F":
+        raise ValueError("floating-point pixels; expected 8 or 16 bits")
+    # A palette's transparency and premultiplied alpha both need the detour over RGBA.
+    if image.mode in ("P", "PA", "La", "RGBa"):
+        image = image.convert("LA" if image.mode == "La" else "RGBA")
+    return np.asarray(image.convert("RGB"))
+
+
+def _sixteen_to_eight(values: npt.NDArray[Any]) -> Bytes:
+    wide = values.astype(np.int64)
+    if wide.size and (wide.min() < 0 or wide.max() > 65535):
+        raise ValueError("32-bit pixels; expected 8 or 16 bits")
+    return ((wide + 128) // 257).astype(np.uint8)
+
+
+def _nonzero(image: Image.Image) -> Mask:
+    from PIL import ImageOps
+
+    image = ImageOps.exif_transpose(image)
+    if image.mode == "P" and any((image.getpalette() or [0, 0, 0])[:3]):
+        # Index 0 is usually the background whatever its neighbours look like (class numbers);
+        # where it is not black, the palette's colours say what is what.
+        image = image.convert("RGB")
+    elif image.mode in ("LA", "La", "PA"):
+        image = image.convert("LA").getchannel(0)
+    elif image.mode in ("RGBA", "RGBa", "CMYK", "YCbCr", "HSV"):
+        image = image.convert("RGBA").convert("RGB")
+    values = np.asarray(image)
+    return np.asarray(values.any(axis=2) if values.ndim == 3 else values != 0)
+
+
+def unique_stems(paths: Iterable[Path]) -> list[str]:
+    """A file name without extension for each path, different for each (also where case is lost).
+
+    A stem stays as it is unless several paths share it: then the extension is put behind it
+    (files of one folder), folder names before it, and, where all that agrees, a number behind.
+    """
+    listed = [Path(os.path.abspath(path)) for path in paths]
+    same_folder = set(_clashing([str(path.with_suffix("")) for path in listed]))
+    bases = [
+        path.stem + (path.suffix.replace(".", "_") if index in same_folder else "")
+        for index, path in enumerate(listed)
+    ]
+    names = list(bases)
+    for depth in range(1, max((len(path.parts) for path in listed), default=1)):
+        for index in _clashing(names):
+            names[index] = "_".join([*listed[index].parent.parts[1:][-depth:], bases[index]])
+    taken: set[str] = set()
+    for index, name in enumerate(names):
+        number = 1
+        while names[index].casefold() in taken:
+            number += 1
+            names[index] = f"{name}_{number}"
+        taken.add(names[index].casefold())
+    return names
+
+
+def _clashing(names: Sequence[str]) -> list[int]:
+    count = Counter(name.casefold() for name in names)
+    return [index for index, name in enumerate(names) if count[name.casefold()] > 1]

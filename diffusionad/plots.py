@@ -1,0 +1,222 @@
+"""Pictures of a result: one row per image with every stage of the method, as plain pixels.
+
+Drawn with Pillow alone. Images come as float [3, H, W] in [0, 1] (what the networks see), maps
+and masks as [H, W]; pictures go out as uint8 [H, W, 3], ready for images.write_png.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from diffusionad.images import Bytes, Mask, to_bytes
+
+if TYPE_CHECKING:
+    from PIL import ImageDraw
+
+FloatMap = npt.NDArray[np.floating[Any]]
+
+# Every 17th colour of matplotlib's "magma" (CC0): even steps in lightness, dark for normal.
+_MAGMA = np.array([
+    0x000004, 0x0b0924, 0x20114b, 0x3b0f70, 0x57157e, 0x721f81, 0x8c2981, 0xa8327d,
+    0xc43c75, 0xde4968, 0xf1605d, 0xfa7f5e, 0xfe9f6d, 0xfebf84, 0xfddea0, 0xfcfdbf,
+])  # fmt: skip
+_COLOURS = np.stack([_MAGMA >> 16, _MAGMA >> 8 & 255, _MAGMA & 255], axis=1).astype(np.float32)
+
+_BACKGROUND = (22, 22, 26)
+_TEXT = (236, 236, 240)
+_FAINT = (150, 150, 160)
+_GOOD = (96, 200, 130)
+_BAD = (255, 110, 96)
+_OUTLINE = (80, 230, 255)
+_GAP = 6
+_CAPTION = 30  # height of the line with the name
+_LABEL = 18  # height of the line with the tiles' titles
+
+
+@dataclass(frozen=True)
+class Stages:
+    """What one image goes through, in the order of the panel; what is None is left out."""
+
+    image: FloatMap  # [3, H, W] in [0, 1], as all images here
+    score_map: FloatMap  # [H, W] in [0, 1]
+    mask: Mask | None = None  # bool, any size
+    x_s: FloatMap | None = None
+    x_b: FloatMap | None = None
+    x0_s: FloatMap | None = None
+    x0_b: FloatMap | None = None
+    x0: FloatMap | None = None
+
+
+def colormap(values: FloatMap, low: float = 0.0, high: float = 1.0) -> Bytes:
+    """Values [H, W] as colours uint8 [H, W, 3] of a perceptual scale; others are clipped.
+
+    >>> colormap(np.array([[0.0, 1.0]])).tolist()
+    [[[0, 0, 4], [252, 253, 191]]]
+    """
+    span = max(high - low, 1e-12)
+    place = np.clip((np.asarray(values, np.float32) - low) / span, 0.0, 1.0) * (len(_COLOURS) - 1)
+    below = np.minimum(place.astype(np.intp), len(_COLOURS) - 2)
+    part = (place - below)[..., None]
+    mixed = _COLOURS[below] * (1.0 - part) + _COLOURS[below + 1] * part
+    return (mixed + 0.5).astype(np.uint8)
+
+
+def overlay(
+    image: Bytes, score_map: FloatMap, mask: Mask | None = None, high: float = 1.0
+) -> Bytes:
+    """The map laid over its image [H, W, 3], clearer where it is higher; the mask as an outline."""
+    share = np.clip(np.asarray(score_map, np.float32) / max(high, 1e-12), 0.0, 1.0)[..., None]
+    opacity = 0.75 * np.sqrt(share)
+    grey = image.mean(axis=2, keepdims=True, dtype=np.float32) * 0.85
+    mixed = grey * (1.0 - opacity) + colormap(score_map, 0.0, high) * opacity
+    result = (mixed + 0.5).astype(np.uint8)
+    if mask is not None:
+        result[_outline(mask)] = _OUTLINE
+    return result
+
+
+def panel(
+    stages: Stages,
+    *,
+    name: str = "",
+    score: float | None = None,
+    threshold: float | None = None,
+    defect: str | None = None,
+    tile: int = 192,
+    high: float = 1.0,
+) -> Bytes:
+    """One row: input, mask, noisy images, the three reconstructions, map, overlay, each labelled.
+
+    Above it stand the file's name, the score, the verdict where a threshold is given, and the true
+    label where `defect` is known. The map's colours run from 0 to `high`. uint8 [H, W, 3].
+    """
+    from PIL import Image, ImageDraw
+
+    tiles = _tiles(stages, tile, high)
+    width = _GAP + len(tiles) * (tile + _GAP)
+    top = _CAPTION + _LABEL
+    canvas = Image.new("RGB", (width, top + tile + _GAP), _BACKGROUND)
+    draw = ImageDraw.Draw(canvas)
+    _draw_caption(draw, width, name, _verdict(score, threshold, defect))
+    for index, (title, pixels) in enumerate(tiles):
+        left = _GAP + index * (tile + _GAP)
+        draw.text((left + 1, _CAPTION + 2), title, fill=_FAINT, font=_font(12))
+        canvas.paste(Image.fromarray(pixels), (left, top))
+    return np.asarray(canvas)
+
+
+def contact_sheet(panels: Sequence[Bytes], title: str = "") -> Bytes:
+    """Panels one below the other under a title, as one picture. uint8 [H, W, 3]."""
+    from PIL import Image, ImageDraw
+
+    if not panels:
+        raise ValueError("panels: expected at least one panel, got none")
+    header = 34 if title else 0
+    width = max(item.shape[1] for item in panels)
+    height = header + sum(item.shape[0] + _GAP for item in panels)
+    canvas = Image.new("RGB", (width, height), _BACKGROUND)
+    if title:
+        ImageDraw.Draw(canvas).text((_GAP + 1, 8), title, fill=_TEXT, font=_font(18))
+    top = header
+    for item in panels:
+        canvas.paste(Image.fromarray(item), (0, top))
+        top += item.shape[0] + _GAP
+    return np.asarray(canvas)
+
+
+def _tiles(stages: Stages, tile: int, high: float) -> list[tuple[str, Bytes]]:
+    image = _picture(stages.image, tile)
+    score_map = _scaled(stages.score_map, tile)
+    mask = None if stages.mask is None else _scaled_mask(stages.mask, tile)
+    tiles = [("input", image)]
+    if mask is not None:
+        tiles.append(("defect mask", np.repeat(mask[..., None], 3, axis=2) * np.uint8(255)))
+    for title, pixels in (
+        ("x_s  noisy", stages.x_s),
+        ("x_b  noisier", stages.x_b),
+        ("x0_s  from x_s", stages.x0_s),
+        ("x0_b  from x_b", stages.x0_b),
+        ("x0  norm-guided", stages.x0),
+    ):
+        if pixels is not None:
+            tiles.append((title, _picture(pixels, tile)))
+    peak = float(np.max(stages.score_map))
+    tiles.append((f"map  0 to {high:.3g}, peak {peak:.3g}", colormap(score_map, 0.0, high)))
+    tiles.append(("overlay", overlay(image, score_map, mask, high)))
+    return tiles
+
+
+def _verdict(
+    score: float | None, threshold: float | None, defect: str | None
+) -> list[tuple[str, tuple[int, int, int]]]:
+    """Pieces of text with their colours, from left to right."""
+    pieces: list[tuple[str, tuple[int, int, int]]] = []
+    if defect is not None:
+        pieces.append((f"truth: {defect}", _FAINT))
+    if score is not None:
+        pieces.append((f"score {score:.4f}", _TEXT))
+        if threshold is not None:
+            anomalous = score >= threshold
+            word = "anomalous" if anomalous else "normal"
+            pieces.append((f"{word} (threshold {threshold:.4f})", _BAD if anomalous else _GOOD))
+    return pieces
+
+
+def _draw_caption(
+    draw: ImageDraw.ImageDraw,
+    width: int,
+    name: str,
+    pieces: Sequence[tuple[str, tuple[int, int, int]]],
+) -> None:
+    font = _font(15)
+    right = float(width - _GAP - 1)
+    for text, colour in reversed(pieces):
+        right -= draw.textlength(text, font=font)
+        draw.text((right, _GAP), text, fill=colour, font=font)
+        right -= 18
+    room = right - _GAP
+    while len(name) > 2 and draw.textlength(name, font=font) > room:
+        name = "…" + name[2:]
+    draw.text((_GAP + 1, _GAP), name, fill=_TEXT, font=font)
+
+
+@cache
+def _font(size: int) -> Any:
+    from PIL import ImageFont
+
+    return ImageFont.load_default(size)
+
+
+def _picture(image: FloatMap, tile: int) -> Bytes:
+    from PIL import Image
+
+    pixels = Image.fromarray(np.ascontiguousarray(to_bytes(image).transpose(1, 2, 0)))
+    return np.asarray(pixels.resize((tile, tile), Image.Resampling.BICUBIC))
+
+
+def _scaled(score_map: FloatMap, tile: int) -> FloatMap:
+    from PIL import Image
+
+    plane = Image.fromarray(np.ascontiguousarray(score_map, np.float32))
+    return np.asarray(plane.resize((tile, tile), Image.Resampling.BILINEAR))
+
+
+def _scaled_mask(mask: Mask, tile: int) -> Mask:
+    """The mask at the tile's size; a defect smaller than one pixel of it stays visible."""
+    from PIL import Image
+
+    plane = Image.fromarray(mask.astype(np.float32))
+    return np.asarray(plane.resize((tile, tile), Image.Resampling.BOX)) > 0
+
+
+def _outline(mask: Mask) -> Mask:
+    """Pixels just outside the mask, 4-connected."""
+    padded = np.pad(mask, 1)
+    near = padded[:-2, 1:-1] | padded[2:, 1:-1] | padded[1:-1, :-2] | padded[1:-1, 2:]
+    return np.asarray(near & ~mask)
