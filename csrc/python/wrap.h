@@ -8,12 +8,15 @@ typedef struct {
     PyTypeObject *network_type;
 } dad_module_state;
 
-extern PyMethodDef dad_conv_methods[];      /* wrap_conv.c */
-extern PyMethodDef dad_layer_methods[];     /* wrap_layers.c */
-extern PyMethodDef dad_pipeline_methods[];  /* wrap_pipeline.c */
-extern PyMethodDef dad_synthesis_methods[]; /* wrap_synthesis.c */
-extern PyMethodDef dad_metric_methods[];    /* wrap_metrics.c */
-extern PyMethodDef dad_network_methods[];   /* wrap_network.c */
+extern PyMethodDef dad_conv_methods[];         /* wrap_conv.c */
+extern PyMethodDef dad_elementwise_methods[];  /* wrap_elementwise.c */
+extern PyMethodDef dad_layer_methods[];        /* wrap_layers.c */
+extern PyMethodDef dad_loss_methods[];         /* wrap_losses.c */
+extern PyMethodDef dad_metric_methods[];       /* wrap_metrics.c */
+extern PyMethodDef dad_network_methods[];      /* wrap_network.c */
+extern PyMethodDef dad_norm_methods[];         /* wrap_norm.c */
+extern PyMethodDef dad_pipeline_methods[];     /* wrap_pipeline.c */
+extern PyMethodDef dad_synthesis_methods[];    /* wrap_synthesis.c */
 
 PyTypeObject *dad_new_network_type(PyObject *module); /* wrap_network.c; NULL: exception set */
 
