@@ -21,7 +21,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#include "base/status.h"
+#include "base/rng.h"
 
 /* ---- resize.c: bilinear, half-pixel centres ---------------------------------------------- */
 
@@ -36,12 +36,75 @@ void dad_resize_bytes(uint8_t *y, const uint8_t *x, const dad_resize_shape *shap
 void dad_resize_floats(float *y, const float *x, const dad_resize_shape *shape,
                        float *scratch);
 
+/* ---- texture.c: one thread --------------------------------------------------------------- */
+
+/* RGB in [0, 1]: one of several kinds of surface, its scale, colours and grain all random. */
+void dad_texture(float *texture /* [H, W, 3] */, ptrdiff_t H, ptrdiff_t W, dad_rng *rng);
+
+/* ---- augment.c: one thread --------------------------------------------------------------- */
+
+typedef enum {
+    DAD_GAMMA,          /* p: an exponent per channel */
+    DAD_BRIGHTNESS,     /* p: factor, shift in levels, 1 if the shift comes first */
+    DAD_SHARPNESS,      /* p[0]: 0 smooth, 1 as it is, above 1 sharper */
+    DAD_HUE_SATURATION, /* p: shifts in 255ths */
+    DAD_SOLARIZE,       /* p[0]: values from here on are inverted */
+    DAD_POSTERIZE,      /* p[0]: bits kept, 1 .. 8 */
+    DAD_INVERT,
+    DAD_AUTOCONTRAST, /* p[0]: percent left out at either end */
+    DAD_EQUALIZE,
+    DAD_ROTATION, /* p[0]: degrees */
+    DAD_AUGMENTERS
+} dad_augmenter;
+
+typedef struct {
+    dad_augmenter kind;
+    double p[3];
+} dad_augmentation;
+
+/* `count` <= DAD_AUGMENTERS different ones, in the order in which to apply them. */
+void dad_augment_draw(dad_augmentation *chosen, ptrdiff_t count, dad_rng *rng);
+/* In place; scratch holds as many bytes as the image. */
+void dad_augment(uint8_t *image /* [H, W, 3] */, const dad_augmentation *change, ptrdiff_t H,
+                 ptrdiff_t W, uint8_t *scratch);
+
 /* ---- perlin.c: one thread ---------------------------------------------------------------- */
 
 /* RY <= H and RX <= W cells; angles [RY + 1, RX + 1], the first axis' gradient is cos. */
 ptrdiff_t dad_perlin_scratch(ptrdiff_t W, ptrdiff_t RY, ptrdiff_t RX);
 void dad_perlin(float *noise /* [H, W] */, const double *angles, ptrdiff_t H, ptrdiff_t W,
                 ptrdiff_t RY, ptrdiff_t RX, float *scratch);
+
+/* ---- synthesize.c ------------------------------------------------------------------------- */
+
+typedef struct {
+    double anomaly_probability; /* 0.5: else the image stays as it is */
+    double self_probability;    /* that the appearance is made from the image: 0.5 for objects */
+    double beta_low, beta_high; /* 0.2, 0.8: how much of the image shows through */
+    int fewest_exponent;        /* 0, 5: the noise has 2^i x 2^j cells, */
+    int most_exponent;          /*       i and j between these; at most 10 */
+    float threshold;            /* 0.5: of the noise */
+    bool random_part;           /* confine the anomaly to a random part of the foreground */
+} dad_synthesis_options;
+
+typedef struct {
+    const float *images;      /* [N, H, W, 3] in [0, 1] */
+    const float *foregrounds; /* [N, H, W] in [0, 1]; NULL: everywhere */
+    const float *appearances; /* [N, H, W, 3] in [0, 1]; NULL: procedural textures */
+    const uint64_t *seeds;    /* [N] */
+} dad_sources;
+
+typedef struct {
+    float *samples;  /* [N, 3, H, W] */
+    float *masks;    /* [N, 1, H, W]: 0, or the foreground's value */
+    int64_t *labels; /* [N]: 1 where the mask is not empty */
+} dad_samples;
+
+ptrdiff_t dad_synthesize_scratch(const dad_synthesis_options *options, ptrdiff_t H,
+                                 ptrdiff_t W); /* for the current thread count */
+void dad_synthesize(const dad_samples *out, const dad_sources *in,
+                    const dad_synthesis_options *options, ptrdiff_t N, ptrdiff_t H, ptrdiff_t W,
+                    float *scratch);
 
 /* ---- schedule.c ------------------------------------------------------------------------- */
 

@@ -97,7 +97,6 @@ static int module_exec(PyObject *module) {
         return -1;
     }
     dad_gemm_init();
-<<<<<<< HEAD
     PyMethodDef *tables[] = {
         dad_conv_methods,
         dad_elementwise_methods,
@@ -108,6 +107,7 @@ static int module_exec(PyObject *module) {
         dad_norm_methods,
         dad_pipeline_methods,
         dad_synthesis_methods,
+        dad_synthesize_methods,
     };
     for (size_t i = 0; i < sizeof(tables) / sizeof(tables[0]); i++) {
         if (PyModule_AddFunctions(module, tables[i]) < 0) {

@@ -17,6 +17,7 @@ extern PyMethodDef dad_network_methods[];      /* wrap_network.c */
 extern PyMethodDef dad_norm_methods[];         /* wrap_norm.c */
 extern PyMethodDef dad_pipeline_methods[];     /* wrap_pipeline.c */
 extern PyMethodDef dad_synthesis_methods[];    /* wrap_synthesis.c */
+extern PyMethodDef dad_synthesize_methods[];   /* wrap_synthesize.c */
 
 PyTypeObject *dad_new_network_type(PyObject *module); /* wrap_network.c; NULL: exception set */
 
