@@ -1,0 +1,1 @@
+"""Readable float64 NumPy twins of the C core: documentation, and the tests' oracle."""
