@@ -223,7 +223,7 @@ def _labels(values: ArrayLike) -> NDArray[Any]:
     array = _numbers(values, "labels")
     if array.dtype == np.bool_:
         return array
-    positive = array == 1
+    positive = np.asarray(array == 1)
     other = array[~positive & (array != 0)]
     if other.size:
         raise ValueError(f"labels: expected 0 and 1, got {other[0]}")
@@ -232,7 +232,7 @@ def _labels(values: ArrayLike) -> NDArray[Any]:
 
 def _mask(values: ArrayLike, name: str) -> NDArray[Any]:
     array = _numbers(values, name)
-    return array if array.dtype in (np.bool_, np.uint8) else array != 0
+    return array if array.dtype in (np.bool_, np.uint8) else np.asarray(array != 0)
 
 
 def _maps(masks: ArrayLike, maps: ArrayLike) -> tuple[NDArray[Any], NDArray[Any]]:
