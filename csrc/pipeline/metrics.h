@@ -10,8 +10,8 @@
  *
  * Scores are float32 or float64 and finite (dad_first_not_finite says whether they are).
  * Counts are integers and sums run in double in an order that depends on the shapes alone,
- * so results are the same bit for bit at any thread count. What allocates returns a status.
- */
+ * so results are the same bit for bit at any thread count. What allocates returns a
+ * status. */
 #ifndef DAD_METRICS_H
 #define DAD_METRICS_H
 

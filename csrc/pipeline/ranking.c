@@ -9,7 +9,7 @@
  * Equal scores are one threshold: counts are taken after the last of them. A positive adds
  * 1 / size of its region to the overlap. The ranking owns its items. Filling and sorting
  * run in parallel; the pass over the ranks is one thread, which fixes the order of its sums
- * (it takes about a tenth of the time of the sort). */
+ * (it takes about a quarter of the time of the sort). */
 #include <math.h>
 #include <string.h>
 

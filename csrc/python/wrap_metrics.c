@@ -2,6 +2,8 @@
  * float64. diffusionad/metrics.py converts other types. */
 #include "python/wrap.h" /* Python.h comes before the standard headers */
 
+#include <math.h>
+
 #include "pipeline/metrics.h"
 
 /* ---- Arguments -------------------------------------------------------------------- */
@@ -184,7 +186,7 @@ static PyObject *curve_tuple(dad_ranking *ranking) {
     double regions = (double)ranking->regions;
     Py_BEGIN_ALLOW_THREADS dad_fill_curve(&curve, ranking);
     for (ptrdiff_t i = 0; i < length; i++) {
-        curve.overlap[i] /= regions;
+        curve.overlap[i] = fmin(1.0, curve.overlap[i] / regions); /* rounding */
     }
     Py_END_ALLOW_THREADS result = PyTuple_Pack(4, fp, tp, overlap, thresholds);
 done:
