@@ -136,9 +136,7 @@ def _write(path: PathLike, tensors: Tensors, metadata: Mapping[str, str]) -> Non
             file.write(little.reshape(-1).view(np.uint8).data)
 
 
-def _read(
-    path: PathLike, expected: str
-) -> tuple[dict[str, npt.NDArray[Any]], dict[str, str]]:
+def _read(path: PathLike, expected: str) -> tuple[dict[str, npt.NDArray[Any]], dict[str, str]]:
     from safetensors import SafetensorError, safe_open
 
     _require_file(path)

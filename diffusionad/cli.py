@@ -205,7 +205,7 @@ def _whole(text: str, low: int) -> int:
 
 class _Version(argparse.Action):
     def __init__(self, option_strings: Sequence[str], dest: str, **_: object) -> None:
-        super().__init__(option_strings, dest, nargs=0, help="show the version")
+        super().__init__(option_strings, argparse.SUPPRESS, nargs=0, help="show the version")
 
     def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
         from diffusionad import __version__

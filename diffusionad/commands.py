@@ -22,7 +22,7 @@ from diffusionad.console import Console, duration_text, number
 from diffusionad.datasets import Dataset, bundled
 from diffusionad.datasets import open as open_dataset
 from diffusionad.errors import InputError, WriteError
-from diffusionad.evaluation import IMAGE_METRICS, PIXEL_METRICS, nearest_training_image
+from diffusionad.evaluation import IMAGE_METRICS, PIXEL_METRICS
 from diffusionad.files import atomic_path, make_folder, reason, write_json
 from diffusionad.images import (
     Bytes,
@@ -66,7 +66,7 @@ def demo(args: Namespace) -> int:
     model = _new_model(args)
     _fit(console, model, dataset, args, budget=budget, resume=False)
     result = _evaluate(console, model, dataset)
-    result["nearest_training_image_auroc"] = nearest_training_image(dataset)
+    result["nearest_training_image_auroc"] = evaluation.nearest_training_image(dataset)
     panels = _write_panels(console, model, dataset, folder / "heatmaps", keep=SHEET_ROWS)
     write_png(folder / "heatmaps.png", plots.contact_sheet(panels, str(dataset)))
     write_json(folder / "report.json", result)
@@ -99,8 +99,8 @@ def train(args: Namespace) -> int:
     elif file.exists() and not args.overwrite:
         raise InputError(f"{file}: exists already; add --resume or --overwrite, or choose another")
     else:
+        make_folder(args.out)
         model = _new_model(args)
-    make_folder(args.out)
     console.say(str(dataset))
     _fit(console, model, dataset, args, budget=args.time_budget, resume=args.resume)
     console.say(f"model     {file}")
@@ -270,9 +270,7 @@ def _show(console: Console, dataset: Dataset, result: dict[str, Any]) -> None:
     rows = [[dataset.category, *(number(result[name]) for name in names)]]
     if len(per_defect) > 1:
         rows += [[kind, *(number(row[name]) for name in names)] for kind, row in per_defect.items()]
-    console.table(
-        f"protocol: {result['protocol']}", ["", *(TITLES[name] for name in names)], rows
-    )
+    console.table(f"protocol: {result['protocol']}", ["", *(TITLES[name] for name in names)], rows)
     if (baseline := result.get("nearest_training_image_auroc")) is not None:
         console.say(f"image AUROC of the nearest training image, without training: {baseline:.4f}")
     console.say(

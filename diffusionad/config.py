@@ -223,7 +223,9 @@ def preset(name: str, **overrides: Any) -> tuple[ModelConfig, TrainConfig]:
 
 def update(config: Config, changes: Mapping[str, Any]) -> Config:
     """A copy with some settings changed, checked. Lists become tuples."""
-    plain = {k: tuple(v) if isinstance(v, list) else v for k, v in changes.items()}
+    plain: dict[str, Any] = {
+        name: tuple(value) if isinstance(value, list) else value for name, value in changes.items()
+    }
     return dataclasses.replace(config, **plain)
 
 

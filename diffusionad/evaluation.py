@@ -150,10 +150,7 @@ def _network_mask(sample: Sample, size: int, protocol: str) -> Mask | None:
     mask = sample.mask
     if mask is None:
         return None
-    if not mask.any():
-        return np.zeros((size, size), np.bool_)
-    grey = np.repeat(mask[..., None], 3, axis=2) * np.uint8(255)
-    resized = resize(np.ascontiguousarray(grey), size, size)[..., 0]
+    resized = resize(mask * np.uint8(255), size, size)
     return np.asarray(resized == 255 if protocol == "reference" else resized >= 128)
 
 

@@ -47,9 +47,7 @@ def read_image(path: PathLike) -> Bytes:
         return np.ascontiguousarray(_to_rgb(image))
 
 
-def read_mask(
-    path: PathLike, size: tuple[int, int] | None = None, *, resize: bool = False
-) -> Mask:
+def read_mask(path: PathLike, size: tuple[int, int] | None = None, *, resize: bool = False) -> Mask:
     """Read a mask file as bool [H, W]: every non-zero pixel is a defect (0/255, or classes 1..k).
 
     `size` is the (height, width) that its image has. A mask of another size raises InputError;
@@ -126,7 +124,7 @@ def require_folder(path: Path) -> None:
 
 
 def resize(image: Bytes, height: int, width: int) -> Bytes:
-    """Bilinear resize of a uint8 [H, W, C] image: half-pixel centres, no antialiasing."""
+    """Bilinear resize of a uint8 [H, W, 3] or [H, W] image: half-pixel centres, no antialiasing."""
     from diffusionad import _core
 
     if image.shape[:2] == (height, width):
@@ -166,7 +164,8 @@ def to_network(images: ImageSource, size: int) -> Floats:
 
 def to_bytes(images: npt.NDArray[np.floating[Any]]) -> Bytes:
     """Values in [0, 1] to uint8 0..255 of the same shape; others are clipped."""
-    return (np.clip(images, 0.0, 1.0) * 255.0 + 0.5).astype(np.uint8)
+    levels: Bytes = (np.clip(images, 0.0, 1.0) * 255.0 + 0.5).astype(np.uint8)
+    return levels
 
 
 def write_png(path: PathLike, pixels: Bytes) -> None:

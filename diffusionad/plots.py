@@ -64,7 +64,8 @@ def colormap(values: FloatMap, low: float = 0.0, high: float = 1.0) -> Bytes:
     below = np.minimum(place.astype(np.intp), len(_COLOURS) - 2)
     part = (place - below)[..., None]
     mixed = _COLOURS[below] * (1.0 - part) + _COLOURS[below + 1] * part
-    return (mixed + 0.5).astype(np.uint8)
+    colours: Bytes = (mixed + 0.5).astype(np.uint8)
+    return colours
 
 
 def overlay(
@@ -75,7 +76,7 @@ def overlay(
     opacity = 0.75 * np.sqrt(share)
     grey = image.mean(axis=2, keepdims=True, dtype=np.float32) * 0.85
     mixed = grey * (1.0 - opacity) + colormap(score_map, 0.0, high) * opacity
-    result = (mixed + 0.5).astype(np.uint8)
+    result: Bytes = (mixed + 0.5).astype(np.uint8)
     if mask is not None:
         result[_outline(mask)] = _OUTLINE
     return result

@@ -147,12 +147,10 @@ def test_a_full_disk_leaves_the_earlier_file(tmp_path, monkeypatch):
     def full(self: Path, *args: object, **options: object) -> IO[bytes]:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    with (
-        monkeypatch.context() as patch,
-        pytest.raises(WriteError, match=r"m\.safetensors: cannot write: no space left on device"),
-    ):
+    with monkeypatch.context() as patch:
         patch.setattr(Path, "open", full)
-        checkpoints.save_model(path, example(2.0))
+        with pytest.raises(WriteError, match=r"m\.safetensors: cannot write: no space left on"):
+            checkpoints.save_model(path, example(2.0))
     assert path.read_bytes() == before
     assert list(tmp_path.iterdir()) == [path]
 

@@ -1,0 +1,76 @@
+"""A model without networks, for tests of what lies around the networks: the darker, the worse."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+
+from diffusionad import checkpoints, config
+from diffusionad.images import to_network
+
+
+@dataclass
+class Progress:
+    step: int
+    steps: int
+    losses: dict[str, float]
+    images_per_second: float = 20.0
+    seconds_left: float = 3.0
+
+
+class FakeModel:
+    """Scores an image by how dark it is; `fit` only counts its steps."""
+
+    def __init__(self, preset: str = "compact", **overrides: Any) -> None:
+        self.config, self.train_config = config.preset(preset, **overrides)
+        self.provenance: dict[str, Any] = {}
+        self.threshold: float | None = None
+        self.seed = self.config.seed
+        self.fitted: dict[str, Any] = {}
+
+    def fit(
+        self, source: Any, *, progress: Callable[[Progress], None], out: str, **options: Any
+    ) -> None:
+        self.fitted = {"source": source, **options}
+        steps = options["steps"] or 3
+        for step in range(1, steps + 1):
+            progress(Progress(step, steps, {"total": 1.0 / step}))
+        self.provenance = {"train_seconds": 1.5, "train_steps": steps}
+        self.threshold = 0.5
+        self.save(Path(out) / "model.safetensors")
+
+    def explain(self, images: Any, **_: Any) -> SimpleNamespace:
+        x = to_network(images, self.config.image_size)
+        maps = np.ascontiguousarray(1.0 - x.mean(axis=1))
+        stages = dict.fromkeys(("x_s", "x_b", "x0_s", "x0_b", "x0"), x)
+        return SimpleNamespace(maps=maps, scores=maps.max(axis=(1, 2)), **stages)
+
+    def predict(self, images: Any, batch_size: int = 8) -> SimpleNamespace:
+        return self.explain(images)
+
+    def save(self, path: Path) -> None:
+        one = {"w": np.ones(2, np.float32)}
+        checkpoints.save_model(
+            path,
+            checkpoints.Checkpoint(
+                one, one, config.to_dict(self.config), self.provenance, self.threshold
+            ),
+        )
+
+
+def load(path: str | Path) -> FakeModel:
+    file = checkpoints.load_model(path)
+    model = FakeModel()
+    model.config = config.from_dict(config.ModelConfig, file.config)
+    model.provenance, model.threshold = file.provenance, file.threshold
+    return model
+
+
+def patches() -> Sequence[tuple[str, Any]]:
+    """What to put into the package in the place of the real model."""
+    return [("DiffusionAD", FakeModel), ("load", load)]

@@ -1,0 +1,331 @@
+"""The commands: arguments, exit codes, files, and one line for whatever is wrong."""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import fakes
+import numpy as np
+import pytest
+from PIL import Image
+
+import diffusionad
+from diffusionad import _core, commands
+from diffusionad.cli import main, parse_duration
+
+COMMANDS = ("demo", "train", "evaluate", "predict", "info")
+
+
+@pytest.fixture(autouse=True)
+def _restore_threads():
+    count = _core.get_num_threads()
+    yield
+    _core.set_num_threads(count)
+
+
+@pytest.fixture
+def fake(monkeypatch):
+    for name, value in fakes.patches():
+        monkeypatch.setattr(diffusionad, name, value, raising=False)
+
+
+def picture(path: Path, dark: bool = False, size: int = 40) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pixels = np.full((size, size, 3), 200, np.uint8)
+    if dark:
+        pixels[5:20, 5:20] = 10
+    Image.fromarray(pixels).save(path)
+    return path
+
+
+@pytest.fixture
+def data(tmp_path) -> Path:
+    """A dataset in MVTec's layout with one category, its defects dark squares."""
+    part = tmp_path / "data" / "part"
+    for index in range(4):
+        picture(part / "train" / "good" / f"{index}.png")
+    picture(part / "test" / "good" / "0.png")
+    for defect in ("dent", "stain"):
+        picture(part / "test" / defect / "0.png", dark=True)
+        mask = np.zeros((40, 40), np.uint8)
+        mask[5:20, 5:20] = 255
+        (part / "ground_truth" / defect).mkdir(parents=True)
+        Image.fromarray(mask).save(part / "ground_truth" / defect / "0_mask.png")
+    return part.parent
+
+
+@pytest.fixture
+def model(tmp_path) -> Path:
+    made = fakes.FakeModel(image_size=32, seed=0)
+    made.threshold = 0.5
+    made.save(tmp_path / "m.safetensors")
+    return tmp_path / "m.safetensors"
+
+
+def run(*arguments: object) -> int:
+    """The exit code, also where argparse leaves by itself."""
+    try:
+        return main([str(argument) for argument in arguments])
+    except SystemExit as left:
+        return int(left.code or 0)
+
+
+def fails(capsys: pytest.CaptureFixture[str], code: int, *arguments: object) -> str:
+    """The one line on stderr of a call that ends with `code`."""
+    assert run(*arguments) == code
+    captured = capsys.readouterr()
+    assert "Traceback" not in captured.err
+    lines = captured.err.splitlines()
+    assert len(lines) == 1, captured.err
+    return lines[0]
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_has_help_with_an_example_and_the_common_options(capsys, command):
+    assert run(command, "--help") == 0
+    text = capsys.readouterr().out
+    for word in ("--json FILE", "--threads N", "--seed N", "--quiet", f"diffusionad {command}"):
+        assert word in text
+
+
+def test_help_and_version(capsys):
+    assert run("--help") == 0
+    text = capsys.readouterr().out
+    assert all(f"  {command}" in text for command in COMMANDS)
+    assert run("--version") == 0
+    assert capsys.readouterr().out == f"diffusionad {diffusionad.__version__}\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ([], "COMMAND"),
+        (["fly"], "fly"),
+        (["train"], "DATA"),
+        (["train", "d"], "--out"),
+        (["train", "d", "--out", "o", "--steps", "0"], "--steps: expected a whole number of 1"),
+        (["train", "d", "--out", "o", "--time-budget", "soon"], "expected a time such as 90s"),
+        (["train", "d", "--out", "o", "--time-budget", "1m", "--steps", "1"], "not allowed with"),
+        (["train", "d", "--out", "o", "--preset", "huge"], "huge"),
+        (["evaluate", "m"], "DATA"),
+        (["predict", "m", "--out", "o"], "IMAGE_OR_FOLDER"),
+        (["info", "--seed", "-1"], "--seed"),
+        (["info", "--threads", "5000"], "--threads: expected 1 to 1024"),
+    ],
+)
+def test_bad_usage_is_one_line(capsys, arguments, words):
+    assert words in fails(capsys, 2, *arguments)
+
+
+def test_durations():
+    cases = {"600": 600, "90s": 90, "20m": 1200, "1h": 3600, "1h30m": 5400, "0.5m": 30, "1H": 3600}
+    assert {text: parse_duration(text) for text in cases} == cases
+    for bad in ("", "0", "-5", "m", "10x", "1m1h", "nan", "1e3"):
+        with pytest.raises(argparse.ArgumentTypeError, match="expected a time"):
+            parse_duration(bad)
+
+
+@pytest.mark.usefixtures("fake")
+def test_bad_data_is_one_line_that_names_it(capsys, tmp_path, data, model):
+    out = tmp_path / "out"
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "text.png").write_text("no image")
+    cases = [
+        (["train", tmp_path / "none", "--out", out], "none: no such folder"),
+        (["train", tmp_path / "empty", "--out", out], "empty: the folder is empty"),
+        (["train", data, "--category", "prt", "--out", out], "no category 'prt'; there are: part"),
+        (["train", data, "--layout", "x", "--out", out], "layout: no 'x'"),
+        (["train", data, "--anomaly-source", "dtd", "--out", out], "dtd: no such folder"),
+        (["train", data, "--foreground", tmp_path / "empty", "--out", out], "empty: no images"),
+        (["train", data, "--resume", "--out", out], "nothing to resume"),
+        (["evaluate", tmp_path / "no.safetensors", data], "no.safetensors: no such file"),
+        (["evaluate", tmp_path / "text.png", data], "text.png: not a complete safetensors file"),
+        (["evaluate", model, tmp_path / "none"], "none: no such folder"),
+        (["predict", model, tmp_path / "none.png", "--out", out], "none.png: no such file"),
+        (["predict", model, tmp_path / "empty", "--out", out], "empty: no images"),
+        (["predict", model, model, "--out", out], "not an image file by its name"),
+        (["info", tmp_path / "text.png"], "text.png: not a complete"),
+        (["info", "--json", tmp_path], "expected a file, got a folder"),
+    ]
+    for arguments, words in cases:
+        assert words in fails(capsys, 2, *arguments), arguments
+    assert not out.exists()
+
+
+@pytest.mark.usefixtures("fake")
+def test_a_mask_of_another_size_is_one_line(capsys, data, model):
+    Image.new("L", (7, 9)).save(data / "part" / "ground_truth" / "dent" / "0_mask.png")
+    line = fails(capsys, 2, "evaluate", model, data, "--quiet")
+    assert "0_mask.png: the mask is 7x9 pixels, its image 40x40" in line
+
+
+@pytest.mark.usefixtures("fake")
+def test_a_place_that_cannot_be_written_is_one_line(capsys, tmp_path, data):
+    (tmp_path / "file").touch()
+    line = fails(capsys, 1, "train", data, "--out", tmp_path / "file" / "sub")
+    assert "cannot make this folder" in line
+
+
+def test_info_tells_versions_and_core(capsys, tmp_path):
+    assert run("info", "--json", tmp_path / "i.json", "--threads", "3") == 0
+    assert _core.simd_level() in capsys.readouterr().out
+    value = json.loads((tmp_path / "i.json").read_text())
+    assert value["threads"] == 3
+    assert value["simd"] in value["simd_levels"]
+    assert value["versions"]["numpy"] == np.__version__
+    assert run("info", "--quiet") == 0
+    assert capsys.readouterr().out == ""
+
+
+def test_info_of_a_model(capsys, model):
+    assert run("info", model) == 0
+    text = capsys.readouterr().out
+    for word in ("unet", "2 parameters", "image_size", "32", "0.5"):
+        assert word in text
+    assert run("info", model, "--json", "-", "--quiet") == 0
+    value = json.loads(capsys.readouterr().out)
+    assert value["model"]["parameters"] == {"unet": 2, "seg": 2}
+
+
+@pytest.mark.usefixtures("fake")
+def test_train_evaluate_predict(capsys, tmp_path, data):
+    out = tmp_path / "runs" / "part"
+    assert run("train", data, "--category", "part", "--out", out, "--steps", 4, "--image-size", 32,
+               "--seed", 7, "--json", tmp_path / "t.json") == 0  # fmt: skip
+    captured = capsys.readouterr()
+    assert "part (mvtec): 4 train, 1 test good, 2 test defective" in captured.out
+    assert "train 4/4  total 0.2500  20.0 images/s  3s left" in captured.err
+    trained = json.loads((tmp_path / "t.json").read_text())
+    assert trained["provenance"]["train_steps"] == 4
+    file = out / "model.safetensors"
+
+    assert run("evaluate", file, data, "--category", "part", "--json", tmp_path / "new" / "e.json",
+               "--heatmaps", tmp_path / "maps") == 0  # fmt: skip
+    assert "image AUROC" in capsys.readouterr().out
+    result = json.loads((tmp_path / "new" / "e.json").read_text())
+    assert result["image_auroc"] == result["pixel_auroc"] == 1.0
+    assert (result["seed"], result["train_steps"], result["category"]) == (7, 4, "part")
+    drawn = sorted(path.name for path in (tmp_path / "maps").iterdir())
+    assert drawn == ["dent_0.png", "good_0.png", "stain_0.png"]
+
+    assert run("predict", file, data / "part" / "test", "--out", tmp_path / "p") == 0
+    assert "3 images scored, 2 anomalous" in capsys.readouterr().out
+    with (tmp_path / "p" / "scores.csv").open(newline="") as table:
+        rows = list(csv.DictReader(table))
+    assert [row["label"] for row in rows] == ["1", "0", "1"]
+    assert Path(rows[0]["path"]) == data / "part" / "test" / "dent" / "0.png"
+    score_map = np.load(tmp_path / "p" / "dent_0.npy")
+    assert score_map.dtype == np.float32
+    assert score_map.shape == (32, 32)
+    assert score_map.max() == pytest.approx(float(rows[0]["score"]))
+    assert (tmp_path / "p" / "dent_0.png").stat().st_size > 1000
+
+
+@pytest.mark.usefixtures("fake")
+def test_quiet_prints_nothing(capsys, tmp_path, data, model):
+    out = tmp_path / "out"
+    assert run("train", data, "--out", out, "--quiet") == 0
+    assert run("evaluate", model, data, "--quiet") == 0
+    assert run("predict", model, data / "part" / "test", "--out", out, "--quiet") == 0
+    captured = capsys.readouterr()
+    assert (captured.out, captured.err) == ("", "")
+
+
+@pytest.mark.usefixtures("fake")
+def test_a_model_is_not_replaced_unasked(capsys, tmp_path, data):
+    out = tmp_path / "out"
+    assert run("train", data, "--out", out, "--quiet") == 0
+    before = (out / "model.safetensors").read_bytes()
+    assert "exists already" in fails(capsys, 2, "train", data, "--out", out, "--seed", 3)
+    assert (out / "model.safetensors").read_bytes() == before
+    assert "keeps its settings" in fails(
+        capsys, 2, "train", data, "--out", out, "--resume", "--seed", 3
+    )
+    assert run("train", data, "--out", out, "--resume", "--quiet") == 0
+    assert run("train", data, "--out", out, "--overwrite", "--seed", 3, "--quiet") == 0
+    assert (out / "model.safetensors").read_bytes() != before
+
+
+@pytest.mark.usefixtures("fake")
+def test_predict_passes_over_what_it_cannot_read(capsys, tmp_path, model):
+    folder = tmp_path / "photos"
+    for name in ("a.png", "größe (1).JPG", "c.png"):
+        picture(folder / name)
+    (folder / "b.png").write_bytes((folder / "a.png").read_bytes()[:60])
+    line = fails(capsys, 2, "predict", model, folder, "--out", tmp_path / "p", "--quiet")
+    assert "b.png" in line
+    with (tmp_path / "p" / "scores.csv").open(newline="", encoding="utf-8") as table:
+        names = [Path(row["path"]).name for row in csv.DictReader(table)]
+    assert names == ["a.png", "c.png", "größe (1).JPG"]
+
+
+@pytest.mark.usefixtures("fake")
+def test_an_interrupt_keeps_what_is_finished(capsys, tmp_path, model, monkeypatch):
+    for index in range(6):
+        picture(tmp_path / "photos" / f"{index}.png")
+    calls = []
+    whole = fakes.FakeModel.explain
+
+    def explain(self, images, **options):
+        if calls:
+            raise KeyboardInterrupt
+        calls.append(len(images))
+        return whole(self, images, **options)
+
+    monkeypatch.setattr(fakes.FakeModel, "explain", explain)
+    line = fails(capsys, 130, "predict", model, tmp_path / "photos", "--out", tmp_path / "p")
+    assert "interrupted" in line
+    rows = (tmp_path / "p" / "scores.csv").read_text().splitlines()
+    assert len(rows) == 1 + calls[0]
+    assert len(list((tmp_path / "p").glob("*.npy"))) == calls[0]
+
+
+@pytest.mark.usefixtures("fake")
+def test_demo(capsys, tmp_path, data, monkeypatch):
+    monkeypatch.setattr(commands, "bundled", lambda: commands.open_dataset(data))
+    monkeypatch.setattr(commands.evaluation, "nearest_training_image", lambda _: 0.75)
+    out = tmp_path / "demo"
+    assert run("demo", "--out", out, "--image-size", 32, "--json", tmp_path / "d.json") == 0
+    text = capsys.readouterr().out
+    assert "nearest training image, without training: 0.7500" in text
+    result = json.loads((tmp_path / "d.json").read_text())
+    assert result == json.loads((out / "report.json").read_text())
+    assert result["nearest_training_image_auroc"] == 0.75
+    assert (out / "heatmaps.png").exists()
+    assert len(list((out / "heatmaps").iterdir())) == 3
+
+
+def test_failures_inside_are_one_line_unless_debugging(capsys, model, monkeypatch):
+    def broken(path: str) -> None:
+        raise MemoryError("cannot hold 9 GB")
+
+    monkeypatch.setattr(commands.checkpoints, "read_header", broken)
+    assert "not enough memory: cannot hold 9 GB" in fails(capsys, 1, "info", model)
+    monkeypatch.setenv("DIFFUSIONAD_DEBUG", "1")
+    with pytest.raises(MemoryError):
+        main(["info", str(model)])
+
+
+def test_the_module_runs_and_stands_a_closed_pipe():
+    done = subprocess.run(
+        [sys.executable, "-m", "diffusionad", "info"], capture_output=True, text=True, check=True
+    )
+    assert "SIMD level" in done.stdout
+    command = f"{sys.executable} -m diffusionad info | true"
+    piped = subprocess.run(["sh", "-c", command], capture_output=True, text=True, check=False)
+    assert "Traceback" not in piped.stderr
+
+
+def test_help_does_not_import_what_it_does_not_need():
+    script = (
+        "import sys; from diffusionad.cli import build_parser; build_parser().format_help();"
+        "print([m for m in ('rich', 'PIL', 'safetensors', 'tomlkit') if m in sys.modules])"
+    )
+    command = [sys.executable, "-c", script]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

@@ -1,0 +1,133 @@
+"""Evaluation around a model that scores by darkness: what counts, what is left out."""
+
+from __future__ import annotations
+
+import json
+import logging
+from pathlib import Path
+
+import fakes
+import numpy as np
+import pytest
+from PIL import Image
+from sklearn.metrics import average_precision_score, roc_auc_score
+
+from diffusionad import datasets, evaluation
+from diffusionad.errors import InputError
+
+SIZE = 32
+FIELDS = {
+    "image_auroc", "image_ap", "image_f1_max", "pixel_auroc", "pixel_ap", "pixel_f1_max", "aupro",
+    "images_per_second", "peak_memory_mb", "train_seconds", "train_steps", "category", "layout",
+    "protocol", "preset", "seed", "threads", "simd", "versions", "per_defect",
+}  # fmt: skip
+
+
+@pytest.fixture
+def root(tmp_path) -> Path:
+    """Noisy images; the defects are dark squares, more of them than the masks say."""
+    rng = np.random.default_rng(0)
+
+    def save(path: Path, square: int, value: int) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        pixels = rng.integers(100, 256, (SIZE * 2, SIZE * 2, 3), dtype=np.uint8)
+        pixels[8 : 8 + square, 8 : 8 + square] //= value
+        Image.fromarray(pixels).save(path)
+
+    part = tmp_path / "part"
+    for index in range(5):
+        save(part / "train" / "good" / f"{index}.png", 0, 1)
+        save(part / "test" / "good" / f"{index}.png", 0, 1)
+        for defect, value in (("dent", 2), ("stain", 9)):
+            save(part / "test" / defect / f"{index}.png", 20, value)
+            mask = np.zeros((SIZE * 2, SIZE * 2), np.uint8)
+            mask[8:27, 8:27] = 1
+            (part / "ground_truth" / defect).mkdir(parents=True, exist_ok=True)
+            Image.fromarray(mask).save(part / "ground_truth" / defect / f"{index}_mask.png")
+    return part
+
+
+@pytest.fixture
+def model() -> fakes.FakeModel:
+    made = fakes.FakeModel(image_size=SIZE, seed=4)
+    made.provenance = {"train_seconds": 2.5, "train_steps": 9}
+    return made
+
+
+def test_result_has_the_fields_and_the_values(root, model):
+    data = datasets.open(root)
+    seen = []
+    result = evaluation.evaluate(model, data, progress=lambda done, of: seen.append((done, of)))
+    assert set(result) == FIELDS
+    json.dumps(result, allow_nan=False)
+    assert seen == [(8, 15), (15, 15)]
+    assert (result["seed"], result["train_steps"], result["train_seconds"]) == (4, 9, 2.5)
+    assert (result["category"], result["layout"], result["preset"]) == ("part", "mvtec", "compact")
+
+    prediction = model.predict([sample.path for sample in data.test])
+    labels = [sample.label for sample in data.test]
+    assert result["image_auroc"] == pytest.approx(roc_auc_score(labels, prediction.scores))
+    # At least half of a network's pixel lies in the mask: rows and columns 4 to 13, less a corner.
+    truth = np.zeros((len(labels), SIZE, SIZE), bool)
+    truth[np.array(labels) == 1, 4:14, 4:14] = True
+    truth[:, 13, 13] = False
+    pixels = truth.ravel(), prediction.maps.ravel()
+    assert result["pixel_auroc"] == pytest.approx(roc_auc_score(*pixels))
+    assert result["pixel_ap"] == pytest.approx(average_precision_score(*pixels))
+
+
+def test_each_defect_is_measured_against_the_good_images(root, model):
+    data = datasets.open(root)
+    per_defect = evaluation.evaluate(model, data)["per_defect"]
+    assert set(per_defect) == {"dent", "stain"}
+    assert {row["images"] for row in per_defect.values()} == {5}
+    chosen = [sample for sample in data.test if sample.defect != "stain"]
+    scores = model.predict([sample.path for sample in chosen]).scores
+    expected = roc_auc_score([sample.label for sample in chosen], scores)
+    assert per_defect["dent"]["image_auroc"] == pytest.approx(expected)
+    assert per_defect["stain"]["pixel_ap"] > per_defect["dent"]["pixel_ap"]
+
+
+def test_reference_protocol_takes_exact_pixels_only(root, model):
+    data = datasets.open(root)
+    result = evaluation.evaluate(model, data, "reference")
+    maps = model.predict([sample.path for sample in data.test]).maps
+    truth = np.zeros_like(maps, bool)
+    truth[[sample.label == 1 for sample in data.test], 4:13, 4:13] = True
+    assert result["protocol"] == "reference"
+    assert result["pixel_auroc"] == round(roc_auc_score(truth.ravel(), maps.ravel()), 3)
+    exact = evaluation.evaluate(model, data)
+    assert result["pixel_ap"] != exact["pixel_ap"]
+    with pytest.raises(InputError, match="protocol: expected benchmark or reference"):
+        evaluation.evaluate(model, data, "best")
+
+
+def test_images_without_mask_count_for_image_metrics_only(root, model):
+    whole = evaluation.evaluate(model, datasets.open(root))
+    for path in (root / "ground_truth" / "stain").iterdir():
+        path.unlink()
+    part = evaluation.evaluate(model, datasets.open(root))
+    assert part["image_auroc"] == whole["image_auroc"]
+    assert part["pixel_auroc"] == whole["per_defect"]["dent"]["pixel_auroc"]
+    assert part["per_defect"]["stain"]["pixel_auroc"] is None
+
+
+def test_one_class_only_has_no_metrics_and_says_so(tmp_path, root, model, caplog):
+    for path in (root / "test" / "good").iterdir():
+        path.unlink()
+    with caplog.at_level(logging.WARNING, "diffusionad"):
+        result = evaluation.evaluate(model, datasets.open(root))
+    assert result["image_auroc"] is None
+    assert result["pixel_auroc"] is not None
+    assert "all test images are defective" in caplog.text
+    only_good = datasets.open(root / "train" / "good", test_fraction=0.4)
+    result = evaluation.evaluate(model, only_good)
+    assert (result["image_auroc"], result["aupro"], result["per_defect"]) == (None, None, {})
+    assert evaluation.nearest_training_image(only_good) is None
+    with pytest.raises(InputError, match="no test images"):
+        evaluation.evaluate(model, datasets.open(root / "train" / "good", test_fraction=0.0))
+
+
+def test_nearest_training_image(root):
+    data = datasets.open(root)
+    assert evaluation.nearest_training_image(data, size=16) == pytest.approx(1.0)
