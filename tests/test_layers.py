@@ -11,11 +11,11 @@ from diffusionad.reference import layers as reference
 
 pytestmark = pytest.mark.usefixtures("every_level")
 
-# N, heads, D, H, W: one position, odd channel counts, positions around the block of 64 queries.
+# N, heads, D, H, W: one position, odd channel counts, positions around the block of 128 queries.
 ATTENTION_SHAPES = [
     (1, 1, 8, 1, 1),
     (2, 4, 8, 3, 5),
-    (1, 3, 5, 8, 8),
+    (1, 3, 5, 8, 16),
     (2, 1, 17, 13, 5),
     (1, 2, 64, 11, 12),
 ]

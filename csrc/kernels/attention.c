@@ -12,7 +12,7 @@
 #include "kernels/kernels.h"
 #include "simd/simd.h"
 
-enum { QUERIES = 64 };
+enum { QUERIES = 128 }; /* 8 % faster than 64; 256 gains 4 % more but halves the tasks to share */
 
 static ptrdiff_t thread_scratch(const dad_attention_shape *shape) {
     return dad_round_up(dad_min(QUERIES, shape->T) * (2 * shape->T + 1), 16);
