@@ -2,7 +2,7 @@
 
 __version__ = "0.1.0"
 
-from . import datasets, metrics, synthesis
+from . import datasets, metrics
 from .denoising import Repair, denoise
 from .diffusion import Schedule
 from .models import SegmentationNet, UNet

@@ -3,7 +3,7 @@
  * Probabilities exist for one block of queries at a time, in a thread's own scratch. Forward:
  * threads share (image, head, query block). Backward: threads share (image, head), whose query
  * blocks follow each other and add to dk and dv in order; with P the probabilities,
- *   dv = P^T dy,  dP = dy v^T,  dS = P (dP - sum(P dP)),  dq = dS k / sqrt(D),  dk = dS^T q / sqrt(D).
+ *   dv = P^T dy,  dP = dy v^T,  dS = P (dP - sum(P dP)) / sqrt(D),  dq = dS k,  dk = dS^T q.
  * The shapes of the matrix products depend on T and D alone. */
 #include <math.h>
 
@@ -12,7 +12,7 @@
 #include "kernels/kernels.h"
 #include "simd/simd.h"
 
-enum { QUERIES = 64 };
+enum { QUERIES = 128 }; /* 8 % faster than 64; 256 gains 4 % more but halves the tasks to share */
 
 static ptrdiff_t thread_scratch(const dad_attention_shape *shape) {
     return dad_round_up(dad_min(QUERIES, shape->T) * (2 * shape->T + 1), 16);

@@ -19,7 +19,7 @@
  *   - Arguments: outputs, inputs, shape, scratch. Gradients are named dx, dw, db, dy.
  *   - Activation gradients are written (=), parameter gradients accumulated (+=). NULL: not wanted.
  *   - Kernels cannot fail and never allocate; `scratch` holds as many floats as the function named
- *     *_scratch says for the current thread count (0: pass NULL).
+ *     *_scratch says for the current thread count (0: pass NULL), from a multiple of 8 bytes on.
  *   - Outputs may not overlap inputs, unless a comment says "in place allowed".
  *   - The result is the same bit for bit at any thread count. Forward results of an image do not
  *     depend on the other images of its batch (batch statistics excepted). */

@@ -102,6 +102,7 @@ static int module_exec(PyObject *module) {
         dad_elementwise_methods,
         dad_layer_methods,
         dad_loss_methods,
+        dad_map_methods,
         dad_metric_methods,
         dad_network_methods,
         dad_norm_methods,

@@ -12,6 +12,7 @@ extern PyMethodDef dad_conv_methods[];         /* wrap_conv.c */
 extern PyMethodDef dad_elementwise_methods[];  /* wrap_elementwise.c */
 extern PyMethodDef dad_layer_methods[];        /* wrap_layers.c */
 extern PyMethodDef dad_loss_methods[];         /* wrap_losses.c */
+extern PyMethodDef dad_map_methods[];          /* wrap_maps.c */
 extern PyMethodDef dad_metric_methods[];       /* wrap_metrics.c */
 extern PyMethodDef dad_network_methods[];      /* wrap_network.c */
 extern PyMethodDef dad_norm_methods[];         /* wrap_norm.c */

@@ -87,7 +87,8 @@ def _standardise(x: Array, axes: tuple[int, ...], eps: float) -> tuple[Array, Ar
 def _standardise_backward(dxhat: Array, xhat: Array, rstd: Array, axes: tuple[int, ...]) -> Array:
     mean = dxhat.mean(axis=axes, keepdims=True)
     projection = (dxhat * xhat).mean(axis=axes, keepdims=True)
-    return rstd * (dxhat - mean - xhat * projection)
+    dx: Array = rstd * (dxhat - mean - xhat * projection)
+    return dx
 
 
 def _per_channel(vector: Array) -> Array:
