@@ -11,6 +11,10 @@
 
 typedef uint8_t channel_tables[3][256];
 
+/* fminf and fmaxf are calls into libm at the baseline, because of NaN; these are instructions. */
+static inline float least(float a, float b) { return a < b ? a : b; }
+static inline float greatest(float a, float b) { return a > b ? a : b; }
+
 static uint8_t to_byte(double v) { return (uint8_t)(v <= 0.0 ? 0 : v >= 255.0 ? 255 : (int)v); }
 
 /* ---- tables ----------------------------------------------------------------------------- */
@@ -120,7 +124,7 @@ static void change_brightness(uint8_t *image, const double *p, ptrdiff_t pixels)
     for (ptrdiff_t i = 0; i < pixels; i++) {
         uint8_t *v = image + 3 * i;
         float luma = 0.299f * v[0] + 0.587f * v[1] + 0.114f * v[2];
-        float wanted = fminf(fmaxf(luma * multiply + add, 0.0f), 255.0f);
+        float wanted = least(greatest(luma * multiply + add, 0.0f), 255.0f);
         for (int c = 0; c < 3; c++) {
             v[c] = clamp_byte((float)v[c] + (wanted - luma));
         }
@@ -131,7 +135,7 @@ static void change_brightness(uint8_t *image, const double *p, ptrdiff_t pixels)
 static float from_hsv(float hue, float saturation, float value, float n) {
     float k = hue + n;
     k = k >= 6.0f ? k - 6.0f : k;
-    float down = fmaxf(0.0f, fminf(fminf(k, 4.0f - k), 1.0f));
+    float down = greatest(0.0f, least(least(k, 4.0f - k), 1.0f));
     return value - value * saturation * down;
 }
 
@@ -151,11 +155,11 @@ static void change_hue_saturation(uint8_t *image, const double *p, ptrdiff_t pix
     for (ptrdiff_t i = 0; i < pixels; i++) {
         uint8_t *v = image + 3 * i;
         float r = v[0], g = v[1], b = v[2];
-        float most = fmaxf(r, fmaxf(g, b)), range = most - fminf(r, fminf(g, b));
+        float most = greatest(r, greatest(g, b)), range = most - least(r, least(g, b));
         float hue = hue_of(r, g, b, most, range) + turn;
         hue = hue < 0.0f ? hue + 6.0f : hue >= 6.0f ? hue - 6.0f : hue;
         float saturation = most > 0.0f ? range / most : 0.0f;
-        saturation = fminf(fmaxf(saturation + add, 0.0f), 1.0f);
+        saturation = least(greatest(saturation + add, 0.0f), 1.0f);
         v[0] = clamp_byte(from_hsv(hue, saturation, most, 5.0f));
         v[1] = clamp_byte(from_hsv(hue, saturation, most, 3.0f));
         v[2] = clamp_byte(from_hsv(hue, saturation, most, 1.0f));

@@ -241,9 +241,10 @@ static void draw_appearance(workspace *w, const float *image, const float *appea
 /* mask NULL: the sample is the image. */
 static void blend(float *sample /* [3, P] */, const float *image /* [P, 3] */,
                   const float *mask, const uint8_t *picture, float beta, ptrdiff_t P) {
-    for (int c = 0; c < 3; c++) {
-        for (ptrdiff_t i = 0; i < P; i++) {
-            float x = image[3 * i + c], m = mask != NULL ? mask[i] : 0.0f;
+    for (ptrdiff_t i = 0; i < P; i++) {
+        float m = mask != NULL ? mask[i] : 0.0f;
+        for (int c = 0; c < 3; c++) {
+            float x = image[3 * i + c];
             if (m > 0.0f) {
                 float a = (float)picture[3 * i + c] * (1.0f / 255.0f);
                 x = x * (1.0f - m) + (1.0f - beta) * a * m + beta * x * m;

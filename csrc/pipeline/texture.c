@@ -127,9 +127,10 @@ static neighbours find_points(const surface *s, float x, float y) {
         float dx = (float)ix + lattice_again(s, ix, iy, 1) - x;
         float dy = (float)iy + lattice_again(s, ix, iy, 2) - y;
         float distance = dx * dx + dy * dy;
-        second = fminf(second, fmaxf(nearest, distance));
+        float further = distance > nearest ? distance : nearest;
+        second = further < second ? further : second;
         which = distance < nearest ? k : which;
-        nearest = fminf(nearest, distance);
+        nearest = distance < nearest ? distance : nearest;
     }
     return (neighbours){nearest, second, cell_x + which % 3 - 1, cell_y + which / 3 - 1};
 }
@@ -207,7 +208,7 @@ enum { KINDS = sizeof(kinds) / sizeof(kinds[0]) };
 
 static float channel_of(float hue, float saturation, float value, float n) {
     float k = fmodf(n + 6.0f * hue, 6.0f);
-    return value - value * saturation * clamp01(fminf(k, 4.0f - k));
+    return value - value * saturation * clamp01(k < 2.0f ? k : 4.0f - k);
 }
 
 /* Half of the hues lie between red and yellow, where most materials are. */

@@ -4,12 +4,12 @@
 
 #include "python/arrays.h"
 
-extern PyMethodDef dad_conv_methods[];       /* wrap_conv.c */
-extern PyMethodDef dad_layer_methods[];      /* wrap_layers.c */
-extern PyMethodDef dad_pipeline_methods[];   /* wrap_pipeline.c */
-extern PyMethodDef dad_synthesis_methods[];  /* wrap_synthesis.c */
-extern PyMethodDef dad_synthesize_methods[]; /* wrap_synthesize.c */
-extern PyMethodDef dad_metric_methods[];     /* wrap_metrics.c */
+extern PyMethodDef dad_conv_methods[];      /* wrap_conv.c */
+extern PyMethodDef dad_layer_methods[];     /* wrap_layers.c */
+extern PyMethodDef dad_pipeline_methods[];  /* wrap_pipeline.c */
+extern PyMethodDef dad_image_methods[];     /* wrap_images.c */
+extern PyMethodDef dad_synthesis_methods[]; /* wrap_synthesis.c */
+extern PyMethodDef dad_metric_methods[];    /* wrap_metrics.c */
 
 int dad_add_network_type(PyObject *module); /* wrap_network.c; -1 with an exception set */
 
