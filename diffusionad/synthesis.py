@@ -113,7 +113,8 @@ def _channels_last(images: NDArray[Any], name: str) -> Floats:
     """(N, H, W, 3) float32 from (N, 3, H, W) float32 or (N, H, W, 3) uint8."""
     images = np.asarray(images)
     if images.dtype == np.uint8 and images.ndim == 4 and images.shape[3] == 3:
-        return np.divide(images, np.float32(255), dtype=np.float32)
+        scaled: Floats = np.divide(images, np.float32(255), dtype=np.float32)
+        return scaled
     if images.dtype == np.float32 and images.ndim == 4 and images.shape[1] == 3:
         return np.ascontiguousarray(images.transpose(0, 2, 3, 1))
     if images.dtype not in (np.uint8, np.float32):

@@ -97,8 +97,9 @@ static int module_exec(PyObject *module) {
         return -1;
     }
     dad_gemm_init();
-    PyMethodDef *tables[] = {dad_conv_methods,  dad_layer_methods,     dad_pipeline_methods,
-                             dad_image_methods, dad_synthesis_methods, dad_metric_methods};
+    PyMethodDef *tables[] = {dad_conv_methods,     dad_layer_methods, dad_schedule_methods,
+                             dad_pipeline_methods, dad_image_methods, dad_synthesis_methods,
+                             dad_metric_methods};
     for (size_t i = 0; i < sizeof(tables) / sizeof(tables[0]); i++) {
         if (PyModule_AddFunctions(module, tables[i]) < 0) {
             return -1;

@@ -6,6 +6,7 @@
 
 extern PyMethodDef dad_conv_methods[];      /* wrap_conv.c */
 extern PyMethodDef dad_layer_methods[];     /* wrap_layers.c */
+extern PyMethodDef dad_schedule_methods[];  /* wrap_schedule.c */
 extern PyMethodDef dad_pipeline_methods[];  /* wrap_pipeline.c */
 extern PyMethodDef dad_image_methods[];     /* wrap_images.c */
 extern PyMethodDef dad_synthesis_methods[]; /* wrap_synthesis.c */

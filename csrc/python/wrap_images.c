@@ -1,5 +1,5 @@
-/* Images and what synthetic anomalies are made of, as NumPy functions (pipeline/resize.c, texture.c,
- * augment.c, perlin.c). */
+/* Images and what synthetic anomalies are made of, as NumPy functions (pipeline/resize.c,
+ * texture.c, augment.c, perlin.c). */
 #include "python/wrap.h" /* Python.h comes before the standard headers */
 
 #include <math.h>
@@ -30,7 +30,7 @@ static bool parse_seed(uint64_t *seed, PyObject *object) {
     return true;
 }
 
-/* ---- resize.c --------------------------------------------------------------------------- */
+/* ---- resize.c ------------------------------------------------------------------------ */
 
 static PyObject *resize_u8(PyObject *self, PyObject *args, PyObject *kwargs) {
     (void)self;
@@ -50,7 +50,8 @@ static PyObject *resize_u8(PyObject *self, PyObject *args, PyObject *kwargs) {
     int dimensions = PyArray_NDIM(x);
     npy_intp C = dimensions == 3 ? PyArray_DIM(x, 2) : 1;
     if (dimensions < 2 || dimensions > 3 || (C != 1 && C != 3)) {
-        PyErr_SetString(PyExc_ValueError, "image: expected shape (H, W), (H, W, 1) or (H, W, 3)");
+        PyErr_SetString(PyExc_ValueError,
+                        "image: expected shape (H, W), (H, W, 1) or (H, W, 3)");
         goto done;
     }
     if (!check_side("image height", PyArray_DIM(x, 0)) ||
@@ -78,8 +79,8 @@ static PyObject *resize_f32(PyObject *self, PyObject *args, PyObject *kwargs) {
     static char *names[] = {"map", "height", "width", NULL};
     PyObject *object;
     Py_ssize_t height, width;
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "Onn:resize_f32", names, &object, &height,
-                                     &width) ||
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "Onn:resize_f32", names, &object,
+                                     &height, &width) ||
         !check_side("height", height) || !check_side("width", width)) {
         return NULL;
     }
@@ -114,7 +115,7 @@ done:
     return (PyObject *)y;
 }
 
-/* ---- perlin.c --------------------------------------------------------------------------- */
+/* ---- perlin.c ------------------------------------------------------------------------ */
 
 static bool all_finite(PyArrayObject *array) {
     const double *values = PyArray_DATA(array);
@@ -132,7 +133,8 @@ static PyObject *perlin_noise(PyObject *self, PyObject *args, PyObject *kwargs) 
     static char *names[] = {"angles", "height", "width", NULL};
     PyObject *object;
     Py_ssize_t H, W;
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "Onn:perlin_noise", names, &object, &H, &W) ||
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "Onn:perlin_noise", names, &object, &H,
+                                     &W) ||
         !check_side("height", H) || !check_side("width", W)) {
         return NULL;
     }
@@ -143,10 +145,11 @@ static PyObject *perlin_noise(PyObject *self, PyObject *args, PyObject *kwargs) 
     }
     npy_intp RY = PyArray_DIM(angles, 0) - 1, RX = PyArray_DIM(angles, 1) - 1;
     if (RY < 1 || RX < 1 || RY > H || RX > W) {
-        PyErr_Format(PyExc_ValueError,
-                     "angles: expected a grid of 1 to %zd x 1 to %zd cells (one angle more each "
-                     "way) for %zd x %zd pixels, got %zd x %zd cells",
-                     H, W, H, W, RY, RX);
+        PyErr_Format(
+            PyExc_ValueError,
+            "angles: expected a grid of 1 to %zd x 1 to %zd cells (one angle more each "
+            "way) for %zd x %zd pixels, got %zd x %zd cells",
+            H, W, H, W, RY, RX);
         goto done;
     }
     if (!all_finite(angles)) {
@@ -168,14 +171,15 @@ done:
     return (PyObject *)noise;
 }
 
-/* ---- texture.c -------------------------------------------------------------------------- */
+/* ---- texture.c ----------------------------------------------------------------------- */
 
 static PyObject *texture(PyObject *self, PyObject *args, PyObject *kwargs) {
     (void)self;
     static char *names[] = {"height", "width", "seed", NULL};
     Py_ssize_t H, W;
     PyObject *seed_object;
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "nnO:texture", names, &H, &W, &seed_object) ||
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "nnO:texture", names, &H, &W,
+                                     &seed_object) ||
         !check_side("height", H) || !check_side("width", W)) {
         return NULL;
     }
@@ -195,7 +199,7 @@ static PyObject *texture(PyObject *self, PyObject *args, PyObject *kwargs) {
     return (PyObject *)image;
 }
 
-/* ---- augment.c -------------------------------------------------------------------------- */
+/* ---- augment.c ----------------------------------------------------------------------- */
 
 typedef struct {
     const char *name;
@@ -216,7 +220,8 @@ static const augmenter_rules augmenters[DAD_AUGMENTERS] = {
     [DAD_ROTATION] = {"rotation", 1, {-360}, {360}},
 };
 
-static bool parse_augmentation(dad_augmentation *change, const char *name, PyObject *tuple) {
+static bool parse_augmentation(dad_augmentation *change, const char *name,
+                               PyObject *tuple) {
     int kind = 0;
     while (kind < DAD_AUGMENTERS && strcmp(augmenters[kind].name, name) != 0) {
         kind++;
@@ -291,14 +296,14 @@ PyMethodDef dad_image_methods[] = {
     DAD_METHOD(resize_f32,
                "resize_f32(map, height, width)\n--\n\n"
                "Bilinear resizing of float32 (H, W) or (N, H, W), half-pixel centres."),
-    DAD_METHOD(perlin_noise,
-               "perlin_noise(angles, height, width)\n--\n\n"
-               "Gradient noise, float32 (height, width); angles: float64 (rows + 1, columns + 1)."),
-    DAD_METHOD(texture,
-               "texture(height, width, seed)\n--\n\n"
-               "A procedural surface, float32 (height, width, 3) in [0, 1]."),
-    DAD_METHOD(augment,
-               "augment(image, name, parameters)\n--\n\n"
-               "One of the ten augmenters on uint8 (H, W, 3); parameters: a tuple of floats."),
+    DAD_METHOD(perlin_noise, "perlin_noise(angles, height, width)\n--\n\n"
+                             "Gradient noise, float32 (height, width); angles: float64 "
+                             "(rows + 1, columns + 1)."),
+    DAD_METHOD(texture, "texture(height, width, seed)\n--\n\n"
+                        "A procedural surface, float32 (height, width, 3) in [0, 1]."),
+    DAD_METHOD(
+        augment,
+        "augment(image, name, parameters)\n--\n\n"
+        "One of the ten augmenters on uint8 (H, W, 3); parameters: a tuple of floats."),
     {NULL, NULL, 0, NULL},
 };

@@ -45,7 +45,8 @@ static bool check_options(const dad_synthesis_options *o) {
         wrong = "anomaly_probability: expected a probability, 0 to 1";
     } else if (!(o->self_probability >= 0.0 && o->self_probability <= 1.0)) {
         wrong = "self_probability: expected a probability, 0 to 1";
-    } else if (!(o->beta_low >= 0.0 && o->beta_low <= o->beta_high && o->beta_high <= 1.0)) {
+    } else if (!(o->beta_low >= 0.0 && o->beta_low <= o->beta_high &&
+                 o->beta_high <= 1.0)) {
         wrong = "beta: expected (low, high) with 0 <= low <= high <= 1";
     } else if (!(o->fewest_exponent >= 0 && o->fewest_exponent <= o->most_exponent &&
                  o->most_exponent <= MOST_EXPONENT)) {
@@ -62,14 +63,16 @@ static bool check_options(const dad_synthesis_options *o) {
 enum { IMAGES, FOREGROUNDS, APPEARANCES, SEEDS, SOURCES };
 
 /* The four arrays, the second and third of which may stay NULL. */
-static bool input_sources(PyArrayObject *arrays[SOURCES], PyObject *const objects[SOURCES]) {
+static bool input_sources(PyArrayObject *arrays[SOURCES],
+                          PyObject *const objects[SOURCES]) {
     npy_intp images_shape[] = {-1, -1, -1, 3};
     if ((arrays[IMAGES] = input_unit(objects[IMAGES], "images", 4, images_shape)) == NULL) {
         return false;
     }
     const npy_intp *shape = PyArray_DIMS(arrays[IMAGES]);
     if (shape[1] > LARGEST_SIDE || shape[2] > LARGEST_SIDE) {
-        PyErr_Format(PyExc_ValueError, "images: expected at most %d pixels a side, got %zd x %zd",
+        PyErr_Format(PyExc_ValueError,
+                     "images: expected at most %d pixels a side, got %zd x %zd",
                      LARGEST_SIDE, shape[1], shape[2]);
         return false;
     }
@@ -89,9 +92,17 @@ static bool input_sources(PyArrayObject *arrays[SOURCES], PyObject *const object
 
 static PyObject *synthesize(PyObject *self, PyObject *args, PyObject *kwargs) {
     (void)self;
-    static char *names[] = {"images", "foregrounds", "appearances", "seeds",
-                            "anomaly_probability", "self_probability", "beta", "exponents",
-                            "threshold", "random_part", NULL};
+    static char *names[] = {"images",
+                            "foregrounds",
+                            "appearances",
+                            "seeds",
+                            "anomaly_probability",
+                            "self_probability",
+                            "beta",
+                            "exponents",
+                            "threshold",
+                            "random_part",
+                            NULL};
     PyObject *objects[SOURCES], *result = NULL;
     dad_synthesis_options options = {0.5, 0.5, 0.2, 0.8, 0, 5, 0.5f, false};
     int random_part = 0;
@@ -137,11 +148,12 @@ done:
 }
 
 PyMethodDef dad_synthesis_methods[] = {
-    DAD_METHOD(synthesize,
-               "synthesize(images, foregrounds, appearances, seeds, anomaly_probability=0.5, "
-               "self_probability=0.5, beta=(0.2, 0.8), exponents=(0, 5), threshold=0.5, "
-               "random_part=False)\n--\n\n"
-               "Images with synthetic anomalies: samples (N, 3, H, W), masks (N, 1, H, W) and "
-               "labels (N,) from images (N, H, W, 3) in [0, 1] and uint64 seeds (N,)."),
+    DAD_METHOD(
+        synthesize,
+        "synthesize(images, foregrounds, appearances, seeds, anomaly_probability=0.5, "
+        "self_probability=0.5, beta=(0.2, 0.8), exponents=(0, 5), threshold=0.5, "
+        "random_part=False)\n--\n\n"
+        "Images with synthetic anomalies: samples (N, 3, H, W), masks (N, 1, H, W) and "
+        "labels (N,) from images (N, H, W, 3) in [0, 1] and uint64 seeds (N,)."),
     {NULL, NULL, 0, NULL},
 };

@@ -64,9 +64,9 @@ def _gamma(image: Array, *exponents: float) -> Array:
 
 
 def _brightness(image: Array, factor: float, shift: float, shift_first: float) -> Array:
-    luma = image @ np.array([0.299, 0.587, 0.114])
+    luma: Array = image @ np.array([0.299, 0.587, 0.114])
     wanted = (luma + shift) * factor if shift_first else luma * factor + shift
-    return image + (np.clip(wanted, 0, 255) - luma)[..., None]
+    return np.asarray(image + (np.clip(wanted, 0, 255) - luma)[..., None])
 
 
 def _sharpness(image: Array, factor: float) -> Array:
