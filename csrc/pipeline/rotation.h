@@ -1,5 +1,5 @@
 /* A rotation about an image's centre, read backwards: where output pixel (y, x) comes from.
- * Coordinates are fixed point with 16 fractional bits: steps add up exactly. */
+ * Coordinates are fixed point with 16 fractional bits: good to W / 2^17 pixels. */
 #ifndef DAD_ROTATION_H
 #define DAD_ROTATION_H
 
