@@ -1,5 +1,5 @@
-/* Ten random changes of an RGB image, three of which make the appearance of an anomaly (the
- * paper's section 3.4; the same set as DRAEM's). On uint8 values, as the libraries they come from.
+/* Ten random changes of an RGB image, three of which make the appearance of an anomaly
+ * (paper, section 3.4). On uint8 values, as in the libraries they come from.
  *
  * Most are a table per channel; brightness, hue and saturation are per pixel; sharpness and
  * rotation read neighbours from a copy. The caller owns the buffers; one thread. */
@@ -11,9 +11,15 @@
 
 typedef uint8_t channel_tables[3][256];
 
-static uint8_t to_byte(double v) { return (uint8_t)(v <= 0.0 ? 0 : v >= 255.0 ? 255 : (int)v); }
+/* At the baseline fminf and fmaxf are calls, because of NaN; these are instructions. */
+static inline float least(float a, float b) { return a < b ? a : b; }
+static inline float greatest(float a, float b) { return a > b ? a : b; }
 
-/* ---- tables ----------------------------------------------------------------------------- */
+static uint8_t to_byte(double v) {
+    return (uint8_t)(v <= 0.0 ? 0 : v >= 255.0 ? 255 : (int)v);
+}
+
+/* ---- tables -------------------------------------------------------------------------- */
 
 static void gamma_table(uint8_t *table, double gamma) {
     for (int v = 0; v < 256; v++) {
@@ -45,7 +51,7 @@ static int first_kept(const ptrdiff_t *histogram, ptrdiff_t cut, int from, int s
     return v;
 }
 
-/* The range left when `cutoff` percent are dropped at either end is stretched to 0 .. 255. */
+/* What is left when `cutoff` percent are dropped at either end is stretched to 0 .. 255. */
 static void autocontrast_table(uint8_t *table, const ptrdiff_t *histogram, ptrdiff_t pixels,
                                double cutoff) {
     ptrdiff_t cut = (ptrdiff_t)((double)pixels * cutoff / 100.0);
@@ -107,7 +113,7 @@ static void apply_tables(uint8_t *image, const dad_augmentation *change, ptrdiff
     }
 }
 
-/* ---- per pixel -------------------------------------------------------------------------- */
+/* ---- per pixel ----------------------------------------------------------------------- */
 
 static uint8_t clamp_byte(float v) {
     return (uint8_t)(v <= 0.0f ? 0.0f : v >= 254.5f ? 255.0f : v + 0.5f);
@@ -116,22 +122,22 @@ static uint8_t clamp_byte(float v) {
 /* Luma is multiplied and shifted, the chroma stay: all three channels move by the same. */
 static void change_brightness(uint8_t *image, const double *p, ptrdiff_t pixels) {
     float multiply = (float)p[0];
-    float add = (float)(p[2] != 0.0 ? p[1] * p[0] : p[1]); /* add first: it is multiplied too */
+    float add = (float)(p[2] != 0.0 ? p[1] * p[0] : p[1]); /* a first shift is multiplied */
     for (ptrdiff_t i = 0; i < pixels; i++) {
         uint8_t *v = image + 3 * i;
         float luma = 0.299f * v[0] + 0.587f * v[1] + 0.114f * v[2];
-        float wanted = fminf(fmaxf(luma * multiply + add, 0.0f), 255.0f);
+        float wanted = least(greatest(luma * multiply + add, 0.0f), 255.0f);
         for (int c = 0; c < 3; c++) {
             v[c] = clamp_byte((float)v[c] + (wanted - luma));
         }
     }
 }
 
-/* Channel n (5, 3, 1 for red, green, blue) of hue in sixths of a turn, saturation and value. */
+/* Red, green or blue (n = 5, 3, 1); the hue in sixths of a turn. */
 static float from_hsv(float hue, float saturation, float value, float n) {
     float k = hue + n;
     k = k >= 6.0f ? k - 6.0f : k;
-    float down = fmaxf(0.0f, fminf(fminf(k, 4.0f - k), 1.0f));
+    float down = greatest(0.0f, least(least(k, 4.0f - k), 1.0f));
     return value - value * saturation * down;
 }
 
@@ -139,7 +145,7 @@ static float hue_of(float r, float g, float b, float most, float range) {
     if (range <= 0.0f) {
         return 0.0f;
     }
-    float hue = most == r ? (g - b) / range
+    float hue = most == r   ? (g - b) / range
                 : most == g ? 2.0f + (b - r) / range
                             : 4.0f + (r - g) / range;
     return hue < 0.0f ? hue + 6.0f : hue;
@@ -151,41 +157,41 @@ static void change_hue_saturation(uint8_t *image, const double *p, ptrdiff_t pix
     for (ptrdiff_t i = 0; i < pixels; i++) {
         uint8_t *v = image + 3 * i;
         float r = v[0], g = v[1], b = v[2];
-        float most = fmaxf(r, fmaxf(g, b)), range = most - fminf(r, fminf(g, b));
+        float most = greatest(r, greatest(g, b)), range = most - least(r, least(g, b));
         float hue = hue_of(r, g, b, most, range) + turn;
         hue = hue < 0.0f ? hue + 6.0f : hue >= 6.0f ? hue - 6.0f : hue;
         float saturation = most > 0.0f ? range / most : 0.0f;
-        saturation = fminf(fmaxf(saturation + add, 0.0f), 1.0f);
+        saturation = least(greatest(saturation + add, 0.0f), 1.0f);
         v[0] = clamp_byte(from_hsv(hue, saturation, most, 5.0f));
         v[1] = clamp_byte(from_hsv(hue, saturation, most, 3.0f));
         v[2] = clamp_byte(from_hsv(hue, saturation, most, 1.0f));
     }
 }
 
-/* ---- neighbours ------------------------------------------------------------------------- */
+/* ---- neighbours ---------------------------------------------------------------------- */
 
-/* Away from (factor > 1) or towards a smoothed copy; the outermost pixels stay, as in Pillow. */
-static void change_sharpness(uint8_t *image, const uint8_t *copy, double factor, ptrdiff_t H,
-                             ptrdiff_t W) {
+/* Away from (factor > 1) or towards a smoothed copy; the outermost pixels stay. */
+static void change_sharpness(uint8_t *image, const uint8_t *copy, double factor,
+                             ptrdiff_t H, ptrdiff_t W) {
     ptrdiff_t across = 3 * W;
     for (ptrdiff_t y = 1; y < H - 1; y++) {
         const uint8_t *row = copy + y * across;
         for (ptrdiff_t i = 3; i < across - 3; i++) {
             const uint8_t *v = row + i, *above = v - across, *below = v + across;
-            int sum = above[-3] + above[0] + above[3] + v[-3] + 5 * v[0] + v[3] + below[-3] +
-                      below[0] + below[3];
+            int sum = above[-3] + above[0] + above[3] + v[-3] + 5 * v[0] + v[3] +
+                      below[-3] + below[0] + below[3];
             float smooth = (float)((2 * sum + 13) / 26);
             float sharp = smooth + (float)factor * (v[0] - smooth);
-            image[y * across + i] =
-                (uint8_t)(sharp <= 0.0f ? 0.0f : sharp >= 255.0f ? 255.0f : sharp);
+            image[y * across + i] = (uint8_t)least(greatest(sharp, 0.0f), 255.0f);
         }
     }
 }
 
 /* Bilinear with 8-bit weights; black outside. */
-static void read_rotated(uint8_t *out, const uint8_t *copy, int64_t y, int64_t x, ptrdiff_t H,
-                         ptrdiff_t W) {
-    int b = (int)(y >> (DAD_FIXED_BITS - 8)) & 255, r = (int)(x >> (DAD_FIXED_BITS - 8)) & 255;
+static void read_rotated(uint8_t *out, const uint8_t *copy, int64_t y, int64_t x,
+                         ptrdiff_t H, ptrdiff_t W) {
+    int b = (int)(y >> (DAD_FIXED_BITS - 8)) & 255;
+    int r = (int)(x >> (DAD_FIXED_BITS - 8)) & 255;
     int weights[4] = {(256 - b) * (256 - r), (256 - b) * r, b * (256 - r), b * r};
     ptrdiff_t row = y >> DAD_FIXED_BITS, column = x >> DAD_FIXED_BITS;
     int sums[3] = {1 << 15, 1 << 15, 1 << 15};
@@ -216,7 +222,7 @@ static void rotate(uint8_t *image, const uint8_t *copy, double degrees, ptrdiff_
     }
 }
 
-/* ---- the choice ------------------------------------------------------------------------- */
+/* ---- the choice ---------------------------------------------------------------------- */
 
 static dad_augmentation draw(dad_augmenter kind, dad_rng *rng) {
     dad_augmentation a = {.kind = kind};

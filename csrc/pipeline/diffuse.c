@@ -2,7 +2,7 @@
  *
  *   q_sample         x_t = sqrt(abar) x0 + sqrt(1 - abar) eps
  *   predict_x0       x0  = x_t / sqrt(abar) - sqrt(1 / abar - 1) eps        (paper, eq. 6)
- *   ancestral_step   x_{t-1} = posterior mean of clip(predict_x0) and x_t, + sqrt(variance) noise
+ *   ancestral_step   x_{t-1} = posterior mean of x_t and clip(x0), + sqrt(variance) noise
  *
  * Any layout. The caller owns every buffer; threads share out blocks of an image. */
 #include <math.h>
@@ -38,8 +38,9 @@ void dad_predict_x0(float *x0, const float *x_t, const float *eps, const double 
     }
 }
 
-void dad_ancestral_step(float *x_next, const float *x_t, const float *eps, const float *noise,
-                        const dad_ancestral *steps, ptrdiff_t N, ptrdiff_t size) {
+void dad_ancestral_step(float *x_next, const float *x_t, const float *eps,
+                        const float *noise, const dad_ancestral *steps, ptrdiff_t N,
+                        ptrdiff_t size) {
     ptrdiff_t blocks = dad_block_count(N, size);
 #pragma omp parallel for num_threads(dad_num_threads()) if (N * size >= DAD_PARALLEL_FROM)
     for (ptrdiff_t i = 0; i < blocks; i++) {
@@ -47,7 +48,8 @@ void dad_ancestral_step(float *x_next, const float *x_t, const float *eps, const
         dad_ancestral at = steps[block.image];
         dad_scale scale = dad_scale_at(at.abar);
         float of_x0 = (float)(at.beta * sqrt(at.abar_prev) / (1.0 - at.abar));
-        float of_x_t = (float)((1.0 - at.abar_prev) * sqrt(1.0 - at.beta) / (1.0 - at.abar));
+        double rest = 1.0 - at.abar_prev;
+        float of_x_t = (float)(rest * sqrt(1.0 - at.beta) / (1.0 - at.abar));
         float deviation = (float)sqrt(at.variance);
         for (ptrdiff_t j = block.begin; j < block.end; j++) {
             float x0 = dad_clip(dad_denoised(scale, x_t[j], eps[j]));

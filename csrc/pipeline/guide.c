@@ -1,10 +1,10 @@
 /* Norm-guided one-step denoising (paper, section 3.3), fused: every element is read once.
  *
- *   x0_b       = clip(predict_x0(x_b, t_b, e_b))              coarse, free of anomalies
- *   x_s_from_b = q_sample(x0_b, t_s, e_s)                     re-noised with the predicted noise
+ *   x0_b       = clip(predict_x0(x_b, t_b, e_b))     coarse, no anomalies
+ *   x_s_from_b = q_sample(x0_b, t_s, e_s)            re-noised with the prediction
  *   eps_hat    = e_s - sqrt(1 - abar_s) w (x_s_from_b - x_s)
- *   x0_hat     = clip(predict_x0(x_s, t_s, eps_hat))          the reconstruction
- *   x0_s       = clip(predict_x0(x_s, t_s, e_s))              what one step gives without guidance
+ *   x0_hat     = clip(predict_x0(x_s, t_s, eps_hat)) the reconstruction
+ *   x0_s       = clip(predict_x0(x_s, t_s, e_s))     without guidance
  *
  * The backward pass recomputes the forward values: cheaper than keeping them, and the same
  * expressions decide on which side of a clip an element lies.
@@ -63,8 +63,8 @@ static void guide_block(const dad_guide_outputs *out, const dad_guide_inputs *in
     }
 }
 
-void dad_guide_forward(const dad_guide_outputs *out, const dad_guide_inputs *in, ptrdiff_t N,
-                       ptrdiff_t size) {
+void dad_guide_forward(const dad_guide_outputs *out, const dad_guide_inputs *in,
+                       ptrdiff_t N, ptrdiff_t size) {
     ptrdiff_t blocks = dad_block_count(N, size);
 #pragma omp parallel for num_threads(dad_num_threads()) if (N * size >= DAD_PARALLEL_FROM)
     for (ptrdiff_t i = 0; i < blocks; i++) {

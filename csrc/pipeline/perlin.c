@@ -1,10 +1,10 @@
-/* Gradient (Perlin) noise on a grid of RY x RX cells with unit gradients of the given angles:
+/* Gradient (Perlin) noise on a grid of RY x RX cells, unit gradients of the given angles:
  *
  *   noise = sqrt(2) * blend of the corners' (cos a, sin a) . (offset to the corner),
  *   fade(u) = 6 u^5 - 15 u^4 + 10 u^3 in both directions
  *
- * Along a row, each edge's blended contribution is linear in the offset, so a pixel costs two
- * multiply-adds per edge and one blend. The caller owns the buffers; one thread. */
+ * Along a row, each edge's blended contribution is linear in the offset, so a pixel costs
+ * two multiply-adds per edge and one blend. The caller owns the buffers; one thread. */
 #include <math.h>
 
 #include "pipeline/pipeline.h"
@@ -26,7 +26,7 @@ static columns place_columns(float *scratch, ptrdiff_t W, ptrdiff_t RX) {
     return c;
 }
 
-/* What a vertical cell edge contributes on the current row: base + slope * offset to the edge. */
+/* What a vertical cell edge adds on the current row: base + slope * offset to the edge. */
 typedef struct {
     float base, slope;
 } edge;

@@ -1,5 +1,5 @@
-/* What happens to an image between the file and the network, and between the network and a score,
- * in flow order:
+/* What happens to an image between the file and the network, and between the network and a
+ * score, in flow order:
  *
  *   resize.c      uint8 and float maps to the network's size
  *   texture.c     a procedural texture, where no folder of anomaly images is given
@@ -11,9 +11,9 @@
  *   guide.c       norm-guided one-step denoising, forward and backward
  *   metrics.h     masks -> image scores; AUROC, AP, F1-max, AUPRO
  *
- * Said once, true everywhere: buffers are contiguous and belong to the caller; outputs do not
- * overlap inputs; `abar` is alphas_cumprod at each image's step, in (0, 1]; a random result is a
- * function of its seed alone, and every result the same at any thread count. */
+ * Said once, true everywhere: buffers are contiguous and belong to the caller; outputs do
+ * not overlap inputs; `abar` is alphas_cumprod at each image's step, in (0, 1]; a random
+ * result is a function of its seed alone, and every result the same at any thread count. */
 #ifndef DAD_PIPELINE_H
 #define DAD_PIPELINE_H
 
@@ -23,25 +23,26 @@
 
 #include "base/rng.h"
 
-/* ---- resize.c: bilinear, half-pixel centres ---------------------------------------------- */
+/* ---- resize.c: bilinear, half-pixel centres ------------------------------------------ */
 
 typedef struct {
     ptrdiff_t N, H, W, C; /* x [N, H, W, C], sides below 2^31, C 1 or 3 */
     ptrdiff_t HO, WO;     /* y [N, HO, WO, C] */
 } dad_resize_shape;
 
-ptrdiff_t dad_resize_scratch(const dad_resize_shape *shape); /* for the current thread count */
+/* For the current thread count. */
+ptrdiff_t dad_resize_scratch(const dad_resize_shape *shape);
 void dad_resize_bytes(uint8_t *y, const uint8_t *x, const dad_resize_shape *shape,
                       float *scratch);
 void dad_resize_floats(float *y, const float *x, const dad_resize_shape *shape,
                        float *scratch);
 
-/* ---- texture.c: one thread --------------------------------------------------------------- */
+/* ---- texture.c: one thread ----------------------------------------------------------- */
 
-/* RGB in [0, 1]: one of several kinds of surface, its scale, colours and grain all random. */
+/* RGB in [0, 1]: one of several kinds of surface, of random scale, colours and grain. */
 void dad_texture(float *texture /* [H, W, 3] */, ptrdiff_t H, ptrdiff_t W, dad_rng *rng);
 
-/* ---- augment.c: one thread --------------------------------------------------------------- */
+/* ---- augment.c: one thread ----------------------------------------------------------- */
 
 typedef enum {
     DAD_GAMMA,          /* p: an exponent per channel */
@@ -65,21 +66,21 @@ typedef struct {
 /* `count` <= DAD_AUGMENTERS different ones, in the order in which to apply them. */
 void dad_augment_draw(dad_augmentation *chosen, ptrdiff_t count, dad_rng *rng);
 /* In place; scratch holds as many bytes as the image. */
-void dad_augment(uint8_t *image /* [H, W, 3] */, const dad_augmentation *change, ptrdiff_t H,
-                 ptrdiff_t W, uint8_t *scratch);
+void dad_augment(uint8_t *image /* [H, W, 3] */, const dad_augmentation *change,
+                 ptrdiff_t H, ptrdiff_t W, uint8_t *scratch);
 
-/* ---- perlin.c: one thread ---------------------------------------------------------------- */
+/* ---- perlin.c: one thread ------------------------------------------------------------ */
 
 /* RY <= H and RX <= W cells; angles [RY + 1, RX + 1], the first axis' gradient is cos. */
 ptrdiff_t dad_perlin_scratch(ptrdiff_t W, ptrdiff_t RY, ptrdiff_t RX);
 void dad_perlin(float *noise /* [H, W] */, const double *angles, ptrdiff_t H, ptrdiff_t W,
                 ptrdiff_t RY, ptrdiff_t RX, float *scratch);
 
-/* ---- synthesize.c ------------------------------------------------------------------------- */
+/* ---- synthesize.c -------------------------------------------------------------------- */
 
 typedef struct {
     double anomaly_probability; /* 0.5: else the image stays as it is */
-    double self_probability;    /* that the appearance is made from the image: 0.5 for objects */
+    double self_probability;    /* 0.5: that the appearance is made from the image */
     double beta_low, beta_high; /* 0.2, 0.8: how much of the image shows through */
     int fewest_exponent;        /* 0, 5: the noise has 2^i x 2^j cells, */
     int most_exponent;          /*       i and j between these; at most 10 */
@@ -100,13 +101,14 @@ typedef struct {
     int64_t *labels; /* [N]: 1 where the mask is not empty */
 } dad_samples;
 
+/* For the current thread count. */
 ptrdiff_t dad_synthesize_scratch(const dad_synthesis_options *options, ptrdiff_t H,
-                                 ptrdiff_t W); /* for the current thread count */
+                                 ptrdiff_t W);
 void dad_synthesize(const dad_samples *out, const dad_sources *in,
-                    const dad_synthesis_options *options, ptrdiff_t N, ptrdiff_t H, ptrdiff_t W,
-                    float *scratch);
+                    const dad_synthesis_options *options, ptrdiff_t N, ptrdiff_t H,
+                    ptrdiff_t W, float *scratch);
 
-/* ---- schedule.c ------------------------------------------------------------------------- */
+/* ---- schedule.c ---------------------------------------------------------------------- */
 
 typedef enum { DAD_SCHEDULE_LINEAR, DAD_SCHEDULE_COSINE } dad_schedule_kind;
 
@@ -126,13 +128,13 @@ enum {
 
 /* The smallest T whose betas all lie below 1. */
 ptrdiff_t dad_schedule_fewest_steps(dad_schedule_kind kind);
-void dad_schedule_tables(double *tables /* [DAD_SCHEDULE_TABLES, T] */, dad_schedule_kind kind,
-                         ptrdiff_t T);
+void dad_schedule_tables(double *tables /* [DAD_SCHEDULE_TABLES, T] */,
+                         dad_schedule_kind kind, ptrdiff_t T);
 
-/* ---- diffuse.c: N images of `size` elements --------------------------------------------- */
+/* ---- diffuse.c: N images of `size` elements ------------------------------------------ */
 
-void dad_q_sample(float *x_t, const float *x0, const float *noise, const double *abar /* [N] */,
-                  ptrdiff_t N, ptrdiff_t size);
+void dad_q_sample(float *x_t, const float *x0, const float *noise,
+                  const double *abar /* [N] */, ptrdiff_t N, ptrdiff_t size);
 void dad_predict_x0(float *x0, const float *x_t, const float *eps, const double *abar,
                     bool clip, ptrdiff_t N, ptrdiff_t size);
 
@@ -142,16 +144,17 @@ typedef struct {
 } dad_ancestral;
 
 /* noise NULL: none is added, as at t = 0. */
-void dad_ancestral_step(float *x_next, const float *x_t, const float *eps, const float *noise,
-                        const dad_ancestral *steps /* [N] */, ptrdiff_t N, ptrdiff_t size);
+void dad_ancestral_step(float *x_next, const float *x_t, const float *eps,
+                        const float *noise, const dad_ancestral *steps /* [N] */,
+                        ptrdiff_t N, ptrdiff_t size);
 
-/* ---- guide.c ---------------------------------------------------------------------------- */
+/* ---- guide.c ------------------------------------------------------------------------- */
 
 typedef struct {
-    const float *x_s, *x_b;       /* [N, size]: noised to t_s and to t_b */
-    const float *e_s, *e_b;       /* [N, size]: the network's predictions for them */
+    const float *x_s, *x_b;        /* [N, size]: noised to t_s and to t_b */
+    const float *e_s, *e_b;        /* [N, size]: the network's predictions for them */
     const double *abar_s, *abar_b; /* [N] */
-    float w;                      /* weight of the guidance */
+    float w;                       /* weight of the guidance */
 } dad_guide_inputs;
 
 /* Each [N, size], or NULL: not wanted. */
@@ -159,8 +162,8 @@ typedef struct {
     float *x0_hat, *x0_s, *x0_b, *x_s_from_b, *eps_hat;
 } dad_guide_outputs;
 
-void dad_guide_forward(const dad_guide_outputs *out, const dad_guide_inputs *in, ptrdiff_t N,
-                       ptrdiff_t size);
+void dad_guide_forward(const dad_guide_outputs *out, const dad_guide_inputs *in,
+                       ptrdiff_t N, ptrdiff_t size);
 /* Gradients of the two predictions, given that of x0_hat. */
 void dad_guide_backward(float *de_s, float *de_b, const float *dx0_hat,
                         const dad_guide_inputs *in, ptrdiff_t N, ptrdiff_t size);

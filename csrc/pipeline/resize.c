@@ -1,9 +1,10 @@
-/* Bilinear resizing with half-pixel centres and no antialiasing: output i reads the input at
- * (i + 0.5) * in / out - 0.5, held at the borders.
+/* Bilinear resizing with half-pixel centres and no antialiasing: output i reads the input
+ * at (i + 0.5) * in / out - 0.5, held at the borders.
  *
- * uint8 follows OpenCV's INTER_LINEAR bit for bit, so that a model sees the pixels its reference
- * saw: weights of 11 bits, the second pass on values cut to 15 bits, and exact halving by the
- * mean of 2 x 2. The caller owns the buffers; threads share out strips of output rows. */
+ * uint8 follows OpenCV's INTER_LINEAR bit for bit, so that a model sees the pixels its
+ * reference saw: weights of 11 bits, the second pass on values cut to 15 bits, and exact
+ * halving by the mean of 2 x 2. The caller owns the buffers; threads share out strips of
+ * output rows. */
 #include <math.h>
 
 #include "base/memory.h"
@@ -12,8 +13,8 @@
 
 enum { STRIP = 16, WEIGHT_ONE = 1 << 11 };
 
-/* Where an output row or column reads: input `first` with weight 1 - fraction, `second` with
- * fraction; the integer weights are those of uint8. */
+/* Where an output row or column reads: input `first` with weight 1 - fraction, `second`
+ * with fraction; the integer weights are those of uint8. */
 typedef struct {
     int32_t first, second;
     float fraction;
@@ -39,8 +40,8 @@ static tap tap_at(ptrdiff_t i, ptrdiff_t in, ptrdiff_t out) {
     };
 }
 
-/* A column outside the outer pixel centres takes the outer pixel whole. A row reads it twice,
- * with both weights, which rounds differently. */
+/* A column outside the outer pixel centres takes the outer pixel whole. A row reads it
+ * twice, with both weights, which rounds differently. */
 static tap column_tap(ptrdiff_t i, ptrdiff_t in, ptrdiff_t out) {
     tap t = tap_at(i, in, out);
     if (t.first == t.second) {
@@ -51,14 +52,15 @@ static tap column_tap(ptrdiff_t i, ptrdiff_t in, ptrdiff_t out) {
     return t;
 }
 
-/* ---- one row across, two rows down ------------------------------------------------------ */
+/* ---- one row across, two rows down --------------------------------------------------- */
 
-/* Values of 19 bits, cut to 15: products with a weight then fit the upper half of 32 bits, which
- * is what OpenCV keeps. Called with a constant C. */
+/* Values of 19 bits, cut to 15: products with a weight then fit the upper half of 32 bits,
+ * which is what OpenCV keeps. Called with a constant C. */
 static inline void widen_channels_bytes(int16_t *row, const uint8_t *x, const tap *columns,
                                         ptrdiff_t WO, ptrdiff_t C) {
     for (ptrdiff_t i = 0; i < WO; i++) {
-        const uint8_t *first = x + columns[i].first * C, *second = x + columns[i].second * C;
+        const uint8_t *first = x + columns[i].first * C;
+        const uint8_t *second = x + columns[i].second * C;
         int a = columns[i].first_weight, b = columns[i].second_weight;
         for (ptrdiff_t c = 0; c < C; c++) {
             row[i * C + c] = (int16_t)((first[c] * a + second[c] * b) >> 4);
@@ -99,7 +101,8 @@ static void blend_bytes(uint8_t *restrict y, const int16_t *first, const int16_t
                         tap t, ptrdiff_t count) {
     int16_t a = t.first_weight, b = t.second_weight;
     for (ptrdiff_t i = 0; i < count; i++) {
-        int16_t upper = (int16_t)((a * first[i]) >> 16), lower = (int16_t)((b * second[i]) >> 16);
+        int16_t upper = (int16_t)((a * first[i]) >> 16);
+        int16_t lower = (int16_t)((b * second[i]) >> 16);
         y[i] = (uint8_t)((int16_t)(upper + lower + 2) >> 2);
     }
 }
@@ -112,7 +115,7 @@ static void blend_floats(float *y, const float *first, const float *second, tap 
     }
 }
 
-/* ---- strips of rows --------------------------------------------------------------------- */
+/* ---- strips of rows ------------------------------------------------------------------ */
 
 ptrdiff_t dad_resize_scratch(const dad_resize_shape *s) {
     return s->WO * TAP_FLOATS + dad_num_threads() * 2 * s->WO * s->C;
@@ -127,8 +130,8 @@ static strip strip_at(ptrdiff_t index, const dad_resize_shape *s) {
     return (strip){index / per_image, begin, dad_min(begin + STRIP, s->HO)};
 }
 
-/* Row r of the input, widened, is kept in rows[r & 1] until another takes its place: the next
- * output row often reads it again. */
+/* Row r of the input, widened, is kept in rows[r & 1] until another takes its place: the
+ * next output row often reads it again. */
 static void resize_strip_bytes(uint8_t *y, const uint8_t *x, const tap *columns, strip part,
                                const dad_resize_shape *s, int16_t *rows) {
     ptrdiff_t width = s->WO * s->C;
@@ -142,8 +145,8 @@ static void resize_strip_bytes(uint8_t *y, const uint8_t *x, const tap *columns,
                 held[r & 1] = r;
             }
         }
-        blend_bytes(y + i * width, rows + (t.first & 1) * width, rows + (t.second & 1) * width,
-                    t, width);
+        blend_bytes(y + i * width, rows + (t.first & 1) * width,
+                    rows + (t.second & 1) * width, t, width);
     }
 }
 
@@ -196,7 +199,8 @@ static void halve_bytes(uint8_t *y, const uint8_t *x, const dad_resize_shape *s)
     }
 }
 
-void dad_resize_bytes(uint8_t *y, const uint8_t *x, const dad_resize_shape *s, float *scratch) {
+void dad_resize_bytes(uint8_t *y, const uint8_t *x, const dad_resize_shape *s,
+                      float *scratch) {
     if (s->H == 2 * s->HO && s->W == 2 * s->WO) {
         halve_bytes(y, x, s);
         return;
@@ -206,13 +210,15 @@ void dad_resize_bytes(uint8_t *y, const uint8_t *x, const dad_resize_shape *s, f
 #pragma omp parallel for num_threads(dad_num_threads())
     for (ptrdiff_t i = 0; i < strips; i++) {
         strip part = strip_at(i, s);
-        int16_t *rows = (int16_t *)(scratch + s->WO * TAP_FLOATS) + dad_thread_id() * row_pair;
+        int16_t *rows =
+            (int16_t *)(scratch + s->WO * TAP_FLOATS) + dad_thread_id() * row_pair;
         resize_strip_bytes(y + part.image * s->HO * s->WO * s->C,
                            x + part.image * s->H * s->W * s->C, columns, part, s, rows);
     }
 }
 
-void dad_resize_floats(float *y, const float *x, const dad_resize_shape *s, float *scratch) {
+void dad_resize_floats(float *y, const float *x, const dad_resize_shape *s,
+                       float *scratch) {
     const tap *columns = place_columns(scratch, s);
     ptrdiff_t strips = s->N * dad_ceil_div(s->HO, STRIP), row_pair = 2 * s->WO * s->C;
 #pragma omp parallel for num_threads(dad_num_threads())

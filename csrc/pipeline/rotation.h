@@ -1,5 +1,5 @@
 /* A rotation about an image's centre, read backwards: where output pixel (y, x) comes from.
- * Coordinates are fixed point with 16 fractional bits: exact steps, whatever the row's length. */
+ * Coordinates are fixed point with 16 fractional bits: good to W / 2^17 pixels. */
 #ifndef DAD_ROTATION_H
 #define DAD_ROTATION_H
 
@@ -14,7 +14,8 @@ typedef struct {
 } dad_rotation;
 
 typedef struct {
-    int64_t y, x, step_y, step_x; /* the source of the row's first pixel; from pixel to pixel */
+    int64_t y, x;           /* the source of the row's first pixel */
+    int64_t step_y, step_x; /* from pixel to pixel */
 } dad_rotated_row;
 
 static inline dad_rotation dad_rotation_by(double degrees, ptrdiff_t H, ptrdiff_t W) {

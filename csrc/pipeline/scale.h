@@ -1,5 +1,6 @@
-/* What a step t means for an image: four factors made of alphas_cumprod[t], computed in double and
- * cast where they meet the image; and the blocks by which images are shared out to threads. */
+/* What a step t means for an image: four factors made of alphas_cumprod[t], computed in
+ * double and cast where they meet the image; and the blocks by which images are shared out
+ * to threads. */
 #ifndef DAD_SCALE_H
 #define DAD_SCALE_H
 

@@ -1,11 +1,11 @@
-/* Synthetic anomalies (paper, section 3.4): image, foreground, appearance, seed -> sample, mask.
+/* Synthetic anomalies (paper, section 3.4) from image x, foreground F, appearance and seed:
  *
- *   M = (rotated Perlin noise > threshold) * F          drawn again while it is empty
- *   A = the appearance after three random changes; the image itself is also cut up and shuffled
+ *   M = (rotated Perlin noise > threshold) * F     drawn again while it is empty
+ *   A = the appearance (or x itself, then cut up and shuffled) after three random changes
  *   S = x (1 - M) + (1 - beta) A M + beta x M
  *
- * A sample is a function of its own inputs and seed. Threads share out the samples, each with its
- * part of the scratch; the caller owns every buffer. */
+ * A sample is a function of its own inputs and seed. Threads share out the samples, each
+ * with its part of the scratch; the caller owns every buffer. */
 #include <math.h>
 #include <string.h>
 
@@ -62,7 +62,7 @@ static ptrdiff_t lay_out(workspace *w, float *scratch, const dad_synthesis_optio
     return used;
 }
 
-/* ---- the mask --------------------------------------------------------------------------- */
+/* ---- the mask ------------------------------------------------------------------------ */
 
 static void draw_noise(workspace *w, ptrdiff_t H, ptrdiff_t W, ptrdiff_t RY, ptrdiff_t RX,
                        dad_rng *rng) {
@@ -94,7 +94,8 @@ static bool any_above(const float *values, ptrdiff_t count, float threshold) {
 }
 
 /* Bilinear; 0 outside. */
-static float read_noise(const float *noise, int64_t y, int64_t x, ptrdiff_t H, ptrdiff_t W) {
+static float read_noise(const float *noise, int64_t y, int64_t x, ptrdiff_t H,
+                        ptrdiff_t W) {
     const float unit = 1.0f / DAD_FIXED_ONE;
     ptrdiff_t i = y >> DAD_FIXED_BITS, j = x >> DAD_FIXED_BITS;
     float below = (float)(y & (DAD_FIXED_ONE - 1)) * unit;
@@ -157,7 +158,7 @@ static bool draw_mask(workspace *w, const float *foreground, const dad_synthesis
     return false;
 }
 
-/* ---- the appearance --------------------------------------------------------------------- */
+/* ---- the appearance ------------------------------------------------------------------ */
 
 static void to_bytes(uint8_t *picture, const float *image, ptrdiff_t count) {
     for (ptrdiff_t i = 0; i < count; i++) {
@@ -174,8 +175,8 @@ static void shuffle(int *order, int count, dad_rng *rng) {
     }
 }
 
-/* The strips of a side in their new order: the evens first, then the odds. Columns are shuffled
- * within either half, rows as a whole before they are parted. */
+/* The strips of a side in their new order: the evens first, then the odds. Columns are
+ * shuffled within either half, rows as a whole before they are parted. */
 static void order_strips(int *order, int strips, bool whole, dad_rng *rng) {
     int given[GRID], evens = (strips + 1) / 2;
     for (int i = 0; i < strips; i++) {
@@ -193,7 +194,7 @@ static void order_strips(int *order, int strips, bool whole, dad_rng *rng) {
     }
 }
 
-/* sources[i] = the row (or column) that moves to place i; what GRID does not divide stays. */
+/* sources[i] = the row or column that moves to place i; what GRID does not divide stays. */
 static void draw_sources(int32_t *sources, ptrdiff_t size, bool whole, dad_rng *rng) {
     int order[GRID], strips = (int)dad_min(GRID, size);
     ptrdiff_t width = size / strips;
@@ -236,14 +237,15 @@ static void draw_appearance(workspace *w, const float *image, const float *appea
     }
 }
 
-/* ---- the sample ------------------------------------------------------------------------- */
+/* ---- the sample ---------------------------------------------------------------------- */
 
 /* mask NULL: the sample is the image. */
 static void blend(float *sample /* [3, P] */, const float *image /* [P, 3] */,
                   const float *mask, const uint8_t *picture, float beta, ptrdiff_t P) {
-    for (int c = 0; c < 3; c++) {
-        for (ptrdiff_t i = 0; i < P; i++) {
-            float x = image[3 * i + c], m = mask != NULL ? mask[i] : 0.0f;
+    for (ptrdiff_t i = 0; i < P; i++) {
+        float m = mask != NULL ? mask[i] : 0.0f;
+        for (int c = 0; c < 3; c++) {
+            float x = image[3 * i + c];
             if (m > 0.0f) {
                 float a = (float)picture[3 * i + c] * (1.0f / 255.0f);
                 x = x * (1.0f - m) + (1.0f - beta) * a * m + beta * x * m;
@@ -254,9 +256,9 @@ static void blend(float *sample /* [3, P] */, const float *image /* [P, 3] */,
 }
 
 static int64_t synthesize_one(float *sample, float *mask, const float *image,
-                              const float *foreground, const float *appearance, uint64_t seed,
-                              const dad_synthesis_options *o, ptrdiff_t H, ptrdiff_t W,
-                              workspace *w) {
+                              const float *foreground, const float *appearance,
+                              uint64_t seed, const dad_synthesis_options *o, ptrdiff_t H,
+                              ptrdiff_t W, workspace *w) {
     dad_rng rng = dad_rng_seed(seed, 0);
     if (dad_rng_uniform(&rng) >= o->anomaly_probability ||
         !draw_mask(w, foreground, o, H, W, &rng)) {
@@ -278,15 +280,17 @@ ptrdiff_t dad_synthesize_scratch(const dad_synthesis_options *options, ptrdiff_t
 }
 
 void dad_synthesize(const dad_samples *out, const dad_sources *in,
-                    const dad_synthesis_options *options, ptrdiff_t N, ptrdiff_t H, ptrdiff_t W,
-                    float *scratch) {
-    ptrdiff_t P = H * W, per_thread = dad_synthesize_scratch(options, H, W) / dad_num_threads();
+                    const dad_synthesis_options *options, ptrdiff_t N, ptrdiff_t H,
+                    ptrdiff_t W, float *scratch) {
+    ptrdiff_t P = H * W;
+    ptrdiff_t per_thread = dad_synthesize_scratch(options, H, W) / dad_num_threads();
 #pragma omp parallel for num_threads(dad_num_threads()) schedule(dynamic)
     for (ptrdiff_t n = 0; n < N; n++) {
         workspace w;
         (void)lay_out(&w, scratch + dad_thread_id() * per_thread, options, H, W);
         const float *foreground = in->foregrounds != NULL ? in->foregrounds + n * P : NULL;
-        const float *appearance = in->appearances != NULL ? in->appearances + 3 * n * P : NULL;
+        const float *appearance =
+            in->appearances != NULL ? in->appearances + 3 * n * P : NULL;
         out->labels[n] = synthesize_one(out->samples + 3 * n * P, out->masks + n * P,
                                         in->images + 3 * n * P, foreground, appearance,
                                         in->seeds[n], options, H, W, &w);

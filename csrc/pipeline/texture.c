@@ -1,9 +1,10 @@
-/* Procedural surfaces: what anomalies look like where no folder of texture photographs is given.
+/* Procedural surfaces: the look of anomalies where no folder of textures is given.
  *
- * A surface is a field (clouds, veins, bands, rings, cells, tiles, spots, fibres, weave, speckle)
- * over rotated, scaled and warped coordinates, sometimes with a second one in patches of it; its
- * value picks a colour of a random palette, and light, grain and scratches come on top. All noise
- * is read from one small table of random values: a hash per pixel and corner was slower.
+ * A surface is a field (clouds, veins, bands, rings, cells, tiles, spots, fibres, weave,
+ * speckle) over rotated, scaled and warped coordinates, sometimes with a second one in
+ * patches of it; its value picks a colour of a random palette, and light, grain and
+ * scratches come on top. All noise is read from one small table of random values: a hash
+ * per pixel and corner was slower.
  *
  * The caller owns the image; state lives on the stack (22 KiB); one thread. */
 #include <math.h>
@@ -13,7 +14,7 @@
 
 enum {
     LATTICE = 64,
-    PITCH = LATTICE + 1, /* one more row and column repeat the first: no wrap inside a cell */
+    PITCH = LATTICE + 1, /* the first row and column again, for the last cells */
     COLOURS = 256,
     SEGMENT = 4, /* pixels between the places where slow changes are computed */
 };
@@ -25,15 +26,15 @@ struct surface {
     float lattice[PITCH * PITCH]; /* uniform in [0, 1] */
     float palette[COLOURS][3];
     field layers[2];
-    bool patches; /* the second layer shows in patches of the first */
-    float cosine, sine;  /* from pixels to the first layer's units */
-    float warp, warp_scale;    /* how far coordinates are pushed, and by noise of which size */
-    float ratio;               /* the second layer's units, relative to the first's */
-    float p[3];                /* what each field reads, uniform in [0, 1] */
+    bool patches;           /* the second layer shows in patches of the first */
+    float cosine, sine;     /* from pixels to the first layer's units */
+    float warp, warp_scale; /* how far coordinates are pushed, and by noise of which size */
+    float ratio;            /* the second layer's units, relative to the first's */
+    float p[3];             /* what each field reads, uniform in [0, 1] */
     int octaves;
 };
 
-/* ---- noise ------------------------------------------------------------------------------ */
+/* ---- noise --------------------------------------------------------------------------- */
 
 static inline int floor_of(float v) {
     int whole = (int)v;
@@ -89,7 +90,7 @@ static float octave_noise(const surface *s, float x, float y, int octaves) {
     return ramp(sum / total, 0.15f, 0.85f);
 }
 
-/* ---- fields ----------------------------------------------------------------------------- */
+/* ---- fields -------------------------------------------------------------------------- */
 
 static float clouds(const surface *s, float x, float y) {
     return octave_noise(s, x, y, s->octaves);
@@ -103,12 +104,14 @@ static float veins(const surface *s, float x, float y) {
 static float bands(const surface *s, float x, float y) {
     float v = wave(x + 0.6f * s->p[0] * noise(s, 0.5f * x, 0.5f * y));
     float edge = 0.05f + 0.45f * s->p[1];
-    return mix(ramp(v, 0.5f - edge, 0.5f + edge), lattice_at(s, floor_of(x), 0), 0.6f * s->p[2]);
+    return mix(ramp(v, 0.5f - edge, 0.5f + edge), lattice_at(s, floor_of(x), 0),
+               0.6f * s->p[2]);
 }
 
 static float rings(const surface *s, float x, float y) {
     float long_axis = x * (0.2f + 0.8f * s->p[0]);
-    float radius = sqrtf(long_axis * long_axis + y * y) + 0.5f * noise(s, 0.3f * x, 0.3f * y);
+    float radius =
+        sqrtf(long_axis * long_axis + y * y) + 0.5f * noise(s, 0.3f * x, 0.3f * y);
     float grain = noise(s, 0.5f * x, 12.0f * y);
     return mix(wave(radius), grain, 0.25f * s->p[1]);
 }
@@ -127,9 +130,10 @@ static neighbours find_points(const surface *s, float x, float y) {
         float dx = (float)ix + lattice_again(s, ix, iy, 1) - x;
         float dy = (float)iy + lattice_again(s, ix, iy, 2) - y;
         float distance = dx * dx + dy * dy;
-        second = fminf(second, fmaxf(nearest, distance));
+        float further = distance > nearest ? distance : nearest;
+        second = further < second ? further : second;
         which = distance < nearest ? k : which;
-        nearest = fminf(nearest, distance);
+        nearest = distance < nearest ? distance : nearest;
     }
     return (neighbours){nearest, second, cell_x + which % 3 - 1, cell_y + which / 3 - 1};
 }
@@ -139,7 +143,8 @@ static float cells(const surface *s, float x, float y) {
     neighbours n = find_points(s, x, y);
     float to_border = sqrtf(n.second) - sqrtf(n.nearest);
     float shade = mix(sqrtf(n.nearest), lattice_again(s, n.ix, n.iy, 3), s->p[0]);
-    return clamp01(shade) * mix(1.0f, ramp(to_border, 0.0f, 0.05f + 0.3f * s->p[1]), s->p[2]);
+    return clamp01(shade) *
+           mix(1.0f, ramp(to_border, 0.0f, 0.05f + 0.3f * s->p[1]), s->p[2]);
 }
 
 /* Discs of random size on a shaded ground. */
@@ -160,8 +165,8 @@ static float tiles(const surface *s, float x, float y) {
     float u = fabsf(x - (float)column - 0.5f), v = fabsf(y - (float)row - 0.5f);
     float joint = 0.5f - 0.12f * s->p[1];
     float in_tile = 1.0f - ramp(u > v ? u : v, joint - 0.04f, joint);
-    float shade = s->p[2] > 0.5f ? (float)((row + column) & 1)
-                                 : lattice_again(s, column, row, 1);
+    float shade =
+        s->p[2] > 0.5f ? (float)((row + column) & 1) : lattice_again(s, column, row, 1);
     return in_tile * mix(0.25f + 0.75f * shade, noise(s, 6.0f * x, 6.0f * y), 0.2f);
 }
 
@@ -178,14 +183,16 @@ static float weave(const surface *s, float x, float y) {
     int over = (floor_of(x) + floor_of(y)) & 1;
     float warp_thread = wave(x) * (0.55f + 0.45f * wave(y + 0.5f * (float)over));
     float weft_thread = wave(y) * (0.55f + 0.45f * wave(x + 0.5f * (float)!over));
-    float v = over ? mix(warp_thread, weft_thread, 0.3f) : mix(weft_thread, warp_thread, 0.3f);
+    float v =
+        over ? mix(warp_thread, weft_thread, 0.3f) : mix(weft_thread, warp_thread, 0.3f);
     float twill = wave(0.25f * (x + y)) * s->p[0];
     return clamp01(mix(v, twill, 0.3f) * (0.8f + 0.4f * noise(s, 0.3f * x, 3.0f * y)));
 }
 
 /* Granite, sand or rust: coarse and fine noise, cut into a few levels or not. */
 static float speckle(const surface *s, float x, float y) {
-    float v = mix(noise(s, 3.0f * x, 3.0f * y), noise(s, 9.1f * x, 9.1f * y), 0.3f + 0.4f * s->p[0]);
+    float v = mix(noise(s, 3.0f * x, 3.0f * y), noise(s, 9.1f * x, 9.1f * y),
+                  0.3f + 0.4f * s->p[0]);
     float cut = ramp(v, 0.5f, 0.5f + 0.05f + 0.3f * s->p[1]);
     return mix(cut, octave_noise(s, x, y, 3), 0.2f + 0.6f * s->p[2]);
 }
@@ -196,18 +203,19 @@ typedef struct {
 } kind;
 
 static const kind kinds[] = {
-    {clouds, 2.0f, 16.0f}, {veins, 2.0f, 10.0f},  {bands, 4.0f, 40.0f}, {rings, 4.0f, 24.0f},
-    {cells, 4.0f, 32.0f},  {spots, 4.0f, 24.0f},  {tiles, 3.0f, 24.0f}, {fibres, 12.0f, 60.0f},
-    {weave, 8.0f, 48.0f},  {speckle, 4.0f, 28.0f},
+    {clouds, 2.0f, 16.0f},  {veins, 2.0f, 10.0f},   {bands, 4.0f, 40.0f},
+    {rings, 4.0f, 24.0f},   {cells, 4.0f, 32.0f},   {spots, 4.0f, 24.0f},
+    {tiles, 3.0f, 24.0f},   {fibres, 12.0f, 60.0f}, {weave, 8.0f, 48.0f},
+    {speckle, 4.0f, 28.0f},
 };
 
 enum { KINDS = sizeof(kinds) / sizeof(kinds[0]) };
 
-/* ---- colours ---------------------------------------------------------------------------- */
+/* ---- colours ------------------------------------------------------------------------- */
 
 static float channel_of(float hue, float saturation, float value, float n) {
     float k = fmodf(n + 6.0f * hue, 6.0f);
-    return value - value * saturation * clamp01(fminf(k, 4.0f - k));
+    return value - value * saturation * clamp01(k < 2.0f ? k : 4.0f - k);
 }
 
 /* Half of the hues lie between red and yellow, where most materials are. */
@@ -223,7 +231,8 @@ static void mix_palette(surface *s, dad_rng *rng) {
     double spread = dad_rng_below(rng, 3) == 0 ? 1.0 : 0.12, hue = draw_hue(rng);
     static const double vividness[] = {0.0, 0.15, 0.35, 0.5, 0.7, 1.0};
     double vivid = vividness[dad_rng_below(rng, 6)];
-    double darkest = dad_rng_range(rng, 0.0, 0.45), brightest = dad_rng_range(rng, 0.55, 1.0);
+    double darkest = dad_rng_range(rng, 0.0, 0.45);
+    double brightest = dad_rng_range(rng, 0.55, 1.0);
     for (int k = 0; k < count; k++) {
         double turn = hue + spread * (dad_rng_uniform(rng) - 0.5) + 1.0;
         float h = (float)(turn - floor(turn)), sat = (float)(vivid * dad_rng_uniform(rng));
@@ -235,7 +244,8 @@ static void mix_palette(surface *s, dad_rng *rng) {
     }
     int reversed = (int)dad_rng_below(rng, 2);
     for (int i = 0; i < COLOURS; i++) {
-        float at = (float)(reversed ? COLOURS - 1 - i : i) / (COLOURS - 1) * (float)(count - 1);
+        float at =
+            (float)(reversed ? COLOURS - 1 - i : i) / (COLOURS - 1) * (float)(count - 1);
         int k = at >= (float)(count - 1) ? count - 2 : (int)at;
         for (int c = 0; c < 3; c++) {
             s->palette[i][c] = mix(keys[k][c], keys[k + 1][c], at - (float)k);
@@ -243,7 +253,7 @@ static void mix_palette(surface *s, dad_rng *rng) {
     }
 }
 
-/* ---- the image -------------------------------------------------------------------------- */
+/* ---- the image ----------------------------------------------------------------------- */
 
 static void fill_lattice(float *lattice, dad_rng *rng) {
     for (int y = 0; y < LATTICE; y++) {
@@ -267,7 +277,8 @@ static void draw_surface(surface *s, dad_rng *rng, double side) {
     double turn = dad_rng_range(rng, 0.0, 6.283185307179586);
     s->cosine = (float)(cos(turn) * units / side);
     s->sine = (float)(sin(turn) * units / side);
-    s->ratio = (float)(exp(dad_rng_range(rng, log(second->fewest), log(second->most))) / units);
+    s->ratio =
+        (float)(exp(dad_rng_range(rng, log(second->fewest), log(second->most))) / units);
     s->warp = (float)(dad_rng_below(rng, 2) ? dad_rng_range(rng, 0.0, 1.2) : 0.0);
     s->warp_scale = (float)dad_rng_range(rng, 0.15, 0.6);
     for (int k = 0; k < 3; k++) {
@@ -294,7 +305,7 @@ static placement draw_placement(dad_rng *rng, double side) {
     return at;
 }
 
-/* What changes slowly over the image, so that it is computed at every SEGMENT-th pixel only. */
+/* What changes slowly over the image: computed at every SEGMENT-th pixel only. */
 typedef struct {
     float push_x, push_y; /* the warp */
     float there;          /* how much of the second layer */
@@ -350,18 +361,20 @@ static void paint(float *texture, const surface *s, const placement *at, ptrdiff
             slow from = to;
             to = slow_at(s, at, (float)(column + SEGMENT), (float)row);
             ptrdiff_t count = W - column < SEGMENT ? W - column : SEGMENT;
-            paint_segment(texture + 3 * (row * W + column), s, at, from, to, column, row, count,
-                          rng);
+            paint_segment(texture + 3 * (row * W + column), s, at, from, to, column, row,
+                          count, rng);
         }
     }
 }
 
 /* Lines that bend a little, a pixel or two wide, of one colour each. */
-static void scratch(float *texture, const surface *s, ptrdiff_t H, ptrdiff_t W, dad_rng *rng) {
+static void scratch(float *texture, const surface *s, ptrdiff_t H, ptrdiff_t W,
+                    dad_rng *rng) {
     double side = (double)(H > W ? H : W);
     double x = dad_rng_range(rng, 0.0, (double)W), y = dad_rng_range(rng, 0.0, (double)H);
     double angle = dad_rng_range(rng, 0.0, 6.283185307179586);
-    double bend = dad_rng_range(rng, -3.0, 3.0) / side, length = dad_rng_range(rng, 0.1, 1.0);
+    double bend = dad_rng_range(rng, -3.0, 3.0) / side;
+    double length = dad_rng_range(rng, 0.1, 1.0);
     const float *colour = s->palette[dad_rng_below(rng, COLOURS)];
     float strength = (float)dad_rng_range(rng, 0.3, 1.0);
     ptrdiff_t thickness = 1 + dad_rng_below(rng, 1 + (int64_t)(side / 96.0));

@@ -1,5 +1,4 @@
-/* The noise schedule, diffusion and norm guidance as NumPy functions (pipeline/schedule.c,
- * diffuse.c, guide.c). */
+/* Diffusion steps and norm guidance as NumPy functions (pipeline/diffuse.c, guide.c). */
 #include "python/wrap.h" /* Python.h comes before the standard headers */
 
 #include <math.h>
@@ -7,75 +6,7 @@
 
 #include "pipeline/pipeline.h"
 
-/* ---- schedule.c ------------------------------------------------------------------------- */
-
-static const char *const table_names[DAD_SCHEDULE_TABLES] = {
-    [DAD_BETAS] = "betas",
-    [DAD_ALPHAS_CUMPROD] = "alphas_cumprod",
-    [DAD_SQRT_ALPHAS_CUMPROD] = "sqrt_alphas_cumprod",
-    [DAD_SQRT_ONE_MINUS_ALPHAS_CUMPROD] = "sqrt_one_minus_alphas_cumprod",
-    [DAD_SQRT_RECIP_ALPHAS_CUMPROD] = "sqrt_recip_alphas_cumprod",
-    [DAD_SQRT_RECIPM1_ALPHAS_CUMPROD] = "sqrt_recipm1_alphas_cumprod",
-    [DAD_POSTERIOR_VARIANCE] = "posterior_variance",
-    [DAD_POSTERIOR_LOG_VARIANCE] = "posterior_log_variance_clipped",
-    [DAD_POSTERIOR_MEAN_COEF1] = "posterior_mean_coef1",
-    [DAD_POSTERIOR_MEAN_COEF2] = "posterior_mean_coef2",
-};
-
-enum { MOST_STEPS = 1000000 };
-
-static bool parse_schedule(dad_schedule_kind *kind, const char *name, Py_ssize_t T) {
-    if (strcmp(name, "linear") == 0) {
-        *kind = DAD_SCHEDULE_LINEAR;
-    } else if (strcmp(name, "cosine") == 0) {
-        *kind = DAD_SCHEDULE_COSINE;
-    } else {
-        PyErr_Format(PyExc_ValueError, "kind: expected \"linear\" or \"cosine\", got \"%s\"",
-                     name);
-        return false;
-    }
-    Py_ssize_t fewest = dad_schedule_fewest_steps(*kind);
-    if (T < fewest || T > MOST_STEPS) {
-        PyErr_Format(PyExc_ValueError, "timesteps: expected %zd to %d for a %s schedule, got %zd",
-                     fewest, MOST_STEPS, name, T);
-        return false;
-    }
-    return true;
-}
-
-static PyObject *schedule(PyObject *self, PyObject *args, PyObject *kwargs) {
-    (void)self;
-    static char *names[] = {"kind", "timesteps", NULL};
-    const char *name;
-    Py_ssize_t T;
-    dad_schedule_kind kind;
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "sn:schedule", names, &name, &T) ||
-        !parse_schedule(&kind, name, T)) {
-        return NULL;
-    }
-    npy_intp shape[] = {DAD_SCHEDULE_TABLES, T};
-    PyArrayObject *tables = dad_output(NPY_FLOAT64, 2, shape);
-    PyObject *result = NULL;
-    if (tables == NULL || (result = PyDict_New()) == NULL) {
-        goto done;
-    }
-    dad_schedule_tables(PyArray_DATA(tables), kind, T);
-    for (Py_ssize_t i = 0; i < DAD_SCHEDULE_TABLES; i++) {
-        PyObject *row = PySequence_GetItem((PyObject *)tables, i);
-        if (row == NULL || PyDict_SetItemString(result, table_names[i], row) < 0) {
-            Py_CLEAR(result);
-        }
-        Py_XDECREF(row);
-        if (result == NULL) {
-            goto done;
-        }
-    }
-done:
-    Py_XDECREF(tables);
-    return result;
-}
-
-/* ---- what diffuse.c and guide.c take ---------------------------------------------------- */
+/* ---- what diffuse.c and guide.c take ------------------------------------------------- */
 
 /* An array of images: float32, the first dimension counts them. */
 static PyArrayObject *input_images(PyObject *object, const char *name) {
@@ -97,8 +28,8 @@ static PyArrayObject *input_like(PyObject *object, const char *name, PyArrayObje
 }
 
 /* One float64 per image, each in [low, 1] (low itself left out where `open`). */
-static PyArrayObject *input_levels(PyObject *object, const char *name, PyArrayObject *images,
-                                   bool open) {
+static PyArrayObject *input_levels(PyObject *object, const char *name,
+                                   PyArrayObject *images, bool open) {
     npy_intp shape[] = {PyArray_DIM(images, 0)};
     PyArrayObject *levels = dad_input(object, name, NPY_FLOAT64, 1);
     if (levels == NULL || !dad_check_shape(levels, name, 1, shape)) {
@@ -128,7 +59,7 @@ static ptrdiff_t image_size(PyArrayObject *images) {
     return PyArray_SIZE(images) / PyArray_DIM(images, 0);
 }
 
-/* ---- diffuse.c -------------------------------------------------------------------------- */
+/* ---- diffuse.c ----------------------------------------------------------------------- */
 
 static PyObject *q_sample(PyObject *self, PyObject *args, PyObject *kwargs) {
     (void)self;
@@ -183,7 +114,7 @@ done:
     return (PyObject *)x0;
 }
 
-/* The four levels of each image, checked, as one array of dad_ancestral; free with PyMem_Free. */
+/* The four levels of each image, checked; to be freed with PyMem_Free. */
 static dad_ancestral *input_steps(PyObject *const objects[4], PyArrayObject *images) {
     static const char *const names[] = {"abar", "abar_prev", "beta", "variance"};
     npy_intp N = PyArray_DIM(images, 0);
@@ -218,11 +149,12 @@ static dad_ancestral *input_steps(PyObject *const objects[4], PyArrayObject *ima
 
 static PyObject *ancestral_step(PyObject *self, PyObject *args, PyObject *kwargs) {
     (void)self;
-    static char *names[] = {"x_t", "eps", "noise", "abar", "abar_prev", "beta", "variance", NULL};
+    static char *names[] = {"x_t",       "eps",  "noise",    "abar",
+                            "abar_prev", "beta", "variance", NULL};
     PyObject *x_t_object, *eps_object, *noise_object, *levels[4];
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "OOOOOOO:ancestral_step", names, &x_t_object,
-                                     &eps_object, &noise_object, &levels[0], &levels[1],
-                                     &levels[2], &levels[3])) {
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "OOOOOOO:ancestral_step", names,
+                                     &x_t_object, &eps_object, &noise_object, &levels[0],
+                                     &levels[1], &levels[2], &levels[3])) {
         return NULL;
     }
     PyArrayObject *x_t = NULL, *eps = NULL, *noise = NULL, *next = NULL;
@@ -231,15 +163,16 @@ static PyObject *ancestral_step(PyObject *self, PyObject *args, PyObject *kwargs
         (eps = input_like(eps_object, "eps", x_t)) == NULL) {
         goto done;
     }
-    if (noise_object != Py_None && (noise = input_like(noise_object, "noise", x_t)) == NULL) {
+    if (noise_object != Py_None &&
+        (noise = input_like(noise_object, "noise", x_t)) == NULL) {
         goto done;
     }
     if ((steps = input_steps(levels, x_t)) == NULL || (next = output_like(x_t)) == NULL) {
         goto done;
     }
     Py_BEGIN_ALLOW_THREADS;
-    dad_ancestral_step(dad_floats(next), dad_floats(x_t), dad_floats(eps), dad_floats(noise),
-                       steps, PyArray_DIM(x_t, 0), image_size(x_t));
+    dad_ancestral_step(dad_floats(next), dad_floats(x_t), dad_floats(eps),
+                       dad_floats(noise), steps, PyArray_DIM(x_t, 0), image_size(x_t));
     Py_END_ALLOW_THREADS;
 done:
     PyMem_Free(steps);
@@ -249,7 +182,7 @@ done:
     return (PyObject *)next;
 }
 
-/* ---- guide.c ---------------------------------------------------------------------------- */
+/* ---- guide.c ------------------------------------------------------------------------- */
 
 enum { X_S, X_B, EPS_S, EPS_B, ABAR_S, ABAR_B, GUIDE_INPUTS };
 
@@ -265,7 +198,8 @@ static void release_guide(guide_arguments *a) {
     }
 }
 
-static bool convert_guide(guide_arguments *a, PyObject *const objects[GUIDE_INPUTS], float w) {
+static bool convert_guide(guide_arguments *a, PyObject *const objects[GUIDE_INPUTS],
+                          float w) {
     static const char *const names[] = {"x_s", "x_b", "eps_s", "eps_b", "abar_s", "abar_b"};
     PyArrayObject **arrays = a->arrays;
     memset(a, 0, sizeof(*a));
@@ -328,8 +262,8 @@ static PyObject *guide(PyObject *self, PyObject *args, PyObject *kwargs) {
     PyObject *o[GUIDE_INPUTS], *result = NULL;
     float w = 1.0f;
     guide_arguments a;
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "OOOOOO|f:guide", names, &o[0], &o[1], &o[2],
-                                     &o[3], &o[4], &o[5], &w) ||
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "OOOOOO|f:guide", names, &o[0], &o[1],
+                                     &o[2], &o[3], &o[4], &o[5], &w) ||
         !convert_guide(&a, o, w)) {
         return NULL;
     }
@@ -349,8 +283,8 @@ static PyObject *guide(PyObject *self, PyObject *args, PyObject *kwargs) {
     Py_BEGIN_ALLOW_THREADS;
     dad_guide_forward(&out, &a.in, a.N, a.size);
     Py_END_ALLOW_THREADS;
-    result = Py_BuildValue("{sOsOsOsOsO}", "x0_hat", made[0], "x0_s", made[1], "x0_b", made[2],
-                           "x_s_from_b", made[3], "eps_hat", made[4]);
+    result = Py_BuildValue("{sOsOsOsOsO}", "x0_hat", made[0], "x0_s", made[1], "x0_b",
+                           made[2], "x_s_from_b", made[3], "eps_hat", made[4]);
 done:
     for (int i = 0; i < 5; i++) {
         Py_XDECREF(made[i]);
@@ -361,13 +295,14 @@ done:
 
 static PyObject *guide_backward(PyObject *self, PyObject *args, PyObject *kwargs) {
     (void)self;
-    static char *names[] = {"dx0_hat", "x_s", "x_b", "eps_s", "eps_b", "abar_s", "abar_b", "w",
-                            NULL};
+    static char *names[] = {"dx0_hat", "x_s",    "x_b", "eps_s", "eps_b",
+                            "abar_s",  "abar_b", "w",   NULL};
     PyObject *dx0_object, *o[GUIDE_INPUTS], *result = NULL;
     float w = 1.0f;
     guide_arguments a;
     if (!PyArg_ParseTupleAndKeywords(args, kwargs, "OOOOOOO|f:guide_backward", names,
-                                     &dx0_object, &o[0], &o[1], &o[2], &o[3], &o[4], &o[5], &w) ||
+                                     &dx0_object, &o[0], &o[1], &o[2], &o[3], &o[4], &o[5],
+                                     &w) ||
         !convert_guide(&a, o, w)) {
         return NULL;
     }
@@ -377,7 +312,8 @@ static PyObject *guide_backward(PyObject *self, PyObject *args, PyObject *kwargs
         goto done;
     }
     Py_BEGIN_ALLOW_THREADS;
-    dad_guide_backward(dad_floats(de_s), dad_floats(de_b), dad_floats(dx0), &a.in, a.N, a.size);
+    dad_guide_backward(dad_floats(de_s), dad_floats(de_b), dad_floats(dx0), &a.in, a.N,
+                       a.size);
     Py_END_ALLOW_THREADS;
     result = PyTuple_Pack(2, (PyObject *)de_s, (PyObject *)de_b);
 done:
@@ -389,26 +325,25 @@ done:
 }
 
 PyMethodDef dad_pipeline_methods[] = {
-    DAD_METHOD(schedule,
-               "schedule(kind, timesteps)\n--\n\n"
-               "The float64 tables of a \"linear\" or \"cosine\" noise schedule, by name."),
-    DAD_METHOD(q_sample,
-               "q_sample(x0, noise, abar)\n--\n\n"
-               "sqrt(abar) x0 + sqrt(1 - abar) noise; abar: alphas_cumprod[t], float64 (N,)."),
-    DAD_METHOD(predict_x0,
-               "predict_x0(x_t, eps, abar, clip=False)\n--\n\n"
-               "x_t / sqrt(abar) - sqrt(1 / abar - 1) eps; clip: to [-1, 1]."),
-    DAD_METHOD(ancestral_step,
-               "ancestral_step(x_t, eps, noise, abar, abar_prev, beta, variance)\n--\n\n"
-               "x_{t-1} of ancestral sampling; noise may be None; the levels are float64 (N,)."),
+    DAD_METHOD(
+        q_sample,
+        "q_sample(x0, noise, abar)\n--\n\n"
+        "sqrt(abar) x0 + sqrt(1 - abar) noise; abar: alphas_cumprod[t], float64 (N,)."),
+    DAD_METHOD(predict_x0, "predict_x0(x_t, eps, abar, clip=False)\n--\n\n"
+                           "x_t / sqrt(abar) - sqrt(1 / abar - 1) eps; clip: to [-1, 1]."),
+    DAD_METHOD(
+        ancestral_step,
+        "ancestral_step(x_t, eps, noise, abar, abar_prev, beta, variance)\n--\n\n"
+        "x_{t-1} of ancestral sampling; noise may be None; the levels are float64 (N,)."),
     DAD_METHOD(norm_guided_eps,
                "norm_guided_eps(x_s, x_b, eps_s, eps_b, abar_s, abar_b, w=1.0)\n--\n\n"
                "The prediction at t_s, corrected towards the coarse repair from t_b."),
     DAD_METHOD(guide,
                "guide(x_s, x_b, eps_s, eps_b, abar_s, abar_b, w=1.0)\n--\n\n"
                "Norm-guided denoising: a dict of x0_hat, x0_s, x0_b, x_s_from_b, eps_hat."),
-    DAD_METHOD(guide_backward,
-               "guide_backward(dx0_hat, x_s, x_b, eps_s, eps_b, abar_s, abar_b, w=1.0)\n--\n\n"
-               "The gradients of eps_s and eps_b, given that of x0_hat."),
+    DAD_METHOD(
+        guide_backward,
+        "guide_backward(dx0_hat, x_s, x_b, eps_s, eps_b, abar_s, abar_b, w=1.0)\n--\n\n"
+        "The gradients of eps_s and eps_b, given that of x0_hat."),
     {NULL, NULL, 0, NULL},
 };

@@ -1,303 +1,159 @@
-/* Resizing and synthetic anomalies as NumPy functions (pipeline/resize.c, perlin.c, texture.c,
- * augment.c, synthesize.c). */
+/* Synthetic anomalies as a NumPy function (pipeline/synthesize.c). */
 #include "python/wrap.h" /* Python.h comes before the standard headers */
-
-#include <math.h>
-#include <string.h>
 
 #include "base/memory.h"
 #include "pipeline/pipeline.h"
 
-enum { LARGEST_SIDE = 1 << 16 };
+enum { MOST_EXPONENT = 10, LARGEST_SIDE = 1 << 14 };
 
-static bool check_side(const char *name, Py_ssize_t size) {
-    if (size < 1 || size > LARGEST_SIDE) {
-        PyErr_Format(PyExc_ValueError, "%s: expected 1 to %d pixels, got %zd", name,
-                     LARGEST_SIDE, size);
-        return false;
+/* The first of `count` values outside [0, 1], NaN included; NULL: there is none. */
+static const float *find_outside(const float *values, ptrdiff_t count) {
+    int outside = 0;
+    for (ptrdiff_t i = 0; i < count; i++) { /* without a way out, so that it vectorises */
+        outside |= !(values[i] >= 0.0f) | !(values[i] <= 1.0f);
     }
-    return true;
-}
-
-static bool parse_seed(uint64_t *seed, PyObject *object) {
-    *seed = PyLong_AsUnsignedLongLong(object);
-    if (PyErr_Occurred()) {
-        PyErr_Format(PyErr_ExceptionMatches(PyExc_OverflowError) ? PyExc_ValueError
-                                                                 : PyExc_TypeError,
-                     "seed: expected an int from 0 to 2**64 - 1, got %R", object);
-        return false;
-    }
-    return true;
-}
-
-/* ---- resize.c --------------------------------------------------------------------------- */
-
-static PyObject *resize_u8(PyObject *self, PyObject *args, PyObject *kwargs) {
-    (void)self;
-    static char *names[] = {"image", "height", "width", NULL};
-    PyObject *object;
-    Py_ssize_t height, width;
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "Onn:resize_u8", names, &object, &height,
-                                     &width) ||
-        !check_side("height", height) || !check_side("width", width)) {
-        return NULL;
-    }
-    PyArrayObject *x = NULL, *y = NULL;
-    float *scratch = NULL;
-    if ((x = dad_input(object, "image", NPY_UINT8, DAD_ANY_DIMENSIONS)) == NULL) {
-        goto done;
-    }
-    int dimensions = PyArray_NDIM(x);
-    npy_intp C = dimensions == 3 ? PyArray_DIM(x, 2) : 1;
-    if (dimensions < 2 || dimensions > 3 || (C != 1 && C != 3)) {
-        PyErr_SetString(PyExc_ValueError, "image: expected shape (H, W), (H, W, 1) or (H, W, 3)");
-        goto done;
-    }
-    if (!check_side("image height", PyArray_DIM(x, 0)) ||
-        !check_side("image width", PyArray_DIM(x, 1))) {
-        goto done;
-    }
-    npy_intp out_shape[] = {height, width, C};
-    dad_resize_shape shape = {1, PyArray_DIM(x, 0), PyArray_DIM(x, 1), C, height, width};
-    if ((y = dad_output(NPY_UINT8, dimensions, out_shape)) == NULL ||
-        (scratch = dad_scratch(dad_resize_scratch(&shape))) == NULL) {
-        Py_CLEAR(y);
-        goto done;
-    }
-    Py_BEGIN_ALLOW_THREADS;
-    dad_resize_bytes(PyArray_DATA(y), PyArray_DATA(x), &shape, scratch);
-    Py_END_ALLOW_THREADS;
-done:
-    dad_free(scratch);
-    Py_XDECREF(x);
-    return (PyObject *)y;
-}
-
-static PyObject *resize_f32(PyObject *self, PyObject *args, PyObject *kwargs) {
-    (void)self;
-    static char *names[] = {"map", "height", "width", NULL};
-    PyObject *object;
-    Py_ssize_t height, width;
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "Onn:resize_f32", names, &object, &height,
-                                     &width) ||
-        !check_side("height", height) || !check_side("width", width)) {
-        return NULL;
-    }
-    PyArrayObject *x = NULL, *y = NULL;
-    float *scratch = NULL;
-    if ((x = dad_input_float(object, "map", DAD_ANY_DIMENSIONS)) == NULL) {
-        goto done;
-    }
-    int dimensions = PyArray_NDIM(x);
-    if (dimensions < 2 || dimensions > 3) {
-        PyErr_SetString(PyExc_ValueError, "map: expected shape (H, W) or (N, H, W)");
-        goto done;
-    }
-    const npy_intp *sides = PyArray_DIMS(x) + dimensions - 2;
-    npy_intp N = dimensions == 3 ? PyArray_DIM(x, 0) : 1;
-    if (!check_side("map height", sides[0]) || !check_side("map width", sides[1])) {
-        goto done;
-    }
-    npy_intp out_shape[] = {N, height, width};
-    dad_resize_shape shape = {N, sides[0], sides[1], 1, height, width};
-    if ((y = dad_output(NPY_FLOAT32, dimensions, out_shape + 3 - dimensions)) == NULL ||
-        (scratch = dad_scratch(dad_resize_scratch(&shape))) == NULL) {
-        Py_CLEAR(y);
-        goto done;
-    }
-    Py_BEGIN_ALLOW_THREADS;
-    dad_resize_floats(dad_floats(y), dad_floats(x), &shape, scratch);
-    Py_END_ALLOW_THREADS;
-done:
-    dad_free(scratch);
-    Py_XDECREF(x);
-    return (PyObject *)y;
-}
-
-/* ---- perlin.c --------------------------------------------------------------------------- */
-
-static bool all_finite(PyArrayObject *array) {
-    const double *values = PyArray_DATA(array);
-    for (npy_intp i = 0; i < PyArray_SIZE(array); i++) {
-        if (!isfinite(values[i])) {
-            return false;
+    for (ptrdiff_t i = 0; outside && i < count; i++) {
+        if (!(values[i] >= 0.0f && values[i] <= 1.0f)) {
+            return values + i;
         }
     }
-    return true;
+    return NULL;
 }
 
-static PyObject *perlin_noise(PyObject *self, PyObject *args, PyObject *kwargs) {
-    (void)self;
-    static char *names[] = {"angles", "height", "width", NULL};
-    PyObject *object;
-    Py_ssize_t H, W;
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "Onn:perlin_noise", names, &object, &H, &W) ||
-        !check_side("height", H) || !check_side("width", W)) {
+/* float32 of the given shape with values in [0, 1]; NULL with an exception set. */
+static PyArrayObject *input_unit(PyObject *object, const char *name, int dimensions,
+                                 const npy_intp *shape) {
+    PyArrayObject *array = dad_input_float(object, name, dimensions);
+    if (array == NULL || !dad_check_shape(array, name, dimensions, shape)) {
+        Py_CLEAR(array);
         return NULL;
     }
-    PyArrayObject *angles = NULL, *noise = NULL;
-    float *scratch = NULL;
-    if ((angles = dad_input(object, "angles", NPY_FLOAT64, 2)) == NULL) {
-        goto done;
+    const float *wrong = find_outside(dad_floats(array), PyArray_SIZE(array));
+    if (wrong != NULL) {
+        PyObject *value = PyFloat_FromDouble(*wrong);
+        PyErr_Format(PyExc_ValueError, "%s: expected values in [0, 1], got %S", name,
+                     value != NULL ? value : Py_None);
+        Py_XDECREF(value);
+        Py_CLEAR(array);
     }
-    npy_intp RY = PyArray_DIM(angles, 0) - 1, RX = PyArray_DIM(angles, 1) - 1;
-    if (RY < 1 || RX < 1 || RY > H || RX > W) {
+    return array;
+}
+
+static bool check_options(const dad_synthesis_options *o) {
+    const char *wrong = NULL;
+    if (!(o->anomaly_probability >= 0.0 && o->anomaly_probability <= 1.0)) {
+        wrong = "anomaly_probability: expected a probability, 0 to 1";
+    } else if (!(o->self_probability >= 0.0 && o->self_probability <= 1.0)) {
+        wrong = "self_probability: expected a probability, 0 to 1";
+    } else if (!(o->beta_low >= 0.0 && o->beta_low <= o->beta_high &&
+                 o->beta_high <= 1.0)) {
+        wrong = "beta: expected (low, high) with 0 <= low <= high <= 1";
+    } else if (!(o->fewest_exponent >= 0 && o->fewest_exponent <= o->most_exponent &&
+                 o->most_exponent <= MOST_EXPONENT)) {
+        wrong = "exponents: expected (low, high) with 0 <= low <= high <= 10";
+    } else if (!(o->threshold >= 0.0f && o->threshold < 1.0f)) {
+        wrong = "threshold: expected 0 up to, not including, 1";
+    }
+    if (wrong != NULL) {
+        PyErr_SetString(PyExc_ValueError, wrong);
+    }
+    return wrong == NULL;
+}
+
+enum { IMAGES, FOREGROUNDS, APPEARANCES, SEEDS, SOURCES };
+
+/* The four arrays, the second and third of which may stay NULL. */
+static bool input_sources(PyArrayObject *arrays[SOURCES],
+                          PyObject *const objects[SOURCES]) {
+    npy_intp images_shape[] = {-1, -1, -1, 3};
+    if ((arrays[IMAGES] = input_unit(objects[IMAGES], "images", 4, images_shape)) == NULL) {
+        return false;
+    }
+    const npy_intp *shape = PyArray_DIMS(arrays[IMAGES]);
+    if (shape[1] > LARGEST_SIDE || shape[2] > LARGEST_SIDE) {
         PyErr_Format(PyExc_ValueError,
-                     "angles: expected a grid of 1 to %zd x 1 to %zd cells (one angle more each "
-                     "way) for %zd x %zd pixels, got %zd x %zd cells",
-                     H, W, H, W, RY, RX);
-        goto done;
-    }
-    if (!all_finite(angles)) {
-        PyErr_SetString(PyExc_ValueError, "angles: expected finite values");
-        goto done;
-    }
-    npy_intp shape[] = {H, W};
-    if ((noise = dad_output(NPY_FLOAT32, 2, shape)) == NULL ||
-        (scratch = dad_scratch(dad_perlin_scratch(W, RY, RX))) == NULL) {
-        Py_CLEAR(noise);
-        goto done;
-    }
-    Py_BEGIN_ALLOW_THREADS;
-    dad_perlin(dad_floats(noise), PyArray_DATA(angles), H, W, RY, RX, scratch);
-    Py_END_ALLOW_THREADS;
-done:
-    dad_free(scratch);
-    Py_XDECREF(angles);
-    return (PyObject *)noise;
-}
-
-/* ---- texture.c -------------------------------------------------------------------------- */
-
-static PyObject *texture(PyObject *self, PyObject *args, PyObject *kwargs) {
-    (void)self;
-    static char *names[] = {"height", "width", "seed", NULL};
-    Py_ssize_t H, W;
-    PyObject *seed_object;
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "nnO:texture", names, &H, &W, &seed_object) ||
-        !check_side("height", H) || !check_side("width", W)) {
-        return NULL;
-    }
-    uint64_t seed;
-    if (!parse_seed(&seed, seed_object)) {
-        return NULL;
-    }
-    npy_intp shape[] = {H, W, 3};
-    PyArrayObject *image = dad_output(NPY_FLOAT32, 3, shape);
-    if (image == NULL) {
-        return NULL;
-    }
-    dad_rng rng = dad_rng_seed(seed, 0);
-    Py_BEGIN_ALLOW_THREADS;
-    dad_texture(dad_floats(image), H, W, &rng);
-    Py_END_ALLOW_THREADS;
-    return (PyObject *)image;
-}
-
-/* ---- augment.c -------------------------------------------------------------------------- */
-
-typedef struct {
-    const char *name;
-    int parameters;
-    double low[3], high[3];
-} augmenter_rules;
-
-static const augmenter_rules augmenters[DAD_AUGMENTERS] = {
-    [DAD_GAMMA] = {"gamma", 3, {0.01, 0.01, 0.01}, {100, 100, 100}},
-    [DAD_BRIGHTNESS] = {"brightness", 3, {0, -255, 0}, {10, 255, 1}},
-    [DAD_SHARPNESS] = {"sharpness", 1, {0}, {10}},
-    [DAD_HUE_SATURATION] = {"hue_saturation", 2, {-255, -255}, {255, 255}},
-    [DAD_SOLARIZE] = {"solarize", 1, {0}, {256}},
-    [DAD_POSTERIZE] = {"posterize", 1, {1}, {8}},
-    [DAD_INVERT] = {"invert", 0, {0}, {0}},
-    [DAD_AUTOCONTRAST] = {"autocontrast", 1, {0}, {50}},
-    [DAD_EQUALIZE] = {"equalize", 0, {0}, {0}},
-    [DAD_ROTATION] = {"rotation", 1, {-360}, {360}},
-};
-
-static bool parse_augmentation(dad_augmentation *change, const char *name, PyObject *tuple) {
-    int kind = 0;
-    while (kind < DAD_AUGMENTERS && strcmp(augmenters[kind].name, name) != 0) {
-        kind++;
-    }
-    if (kind == DAD_AUGMENTERS) {
-        PyErr_Format(PyExc_ValueError, "name: no augmenter \"%s\"", name);
+                     "images: expected at most %d pixels a side, got %zd x %zd",
+                     LARGEST_SIDE, shape[1], shape[2]);
         return false;
     }
-    const augmenter_rules *rules = &augmenters[kind];
-    *change = (dad_augmentation){.kind = (dad_augmenter)kind};
-    if (PyTuple_GET_SIZE(tuple) != rules->parameters) {
-        PyErr_Format(PyExc_ValueError, "parameters: %s takes %d, got %zd", name,
-                     rules->parameters, PyTuple_GET_SIZE(tuple));
+    if (objects[FOREGROUNDS] != Py_None &&
+        (arrays[FOREGROUNDS] = input_unit(objects[FOREGROUNDS], "foregrounds", 3, shape)) ==
+            NULL) {
         return false;
     }
-    for (int i = 0; i < rules->parameters; i++) {
-        double value = PyFloat_AsDouble(PyTuple_GET_ITEM(tuple, i));
-        if (PyErr_Occurred()) {
-            return false;
-        }
-        if (!(value >= rules->low[i] && value <= rules->high[i])) {
-            PyErr_Format(PyExc_ValueError, "parameters: %R does not suit %s", tuple, name);
-            return false;
-        }
-        change->p[i] = value;
+    if (objects[APPEARANCES] != Py_None &&
+        (arrays[APPEARANCES] = input_unit(objects[APPEARANCES], "appearances", 4, shape)) ==
+            NULL) {
+        return false;
     }
-    return true;
+    arrays[SEEDS] = dad_input(objects[SEEDS], "seeds", NPY_UINT64, 1);
+    return arrays[SEEDS] != NULL && dad_check_shape(arrays[SEEDS], "seeds", 1, shape);
 }
 
-static PyObject *augment(PyObject *self, PyObject *args, PyObject *kwargs) {
+static PyObject *synthesize(PyObject *self, PyObject *args, PyObject *kwargs) {
     (void)self;
-    static char *names[] = {"image", "name", "parameters", NULL};
-    PyObject *object, *tuple;
-    const char *name;
-    dad_augmentation change;
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "OsO!:augment", names, &object, &name,
-                                     &PyTuple_Type, &tuple) ||
-        !parse_augmentation(&change, name, tuple)) {
+    static char *names[] = {"images",
+                            "foregrounds",
+                            "appearances",
+                            "seeds",
+                            "anomaly_probability",
+                            "self_probability",
+                            "beta",
+                            "exponents",
+                            "threshold",
+                            "random_part",
+                            NULL};
+    PyObject *objects[SOURCES], *result = NULL;
+    dad_synthesis_options options = {0.5, 0.5, 0.2, 0.8, 0, 5, 0.5f, false};
+    int random_part = 0;
+    if (!PyArg_ParseTupleAndKeywords(
+            args, kwargs, "OOOO|dd(dd)(ii)fp:synthesize", names, &objects[IMAGES],
+            &objects[FOREGROUNDS], &objects[APPEARANCES], &objects[SEEDS],
+            &options.anomaly_probability, &options.self_probability, &options.beta_low,
+            &options.beta_high, &options.fewest_exponent, &options.most_exponent,
+            &options.threshold, &random_part)) {
         return NULL;
     }
-    PyArrayObject *image = NULL, *result = NULL;
+    options.random_part = random_part != 0;
+    PyArrayObject *arrays[SOURCES] = {NULL}, *samples = NULL, *masks = NULL, *labels = NULL;
     float *scratch = NULL;
-    const npy_intp shape[] = {-1, -1, 3};
-    if ((image = dad_input(object, "image", NPY_UINT8, 3)) == NULL ||
-        !dad_check_shape(image, "image", 3, shape)) {
+    if (!check_options(&options) || !input_sources(arrays, objects)) {
         goto done;
     }
-    if (!check_side("image height", PyArray_DIM(image, 0)) ||
-        !check_side("image width", PyArray_DIM(image, 1))) {
+    npy_intp N = PyArray_DIM(arrays[IMAGES], 0);
+    npy_intp H = PyArray_DIM(arrays[IMAGES], 1), W = PyArray_DIM(arrays[IMAGES], 2);
+    npy_intp samples_shape[] = {N, 3, H, W}, masks_shape[] = {N, 1, H, W};
+    if ((samples = dad_output(NPY_FLOAT32, 4, samples_shape)) == NULL ||
+        (masks = dad_output(NPY_FLOAT32, 4, masks_shape)) == NULL ||
+        (labels = dad_output(NPY_INT64, 1, &N)) == NULL ||
+        (scratch = dad_scratch(dad_synthesize_scratch(&options, H, W))) == NULL) {
         goto done;
     }
-    ptrdiff_t bytes = PyArray_SIZE(image);
-    if ((scratch = dad_scratch(dad_ceil_div(bytes, sizeof(float)))) == NULL ||
-        (result = dad_output(NPY_UINT8, 3, PyArray_DIMS(image))) == NULL) {
-        goto done;
-    }
-    memcpy(PyArray_DATA(result), PyArray_DATA(image), (size_t)bytes);
+    dad_sources in = {dad_floats(arrays[IMAGES]), dad_floats(arrays[FOREGROUNDS]),
+                      dad_floats(arrays[APPEARANCES]), PyArray_DATA(arrays[SEEDS])};
+    dad_samples out = {dad_floats(samples), dad_floats(masks), PyArray_DATA(labels)};
     Py_BEGIN_ALLOW_THREADS;
-    dad_augment(PyArray_DATA(result), &change, PyArray_DIM(image, 0), PyArray_DIM(image, 1),
-                (uint8_t *)scratch);
+    dad_synthesize(&out, &in, &options, N, H, W, scratch);
     Py_END_ALLOW_THREADS;
+    result = PyTuple_Pack(3, (PyObject *)samples, (PyObject *)masks, (PyObject *)labels);
 done:
     dad_free(scratch);
-    Py_XDECREF(image);
-    return (PyObject *)result;
+    for (int i = 0; i < SOURCES; i++) {
+        Py_XDECREF(arrays[i]);
+    }
+    Py_XDECREF(samples);
+    Py_XDECREF(masks);
+    Py_XDECREF(labels);
+    return result;
 }
 
 PyMethodDef dad_synthesis_methods[] = {
-    DAD_METHOD(resize_u8,
-               "resize_u8(image, height, width)\n--\n\n"
-               "Bilinear resizing of uint8 (H, W), (H, W, 1) or (H, W, 3), as OpenCV's."),
-    DAD_METHOD(resize_f32,
-               "resize_f32(map, height, width)\n--\n\n"
-               "Bilinear resizing of float32 (H, W) or (N, H, W), half-pixel centres."),
-    DAD_METHOD(perlin_noise,
-               "perlin_noise(angles, height, width)\n--\n\n"
-               "Gradient noise, float32 (height, width); angles: float64 (rows + 1, columns + 1)."),
-    DAD_METHOD(texture,
-               "texture(height, width, seed)\n--\n\n"
-               "A procedural surface, float32 (height, width, 3) in [0, 1]."),
-    DAD_METHOD(augment,
-               "augment(image, name, parameters)\n--\n\n"
-               "One of the ten augmenters on uint8 (H, W, 3); parameters: a tuple of floats."),
+    DAD_METHOD(
+        synthesize,
+        "synthesize(images, foregrounds, appearances, seeds, anomaly_probability=0.5, "
+        "self_probability=0.5, beta=(0.2, 0.8), exponents=(0, 5), threshold=0.5, "
+        "random_part=False)\n--\n\n"
+        "Images with synthetic anomalies: samples (N, 3, H, W), masks (N, 1, H, W) and "
+        "labels (N,) from images (N, H, W, 3) in [0, 1] and uint64 seeds (N,)."),
     {NULL, NULL, 0, NULL},
 };
