@@ -61,7 +61,7 @@ notebooks: $(VENV)/.core $(VENV)/.with-notebooks ## execute every notebook
 	done
 
 package: $(VENV)/.core ## build a wheel, install it into an environment of its own, use it
-	rm -rf build/package
+	rm -rf build/package build/lib.*
 	$(PIP) wheel --no-deps --wheel-dir build/package .
 	$(BIN)/python -m venv build/package/venv
 	build/package/venv/bin/python -m pip --disable-pip-version-check --quiet \
