@@ -16,7 +16,8 @@ LOADED   = import diffusionad._core as core
 
 # A sanitized build of its own, imported before the one in the tree.
 ASAN     := $(VENV)/sanitize
-ASAN_ENV  = PYTHONPATH=$(abspath $(ASAN))/lib PYTHONMALLOC=malloc DIFFUSIONAD_NUM_THREADS=2 \
+ASAN_ENV  = PYTHONPATH=$(abspath $(ASAN))/lib PYTHONSAFEPATH=1 PYTHONMALLOC=malloc \
+	DIFFUSIONAD_NUM_THREADS=2 \
 	LD_PRELOAD="$$($${CC:-gcc} -print-file-name=libasan.so) \
 	    $$($${CC:-gcc} -print-file-name=libstdc++.so.6)" \
 	ASAN_OPTIONS=detect_leaks=0:allocator_may_return_null=1 \
@@ -61,7 +62,7 @@ notebooks: $(VENV)/.core $(VENV)/.with-notebooks ## execute every notebook
 	done
 
 package: $(VENV)/.core ## build a wheel, install it into an environment of its own, use it
-	rm -rf build/package
+	rm -rf build/package build/lib.*
 	$(PIP) wheel --no-deps --wheel-dir build/package .
 	$(BIN)/python -m venv build/package/venv
 	build/package/venv/bin/python -m pip --disable-pip-version-check --quiet \

@@ -96,8 +96,17 @@ class BuildCore(build_ext):
 
     def run(self) -> None:
         # setuptools clears `inplace` while it builds, and copies afterwards.
-        self.lies_elsewhere = bool(self.inplace or self.editable_mode or flag(SANITIZE))
+        self.in_tree = bool(self.inplace or self.editable_mode)
         super().run()
+
+    def object_folder(self) -> Path:
+        """One folder for every build in the tree, apart from isolated builds with other flags.
+
+        setuptools gives an editable build a temporary one: everything would be compiled each time.
+        """
+        if self.in_tree:
+            return ROOT / "build" / f"in-tree.{self.plat_name}-{sys.implementation.cache_tag}"
+        return Path(self.build_temp) / "_core"
 
     def build_extension(self, ext: Extension) -> None:
         import numpy
@@ -110,7 +119,7 @@ class BuildCore(build_ext):
             sys.exit(f"no Python headers: {python_include}/Python.h (install python3-dev)")
 
         blas_compile, blas_link, run_paths = blas()
-        if run_paths and self.lies_elsewhere:
+        if run_paths and (self.in_tree or flag(SANITIZE)):
             run_paths.append(installed_openblas())
         flags = [*FLAGS, *WARNINGS, f"-I{CSRC}", f"-I{python_include}", f"-I{numpy.get_include()}"]
         flags += blas_compile
@@ -130,16 +139,15 @@ class BuildCore(build_ext):
             link += sanitize
 
         jobs = []
-        build = Path(self.build_temp) / "_core"
+        build = self.object_folder()
         for source in sorted(CSRC.rglob("*.c")):
             per_level = source.parent.name == "simd" and source.name != "dispatch.c"
             for level, level_flags in (levels() if per_level else {"": []}).items():
                 extra = [*level_flags, f"-DDAD_LEVEL={level}"] if per_level else []
                 name = source.relative_to(CSRC).with_suffix(f".{level}.o" if level else ".o")
                 jobs.append((source, build / name, [*flags, *extra]))
-        newest_header = max(
-            p.stat().st_mtime for p in [Path(__file__), *CSRC.rglob("*.h"), *CSRC.rglob("*.inc")]
-        )
+        headers = [*CSRC.rglob("*.h"), *CSRC.rglob("*.inc")]
+        newest_header = max(path.stat().st_mtime for path in headers)
 
         def compile_one(job: tuple[Path, Path, list[str]]) -> str:
             source, target, arguments = job
