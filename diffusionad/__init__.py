@@ -1,8 +1,23 @@
 """Anomaly detection in images of industrial parts by norm-guided one-step denoising diffusion."""
 
+import os
+
 __version__ = "0.1.0"
 
-from . import datasets, metrics
+# GNU OpenMP reads this once, when the core is loaded. By default its threads wait for each other by
+# spinning for milliseconds; on a machine that does anything else besides, the spinning thread keeps
+# the one it waits for from running, and a training step took seven times as long.
+_SPIN = "GOMP_SPINCOUNT"
+_given = os.environ.get(_SPIN), os.environ.get("OMP_WAIT_POLICY")
+if _given == (None, None):
+    os.environ[_SPIN] = "10000"
+
+from . import _core as _core
+
+if _given == (None, None):
+    del os.environ[_SPIN]
+
+from . import datasets, metrics, synthesis
 from .denoising import Repair, denoise
 from .diffusion import Schedule
 from .models import SegmentationNet, UNet
