@@ -2,6 +2,7 @@
 #include "python/wrap.h" /* Python.h comes before the standard headers */
 
 #include <string.h>
+#include <time.h>
 
 #include "base/memory.h"
 #include "kernels/kernels.h"
@@ -242,7 +243,113 @@ done:
     return result;
 }
 
+PyDoc_STRVAR(conv2d_seconds_doc,
+             "conv2d_seconds(operation, x, w, algorithm=\"auto\")\n--\n\n"
+             "Seconds of one kernel alone, for benchmarks: no change of layout, memory touched\n"
+             "before. operation: pack, forward, backward_data or backward_filter, of conv2d(x, w)\n"
+             "with stride 1 and the padding that keeps the map's size.");
+
+enum operation { PACK, FORWARD, BACKWARD_DATA, BACKWARD_FILTER, OPERATIONS };
+static const char *const operation_names[OPERATIONS] = {"pack", "forward", "backward_data",
+                                                        "backward_filter"};
+
+typedef struct {
+    float *x, *y, *dw, *packed, *scratch;
+} buffers;
+
+static void run_operation(enum operation operation, const buffers *b, const float *w,
+                          const dad_conv2d_shape *shape) {
+    switch (operation) {
+    case PACK:
+        dad_conv2d_pack(b->packed, w, shape, DAD_CONV_FORWARD);
+        break;
+    case FORWARD:
+        dad_conv2d_forward(b->y, b->x, b->packed, NULL, shape, b->scratch);
+        break;
+    case BACKWARD_DATA:
+        dad_conv2d_backward_data(b->x, b->y, b->packed, shape, b->scratch);
+        break;
+    case BACKWARD_FILTER:
+        dad_conv2d_backward_filter(b->dw, NULL, b->x, b->y, shape, b->scratch);
+        break;
+    case OPERATIONS:
+        break;
+    }
+}
+
+static double seconds_of(enum operation operation, const buffers *b, const float *w,
+                         const dad_conv2d_shape *shape) {
+    struct timespec begin, end;
+    run_operation(operation, b, w, shape);
+    timespec_get(&begin, TIME_UTC);
+    run_operation(operation, b, w, shape);
+    timespec_get(&end, TIME_UTC);
+    return (double)(end.tv_sec - begin.tv_sec) + 1e-9 * (double)(end.tv_nsec - begin.tv_nsec);
+}
+
+static PyObject *conv2d_seconds(PyObject *self, PyObject *args, PyObject *kwargs) {
+    (void)self;
+    static char *names[] = {"operation", "x", "w", "algorithm", NULL};
+    const char *name, *algorithm = "auto";
+    PyObject *x_object, *w_object, *result = NULL;
+    PyArrayObject *x = NULL, *w = NULL;
+    dad_conv2d_shape shape;
+    buffers b = {0};
+    npy_intp dims[4];
+
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "sOO|s:conv2d_seconds", names, &name,
+                                     &x_object, &w_object, &algorithm) ||
+        !(x = dad_input_float(x_object, "x", 4)) || !(w = dad_input_float(w_object, "w", 4)) ||
+        !make_shape(&shape, x, w, 1, PyArray_DIM(w, 2) / 2, algorithm)) {
+        goto done;
+    }
+    enum operation operation = PACK;
+    while (operation < OPERATIONS && strcmp(name, operation_names[operation]) != 0) {
+        operation++;
+    }
+    if (operation == OPERATIONS) {
+        PyErr_Format(PyExc_ValueError,
+                     "operation: expected pack, forward, backward_data or backward_filter, got %s",
+                     name);
+        goto done;
+    }
+    output_shape(dims, &shape);
+    const dad_conv_pass pass =
+        operation == BACKWARD_DATA ? DAD_CONV_BACKWARD_DATA : DAD_CONV_FORWARD;
+    const ptrdiff_t y_size = dims[0] * dims[1] * dims[2] * dims[3];
+    const ptrdiff_t scratch_size =
+        dad_max(dad_max(dad_conv2d_forward_scratch(&shape),
+                        dad_conv2d_backward_data_scratch(&shape)),
+                dad_conv2d_backward_filter_scratch(&shape));
+    if (!(b.x = dad_scratch(PyArray_SIZE(x))) || !(b.y = dad_scratch(y_size)) ||
+        !(b.dw = dad_scratch(PyArray_SIZE(w))) ||
+        !(b.packed = dad_scratch(dad_conv2d_packed_size(&shape, pass))) ||
+        !(b.scratch = dad_scratch(scratch_size))) {
+        goto done;
+    }
+    double seconds;
+    Py_BEGIN_ALLOW_THREADS
+    to_nhwc(b.x, x);
+    memset(b.y, 0, (size_t)y_size * sizeof(float));
+    memset(b.dw, 0, (size_t)PyArray_NBYTES(w));
+    dad_conv2d_pack(b.packed, dad_floats(w), &shape, pass);
+    seconds = seconds_of(operation, &b, dad_floats(w), &shape);
+    Py_END_ALLOW_THREADS
+    result = PyFloat_FromDouble(seconds);
+
+done:
+    dad_free(b.scratch);
+    dad_free(b.packed);
+    dad_free(b.dw);
+    dad_free(b.y);
+    dad_free(b.x);
+    Py_XDECREF(w);
+    Py_XDECREF(x);
+    return result;
+}
+
 PyMethodDef dad_conv_methods[] = {
+    DAD_METHOD(conv2d_seconds, conv2d_seconds_doc),
     DAD_METHOD(conv2d, conv2d_doc),
     DAD_METHOD(conv2d_backward, conv2d_backward_doc),
     {NULL, NULL, 0, NULL},
