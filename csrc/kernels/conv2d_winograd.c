@@ -18,8 +18,10 @@
 enum {
     PRIVATE_CHANNELS = 384,   /* above, a chunk's V leaves no room for filters in L2 */
     PRIVATE_CHUNK = 24,       /* tiles: a multiple of the rows of every micro-kernel */
+    WIDE_CHUNK = 12,          /* the same from WIDE_CHANNELS on, to stay within a small L2 */
+    WIDE_CHANNELS = 192,
     PRIVATE_CHUNKS = 6,       /* per thread at least, or the last round leaves threads idle */
-    SHARED_CHUNK = 36,
+    SHARED_CHUNK = 48,
     SHARED_FLOATS = 2 << 20, /* of V at most: it is read once per pair of panels, from L3 */
 };
 
@@ -36,13 +38,13 @@ typedef struct {
 static winograd_plan make_plan(const dad_conv2d_shape *s) {
     winograd_plan p = {.tiling = dad_tiling_of(s), .C = s->C, .O = s->O};
     const ptrdiff_t tiles = p.tiling.tiles, points = p.tiling.points;
-    p.shared = s->C > PRIVATE_CHANNELS ||
-               tiles < PRIVATE_CHUNK * PRIVATE_CHUNKS * dad_num_threads();
+    const ptrdiff_t chunk = s->C < WIDE_CHANNELS ? PRIVATE_CHUNK : WIDE_CHUNK;
+    p.shared = s->C > PRIVATE_CHANNELS || tiles < chunk * PRIVATE_CHUNKS * dad_num_threads();
     p.v_tile = dad_round_up(s->C, DAD_PANEL);
     if (p.v_tile % 512 == 0) {
         p.v_tile += DAD_PANEL; /* else the tiles of a chunk fall into the same cache sets */
     }
-    p.chunk = dad_min(tiles, p.shared ? SHARED_CHUNK : PRIVATE_CHUNK);
+    p.chunk = dad_min(tiles, p.shared ? SHARED_CHUNK : chunk);
     p.block = p.chunk;
     if (p.shared) {
         const ptrdiff_t chunks = SHARED_FLOATS / (p.chunk * points * p.v_tile);

@@ -95,9 +95,10 @@ void dad_winograd_backward_filter(float *dw, const float *x, const float *dy,
         float *strip = strips + p.strip_size * dad_thread_id();
         for (ptrdiff_t begin = 0; begin < p.tiling.tiles; begin += p.block) {
             const ptrdiff_t count = dad_min(p.block, p.tiling.tiles - begin);
+            /* Groups inside: the next one finds its neighbours' cache lines at hand. */
 #pragma omp for collapse(2) schedule(dynamic)
-            for (ptrdiff_t group = 0; group < groups; group++) {
-                for (ptrdiff_t i = 0; i < count; i += TRANSFORM_TILES) {
+            for (ptrdiff_t i = 0; i < count; i += TRANSFORM_TILES) {
+                for (ptrdiff_t group = 0; group < groups; group++) {
                     transform_group(v, t, &p, x, dy, group, begin, i,
                                     dad_min(TRANSFORM_TILES, count - i), strip);
                 }

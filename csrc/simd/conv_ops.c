@@ -9,12 +9,13 @@
 #include "simd/vec.h"
 
 #if VL == 16
-enum { ROWS = 12, OUTER_ROWS = 8 };
+enum { ROWS = 12, OUTER_ROWS = 8, LONG_DEPTH = 512 };
 #else
-enum { ROWS = 6, OUTER_ROWS = 6 };
+enum { ROWS = 6, OUTER_ROWS = 6, LONG_DEPTH = 128 };
 #endif
 enum {
     DEPTH = 256,    /* of k at a time: a pair of panels this deep stays in the first cache */
+    PREFETCH = 32, /* rows of b ahead, in sums of LONG_DEPTH and more: b then comes from L3 */
     SUM_ROWS = 32,  /* added in float before they go to a double */
     SUM_WIDTH = 64, /* channels at a time */
 };
@@ -27,11 +28,12 @@ typedef struct {
     const float *b; /* vector j of row k at k * DAD_PANEL + j * b_gap */
     ptrdiff_t b_gap;
     ptrdiff_t depth;
+    int prefetch; /* b */
 } operands;
 
 /* acc [rows][vectors] += a b. */
 DAD_INLINE void accumulate(vf (*acc)[2], const int rows, const int vectors, const operands *p,
-                           ptrdiff_t a_row, ptrdiff_t a_step) {
+                           ptrdiff_t a_row, ptrdiff_t a_step, const int prefetch) {
     const float *a = p->a, *b = p->b;
     const ptrdiff_t b_gap = p->b_gap, depth = p->depth;
 #pragma GCC unroll 4
@@ -39,6 +41,9 @@ DAD_INLINE void accumulate(vf (*acc)[2], const int rows, const int vectors, cons
         vf row[2];
         for (int j = 0; j < vectors; j++) {
             row[j] = vload(b + k * DAD_PANEL + j * b_gap);
+            if (prefetch && (j == 0 || VL == DAD_PANEL)) { /* one for each cache line */
+                __builtin_prefetch(b + (k + PREFETCH) * DAD_PANEL + j * b_gap);
+            }
         }
 #pragma GCC unroll 16
         for (int i = 0; i < rows; i++) {
@@ -58,7 +63,11 @@ DAD_INLINE void row_block(const int rows, const int vectors, const operands *p, 
             acc[i][j] = add ? vload(p->c + i * DAD_PANEL + j * p->c_gap) : vset1(0.0f);
         }
     }
-    accumulate(acc, rows, vectors, p, p->a_row, 1);
+    if (p->prefetch) {
+        accumulate(acc, rows, vectors, p, p->a_row, 1, 1);
+    } else {
+        accumulate(acc, rows, vectors, p, p->a_row, 1, 0);
+    }
     for (int i = 0; i < rows; i++) {
         for (int j = 0; j < vectors; j++) {
             vstore(p->c + i * DAD_PANEL + j * p->c_gap, acc[i][j]);
@@ -121,12 +130,13 @@ static void product_columns(row_kernel *const *kernels, const operands *all, ptr
 static void product(float *c, ptrdiff_t c_panel, const float *a, ptrdiff_t lda, const float *b,
                     ptrdiff_t b_panel, int panels, ptrdiff_t rows, ptrdiff_t K) {
 #if VL == 16
-    operands p = {c, c_panel, a, lda, b, b_panel, K};
+    operands p = {c, c_panel, a, lda, b, b_panel, K, K >= LONG_DEPTH};
     product_columns(panels == 2 ? two_vectors : one_vector, &p, rows);
 #else
     for (int panel = 0; panel < panels; panel++) {
         for (int j = 0; j < DAD_PANEL; j += 2 * VL) {
-            operands p = {c + panel * c_panel + j, VL, a, lda, b + panel * b_panel + j, VL, K};
+            operands p = {c + panel * c_panel + j, VL, a, lda, b + panel * b_panel + j,
+                          VL, K, K >= LONG_DEPTH};
             product_columns(two_vectors, &p, rows);
         }
     }
@@ -142,7 +152,7 @@ DAD_INLINE void outer_block(const int rows, const int vectors, const operands *p
             acc[i][j] = vset1(0.0f);
         }
     }
-    accumulate(acc, rows, vectors, p, 1, DAD_PANEL);
+    accumulate(acc, rows, vectors, p, 1, DAD_PANEL, 0);
     for (int i = 0; i < rows; i++) {
         for (int j = 0; j < vectors; j++) {
             float *c = p->c + i * DAD_PANEL + j * p->c_gap;
@@ -167,7 +177,7 @@ DAD_INLINE void outer_columns(const int vectors, const operands *all, int add) {
 static void outer_product(float *c, ptrdiff_t c_panel, const float *a, const float *b,
                           ptrdiff_t b_panel, int panels, ptrdiff_t T, int add) {
 #if VL == 16
-    operands p = {c, c_panel, a, 1, b, b_panel, T};
+    operands p = {c, c_panel, a, 1, b, b_panel, T, 0};
     if (panels == 2) {
         outer_columns(2, &p, add);
     } else {
@@ -176,7 +186,7 @@ static void outer_product(float *c, ptrdiff_t c_panel, const float *a, const flo
 #else
     for (int panel = 0; panel < panels; panel++) {
         for (int j = 0; j < DAD_PANEL; j += 2 * VL) {
-            operands p = {c + panel * c_panel + j, VL, a, 1, b + panel * b_panel + j, VL, T};
+            operands p = {c + panel * c_panel + j, VL, a, 1, b + panel * b_panel + j, VL, T, 0};
             outer_columns(2, &p, add);
         }
     }
