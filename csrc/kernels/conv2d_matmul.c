@@ -71,22 +71,37 @@ static ptrdiff_t input_at(ptrdiff_t i, ptrdiff_t k, ptrdiff_t stride, ptrdiff_t 
     return at >= 0 && at % dilation == 0 && at / dilation < size ? at / dilation : -1;
 }
 
+/* One row of a patch, [KW][C], for output column j; `line` is the input's row, or NULL outside.
+ * NHWC makes it one run where no tap falls outside. */
+static void copy_taps(float *taps, const float *line, const dad_patch_shape *s, ptrdiff_t j) {
+    const ptrdiff_t C = s->C, first = j * s->stride - s->pad_x;
+    const size_t pixel = (size_t)C * sizeof(float);
+    if (line == NULL) {
+        memset(taps, 0, (size_t)s->KW * pixel);
+        return;
+    }
+    if (s->dilation == 1 && first >= 0 && first + s->KW <= s->W) {
+        memcpy(taps, line + first * C, (size_t)s->KW * pixel);
+        return;
+    }
+    for (ptrdiff_t k = 0; k < s->KW; k++, taps += C) {
+        const ptrdiff_t at = input_at(j, k, s->stride, s->dilation, s->pad_x, s->W);
+        if (at < 0) {
+            memset(taps, 0, pixel);
+        } else {
+            memcpy(taps, line + at * C, pixel);
+        }
+    }
+}
+
 /* patches [rows][KH][KW][C] of the output pixels first .. first + rows - 1. */
 static void copy_patches(float *patches, const float *x, const dad_patch_shape *s,
                          ptrdiff_t first, ptrdiff_t rows) {
-    const size_t pixel = (size_t)s->C * sizeof(float);
     for (ptrdiff_t row = first; row < first + rows; row++) {
         const ptrdiff_t j = row % s->WO, i = row / s->WO % s->HO, n = row / (s->WO * s->HO);
-        for (ptrdiff_t ky = 0; ky < s->KH; ky++) {
-            const ptrdiff_t y = input_at(i, ky, s->stride, s->dilation, s->pad_y, s->H);
-            for (ptrdiff_t kx = 0; kx < s->KW; kx++, patches += s->C) {
-                const ptrdiff_t at = input_at(j, kx, s->stride, s->dilation, s->pad_x, s->W);
-                if (y < 0 || at < 0) {
-                    memset(patches, 0, pixel);
-                } else {
-                    memcpy(patches, x + ((n * s->H + y) * s->W + at) * s->C, pixel);
-                }
-            }
+        for (ptrdiff_t k = 0; k < s->KH; k++, patches += s->KW * s->C) {
+            const ptrdiff_t at = input_at(i, k, s->stride, s->dilation, s->pad_y, s->H);
+            copy_taps(patches, at < 0 ? NULL : x + (n * s->H + at) * s->W * s->C, s, j);
         }
     }
 }

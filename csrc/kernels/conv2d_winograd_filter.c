@@ -11,9 +11,9 @@
 #include "kernels/conv2d_tiles.h"
 
 enum {
-    LONG_BLOCK = 384, /* tiles, up to MANY_CHANNELS in x and dy together */
-    SHORT_BLOCK = 192,
-    MANY_CHANNELS = 640,
+    BLOCK_FLOATS = 4 << 20, /* of V and transformed dy, for L3 to hold them */
+    LEAST_BLOCK = 192,      /* tiles: fewer, and reading and writing dU costs too much */
+    MOST_BLOCK = 1536,      /* tiles: more would only lengthen the float sums */
     TRANSFORM_TILES = 48, /* transformed in one task */
     TAPS = 9,
 };
@@ -29,7 +29,8 @@ static filter_plan make_plan(const dad_conv2d_shape *s) {
     filter_plan p = {.tiling = dad_tiling_of(s), .C = s->C, .O = s->O};
     p.C_padded = dad_round_up(s->C, DAD_PANEL);
     p.O_padded = dad_round_up(s->O, DAD_PANEL);
-    p.block = dad_min(p.tiling.tiles, s->C + s->O > MANY_CHANNELS ? SHORT_BLOCK : LONG_BLOCK);
+    const ptrdiff_t fitting = BLOCK_FLOATS / (p.tiling.points * (p.C_padded + p.O_padded));
+    p.block = dad_min(dad_max(LEAST_BLOCK, dad_min(fitting, MOST_BLOCK)), p.tiling.tiles);
     p.v_point = p.block * p.C_padded + DAD_PANEL; /* off a power of two: cache sets */
     p.t_point = p.block * p.O_padded + DAD_PANEL;
     p.v_size = p.tiling.points * p.v_point;
