@@ -1,12 +1,13 @@
-/* NCHW <-> NHWC: transposes of [C, P] per image, in square blocks so that both sides stay within
- * a few cache lines. Threads share the blocks of pixels. */
+/* NCHW <-> NHWC: transposes of [C, P] per image, in square blocks so that both sides stay
+ * within a few cache lines. Threads share the blocks of pixels. */
 #include "base/memory.h"
 #include "base/threads.h"
 #include "kernels/kernels.h"
 
 enum { BLOCK = 16, PIXELS_PER_TASK = 1024 };
 
-/* y [columns, rows] = x [rows, columns] transposed, within the given rows and columns of x. */
+/* y [columns, rows] = x [rows, columns] transposed, within the given rows and columns of x.
+ */
 static void transpose(float *y, const float *x, ptrdiff_t rows, ptrdiff_t columns,
                       ptrdiff_t row_begin, ptrdiff_t row_end, ptrdiff_t column_begin,
                       ptrdiff_t column_end) {
@@ -37,8 +38,8 @@ void dad_nhwc_to_nchw(float *y, const float *x, ptrdiff_t N, ptrdiff_t C, ptrdif
 #pragma omp parallel for collapse(2) num_threads(dad_num_threads())
     for (ptrdiff_t n = 0; n < N; n++) {
         for (ptrdiff_t p = 0; p < P; p += PIXELS_PER_TASK) {
-            transpose(y + n * C * P, x + n * C * P, P, C, p, dad_min(p + PIXELS_PER_TASK, P),
-                      0, C);
+            transpose(y + n * C * P, x + n * C * P, P, C, p,
+                      dad_min(p + PIXELS_PER_TASK, P), 0, C);
         }
     }
 }
