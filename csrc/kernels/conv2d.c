@@ -1,10 +1,11 @@
 /* Convolutions: which algorithm a shape gets, and the sums that belong to no algorithm.
  *
- *   y [n, i, j, o] = b[o] + sum over c, kh, kw of w[o, c, kh, kw] x[n, i s + kh - p, j s + kw - p, c]
+ *   y[n, i, j, o] = b[o] + sum over c, kh, kw of w[o, c, kh, kw] x[n, i', j', c]
+ *   with i' = i stride + kh - pad, j' = j stride + kw - pad, zero outside.
  *
- * 3x3 filters with stride 1 go by Winograd's algorithm, 1x1 by a matrix product on the map as it
- * is, the rest by a matrix product on patches. The choice, and with it every rounding, depends on
- * the shape of one image only. */
+ * 3x3 filters with stride 1 go by Winograd's algorithm, 1x1 by a matrix product on the map
+ * as it is, the rest by a matrix product on patches. The choice, and with it every
+ * rounding, depends on the shape of one image only. */
 #include "kernels/conv2d.h"
 
 #include <string.h>
@@ -13,7 +14,7 @@
 #include "base/threads.h"
 
 enum {
-    SMALL_MAP = 64, /* pixels up to which F(2x2) is as fast as F(4x4) and four times leaner */
+    SMALL_MAP = 64, /* pixels: F(2x2) is as fast up to here, its filters half as large */
     SUM_CHANNELS = 64,
     SUM_PIXELS = 4096,
 };
@@ -155,11 +156,11 @@ void dad_epilogue_bias(float *bias, const dad_conv2d_epilogue *epilogue, ptrdiff
     }
 }
 
-/* partial [slice][O] = sums over slices of SUM_PIXELS rows of dy [rows, O]; db += their sum. */
 static ptrdiff_t bias_slices(const dad_patch_shape *p) {
     return dad_ceil_div(p->N * p->HO * p->WO, SUM_PIXELS);
 }
 
+/* partial [slice][O] = sums over slices of dy's rows; db += the sum of these. */
 static void backward_bias(float *db, const float *dy, const dad_patch_shape *p,
                           float *partial) {
     const dad_conv_ops *ops = dad_simd()->conv;

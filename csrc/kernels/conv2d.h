@@ -4,8 +4,8 @@
  *   dad_matmul_*      conv2d_matmul.c: 1x1 as a product, anything else through patches
  *   dad_pack_*        conv2d_pack.c
  *
- * The gradient of the input is itself a convolution, of dy with the filter turned round and its
- * channels exchanged, so one forward code serves both. */
+ * The gradient of the input is itself a convolution, of dy with the filter turned round and
+ * its channels exchanged, so one forward code serves both. */
 #ifndef DAD_CONV2D_H
 #define DAD_CONV2D_H
 
@@ -31,8 +31,8 @@ void dad_pack_matmul(float *packed /* [panel][tap][inputs][16] */, const float *
 /* y [N, H, W, O] from x [N, H, W, C]; shape->algorithm is one of Winograd's. */
 ptrdiff_t dad_winograd_scratch(const dad_conv2d_shape *shape);
 void dad_winograd_forward(float *y, const float *x, const float *packed,
-                          const dad_conv2d_epilogue *epilogue, const dad_conv2d_shape *shape,
-                          float *scratch);
+                          const dad_conv2d_epilogue *epilogue,
+                          const dad_conv2d_shape *shape, float *scratch);
 ptrdiff_t dad_winograd_filter_scratch(const dad_conv2d_shape *shape);
 void dad_winograd_backward_filter(float *dw, const float *x, const float *dy,
                                   const dad_conv2d_shape *shape, float *scratch);

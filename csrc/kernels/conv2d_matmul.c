@@ -1,13 +1,16 @@
 /* Convolutions as matrix products: y [pixels, O] = patches [pixels, taps C] w.
  *
- * A 1x1 filter's patches are the map itself; any other filter's are copied out, some pixels at a
- * time. The gradient of the input is the same product on dy: with stride s its pixels stand s
- * apart between zeros (dilation), so every pixel of dx is written once, by one thread. The
- * product is our own, on packed panels: a row's value does not depend on the rows around it.
+ * A 1x1 filter's patches are the map itself; any other filter's are copied out, some pixels
+ * at a time. The gradient of the input is the same product on dy: with stride s its pixels
+ * stand s apart between zeros (dilation), so every pixel of dx is written once, by one
+ * thread. The product is our own, on packed panels: a row's value does not depend on the
+ * rows around it.
  *
- * The gradient of the filter is patches^T dy by BLAS, on slices of pixels cut by shape; their
- * partial results are added in order.
- * Scratch: forward, per thread [patches][products]; filter, per thread [patches], then partials. */
+ * The gradient of the filter is patches^T dy by BLAS, on slices of pixels cut by shape;
+ * their partial results are added in order.
+ *
+ * Scratch: forward, per thread [patches][products]; filter, per thread [patches], then
+ * partials. */
 #include <string.h>
 
 #include "base/memory.h"
@@ -15,12 +18,12 @@
 #include "kernels/conv2d.h"
 
 enum {
-    ROWS = 96,          /* pixels of a task: a multiple of the rows of every micro-kernel */
+    ROWS = 96, /* pixels of a task: a multiple of the rows of every micro-kernel */
     TASK_CHANNELS = 128, /* output channels of a task, when there are no patches to share */
     FILTER_CHANNELS = 64, /* the same in the gradient of the filter */
-    SLICES = 16,        /* of pixels at most, in the gradient of the filter */
-    SLICE_ROWS = 1024,  /* in a slice at least */
-    BLAS_ROWS = 192,    /* patches at a time in the gradient of the filter */
+    SLICES = 16,          /* of pixels at most, in the gradient of the filter */
+    SLICE_ROWS = 1024,    /* in a slice at least */
+    BLAS_ROWS = 192,      /* patches at a time in the gradient of the filter */
 };
 
 dad_patch_shape dad_patches_forward(const dad_conv2d_shape *s) {
@@ -57,8 +60,8 @@ dad_patch_shape dad_patches_backward_data(const dad_conv2d_shape *s) {
 
 /* The map serves as its own patches. */
 static bool is_pointwise(const dad_patch_shape *s) {
-    return s->KH == 1 && s->KW == 1 && s->stride == 1 && s->dilation == 1 && s->pad_y == 0 &&
-           s->pad_x == 0;
+    return s->KH == 1 && s->KW == 1 && s->stride == 1 && s->dilation == 1 &&
+           s->pad_y == 0 && s->pad_x == 0;
 }
 
 static ptrdiff_t depth_of(const dad_patch_shape *s) { return s->KH * s->KW * s->C; }
@@ -71,35 +74,53 @@ static ptrdiff_t input_at(ptrdiff_t i, ptrdiff_t k, ptrdiff_t stride, ptrdiff_t 
     return at >= 0 && at % dilation == 0 && at / dilation < size ? at / dilation : -1;
 }
 
+/* One row of a patch, [KW][C], for output column j; `line` is the input's row, or NULL
+ * outside. NHWC makes it one run where no tap falls outside. */
+static void copy_taps(float *taps, const float *line, const dad_patch_shape *s,
+                      ptrdiff_t j) {
+    const ptrdiff_t C = s->C, first = j * s->stride - s->pad_x;
+    const size_t pixel = (size_t)C * sizeof(float);
+    if (line == NULL) {
+        memset(taps, 0, (size_t)s->KW * pixel);
+        return;
+    }
+    if (s->dilation == 1 && first >= 0 && first + s->KW <= s->W) {
+        memcpy(taps, line + first * C, (size_t)s->KW * pixel);
+        return;
+    }
+    for (ptrdiff_t k = 0; k < s->KW; k++, taps += C) {
+        const ptrdiff_t at = input_at(j, k, s->stride, s->dilation, s->pad_x, s->W);
+        if (at < 0) {
+            memset(taps, 0, pixel);
+        } else {
+            memcpy(taps, line + at * C, pixel);
+        }
+    }
+}
+
 /* patches [rows][KH][KW][C] of the output pixels first .. first + rows - 1. */
 static void copy_patches(float *patches, const float *x, const dad_patch_shape *s,
                          ptrdiff_t first, ptrdiff_t rows) {
-    const size_t pixel = (size_t)s->C * sizeof(float);
     for (ptrdiff_t row = first; row < first + rows; row++) {
         const ptrdiff_t j = row % s->WO, i = row / s->WO % s->HO, n = row / (s->WO * s->HO);
-        for (ptrdiff_t ky = 0; ky < s->KH; ky++) {
-            const ptrdiff_t y = input_at(i, ky, s->stride, s->dilation, s->pad_y, s->H);
-            for (ptrdiff_t kx = 0; kx < s->KW; kx++, patches += s->C) {
-                const ptrdiff_t at = input_at(j, kx, s->stride, s->dilation, s->pad_x, s->W);
-                if (y < 0 || at < 0) {
-                    memset(patches, 0, pixel);
-                } else {
-                    memcpy(patches, x + ((n * s->H + y) * s->W + at) * s->C, pixel);
-                }
-            }
+        for (ptrdiff_t k = 0; k < s->KH; k++, patches += s->KW * s->C) {
+            const ptrdiff_t at = input_at(i, k, s->stride, s->dilation, s->pad_y, s->H);
+            copy_taps(patches, at < 0 ? NULL : x + (n * s->H + at) * s->W * s->C, s, j);
         }
     }
 }
 
 ptrdiff_t dad_matmul_scratch(const dad_patch_shape *s) {
-    const ptrdiff_t patches = is_pointwise(s) ? 0 : dad_round_up(ROWS * depth_of(s), DAD_PANEL);
+    const ptrdiff_t patches =
+        is_pointwise(s) ? 0 : dad_round_up(ROWS * depth_of(s), DAD_PANEL);
     return (patches + DAD_PANEL_PAIR * ROWS * DAD_PANEL) * dad_num_threads();
 }
 
-/* y [rows, channels o .. o + 15] = products [rows][16] + biases + residual. The rows may belong
- * to several images. */
+/* y [rows, channels o .. o + 15] = products [rows][16] + biases + residual. The rows may
+ * belong to several images. */
 static void emit_panel(float *y, const float *products, const dad_conv2d_epilogue *epilogue,
-                       const dad_patch_shape *s, ptrdiff_t first, ptrdiff_t rows, ptrdiff_t o) {
+                       const dad_patch_shape *s, ptrdiff_t first, ptrdiff_t rows,
+                       ptrdiff_t o) {
     const ptrdiff_t pixels = s->HO * s->WO;
     for (ptrdiff_t done = 0; done < rows;) {
         const ptrdiff_t row = first + done, n = row / pixels;
@@ -133,10 +154,9 @@ void dad_matmul_forward(float *y, const float *x, const float *packed,
             }
             for (ptrdiff_t o = begin; o < end; o += DAD_PANEL_PAIR * DAD_PANEL) {
                 const int panels = end - o > DAD_PANEL ? DAD_PANEL_PAIR : 1;
-                dad_simd()->conv->product(products, ROWS * DAD_PANEL,
-                                          direct ? x + first * depth : patches, depth,
-                                          packed + o * depth, DAD_PANEL * depth, panels, count,
-                                          depth);
+                dad_simd()->conv->product(
+                    products, ROWS * DAD_PANEL, direct ? x + first * depth : patches, depth,
+                    packed + o * depth, DAD_PANEL * depth, panels, count, depth);
                 for (int panel = 0; panel < panels; panel++) {
                     emit_panel(y, products + panel * ROWS * DAD_PANEL, epilogue, s, first,
                                count, o + panel * DAD_PANEL);
@@ -159,11 +179,11 @@ ptrdiff_t dad_matmul_filter_scratch(const dad_patch_shape *s) {
     return slices * s->O * depth_of(s) + patches * dad_num_threads();
 }
 
-/* partial [channels][taps * C] = dy^T patches over rows first .. end - 1 and some channels of dy
- * [rows, O]; those are all of them unless the map is its own patches. */
-static void multiply_slice(float *partial, const float *x, const float *dy, ptrdiff_t channels,
-                           const dad_patch_shape *s, ptrdiff_t first, ptrdiff_t end,
-                           float *patches) {
+/* partial [channels][taps * C] = dy^T patches over rows first .. end - 1 and some channels
+ * of dy [rows, O]; those are all of them unless the map is its own patches. */
+static void multiply_slice(float *partial, const float *x, const float *dy,
+                           ptrdiff_t channels, const dad_patch_shape *s, ptrdiff_t first,
+                           ptrdiff_t end, float *patches) {
     const ptrdiff_t depth = depth_of(s);
     if (is_pointwise(s)) {
         dad_gemm(true, false, channels, depth, end - first, 1.0f, dy + first * s->O, s->O,
@@ -179,8 +199,8 @@ static void multiply_slice(float *partial, const float *x, const float *dy, ptrd
 }
 
 /* dw [o, C, taps] += the slices' [o][taps][C], in order. */
-static void add_slices(float *dw, const float *partial, const dad_patch_shape *s, ptrdiff_t o,
-                       ptrdiff_t slices) {
+static void add_slices(float *dw, const float *partial, const dad_patch_shape *s,
+                       ptrdiff_t o, ptrdiff_t slices) {
     const ptrdiff_t taps = s->KH * s->KW, depth = depth_of(s);
     for (ptrdiff_t tap = 0; tap < taps; tap++) {
         for (ptrdiff_t c = 0; c < s->C; c++) {

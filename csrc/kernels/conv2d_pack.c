@@ -1,8 +1,9 @@
 /* Packed filters: from PyTorch's [O, C, KH, KW] to panels of 16 output channels.
  *
- * The gradient of the input sees the filter with its channels exchanged and its taps reversed.
- * Work is cut into a panel by 16 summed channels; such a piece is first gathered tap by tap, so
- * that w is read in runs and packed written in runs. Threads share the pieces. */
+ * The gradient of the input sees the filter with its channels exchanged and its taps
+ * reversed. Work is cut into a panel by 16 summed channels; such a piece is first gathered
+ * tap by tap, so that w is read in runs and packed written in runs. Threads share the
+ * pieces. */
 #include "base/memory.h"
 #include "base/threads.h"
 #include "kernels/conv2d.h"
@@ -17,18 +18,21 @@ dad_filter_view dad_filter_of(const dad_conv2d_shape *shape, dad_conv_pass pass)
                              .pass = pass};
 }
 
-/* dst [inputs][taps][DAD_PANEL] for `count` inputs from `first` on, taps first_tap .. + taps. */
+/* dst [inputs][taps][DAD_PANEL] for `count` inputs from `first` on, taps first_tap .. +
+ * taps. */
 static void gather(float *dst, const float *w, const dad_filter_view *view, ptrdiff_t panel,
                    ptrdiff_t first, ptrdiff_t count, ptrdiff_t first_tap, ptrdiff_t taps) {
     const bool forward = view->pass == DAD_CONV_FORWARD;
-    const ptrdiff_t step = forward ? view->taps : view->outputs * view->taps; /* of an input */
+    const ptrdiff_t step =
+        forward ? view->taps : view->outputs * view->taps; /* of an input */
     for (ptrdiff_t lane = 0; lane < DAD_PANEL; lane++) {
         const ptrdiff_t output = panel * DAD_PANEL + lane;
-        const ptrdiff_t origin = forward ? output * view->inputs * view->taps
-                                         : output * view->taps;
+        const ptrdiff_t origin =
+            forward ? output * view->inputs * view->taps : output * view->taps;
         for (ptrdiff_t c = 0; c < count; c++) {
             for (ptrdiff_t k = 0; k < taps; k++) {
-                const ptrdiff_t tap = forward ? first_tap + k : view->taps - 1 - first_tap - k;
+                const ptrdiff_t tap =
+                    forward ? first_tap + k : view->taps - 1 - first_tap - k;
                 dst[(c * taps + k) * DAD_PANEL + lane] =
                     output < view->outputs ? w[origin + (first + c) * step + tap] : 0.0f;
             }
@@ -61,8 +65,8 @@ void dad_pack_matmul(float *packed, const float *w, const dad_filter_view *view)
 #pragma omp parallel for collapse(2) num_threads(dad_num_threads())
     for (ptrdiff_t panel = 0; panel < panels; panel++) {
         for (ptrdiff_t tap = 0; tap < view->taps; tap++) {
-            gather(packed + (panel * view->taps + tap) * inputs * DAD_PANEL, w, view, panel, 0,
-                   inputs, tap, 1);
+            gather(packed + (panel * view->taps + tap) * inputs * DAD_PANEL, w, view, panel,
+                   0, inputs, tap, 1);
         }
     }
 }

@@ -1,13 +1,12 @@
-/* Tiles of a map, transformed run by run: neighbours in a row share one strip. One thread; the
- * strip belongs to the caller. */
+/* Tiles of a map, transformed run by run: neighbours in a row share one strip. One thread;
+ * the strip belongs to the caller. */
 #include "kernels/conv2d_tiles.h"
 
 enum { STRIP_TILES = 12 }; /* such a strip of F(4x4) takes 19 KiB of the first cache */
 
 dad_tiling dad_tiling_of(const dad_conv2d_shape *shape) {
-    dad_tiling t = {.ops = dad_winograd_transforms(shape->algorithm),
-                    .H = shape->H,
-                    .W = shape->W};
+    dad_tiling t = {
+        .ops = dad_winograd_transforms(shape->algorithm), .H = shape->H, .W = shape->W};
     t.rows = dad_ceil_div(t.H, t.ops->tile);
     t.columns = dad_ceil_div(t.W, t.ops->tile);
     t.tiles = shape->N * t.rows * t.columns;
@@ -29,10 +28,12 @@ void dad_transform_tiles(float *out, ptrdiff_t point_stride, ptrdiff_t tile_stri
         const ptrdiff_t left = tiling->columns - at.j / tile;
         const ptrdiff_t run = dad_min(dad_min(left, STRIP_TILES), count - done);
         const ptrdiff_t columns = run * tile + 2 * map->halo;
-        const dad_strip_source source = {map->data + at.n * image, tiling->H, tiling->W, map->C};
+        const dad_strip_source source = {map->data + at.n * image, tiling->H, tiling->W,
+                                         map->C};
         dad_simd()->conv->strip(strip, &source, c, at.i - map->halo, at.j - map->halo,
                                 tile + 2 * map->halo, columns);
-        map->transform(out + done * tile_stride, point_stride, tile_stride, strip, columns, run);
+        map->transform(out + done * tile_stride, point_stride, tile_stride, strip, columns,
+                       run);
         done += run;
     }
 }

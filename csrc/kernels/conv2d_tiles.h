@@ -1,4 +1,5 @@
-/* The tiles of Winograd's algorithm: m x m outputs each, numbered row by row through all images. */
+/* The tiles of Winograd's algorithm: m x m outputs each, numbered row by row through all
+ * images. */
 #ifndef DAD_CONV2D_TILES_H
 #define DAD_CONV2D_TILES_H
 

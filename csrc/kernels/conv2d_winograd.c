@@ -1,25 +1,30 @@
-/* 3x3 convolutions by Winograd's algorithm F(m x m, 3x3), forward (and, with the filter turned
- * round, the gradient of the input):
+/* 3x3 convolutions by Winograd's algorithm F(m x m, 3x3), forward (and, with the filter
+ * turned round, the gradient of the input):
  *
  *   y tile = A^T [ sum over c of (G g G^T) . (B^T d B) ] A
  *
  * Tiles are numbered through all images. For some of them V = B^T d B is made,
- * [point][tile][C], then per pair of panels and per point one product with the packed filter,
- * M [panel][point][tile][16], and from M the output. Each tile is computed the same way wherever
- * it stands, so the cutting below changes no result and may follow the number of threads:
- *   - many tiles, C moderate: V of a chunk of tiles is private to a thread and stays in its L2;
- *   - few tiles or large C: V of a block of chunks is shared by the threads, which take turns
- *     over groups of channels, then over pairs of panels.
+ * [point][tile][C], then per pair of panels and per point one product with the packed
+ * filter, M [panel][point][tile][16], and from M the output. Each tile is computed the same
+ * way wherever it stands, so the cutting below changes no result and may follow the number
+ * of threads:
+ *
+ *   - many tiles, C moderate: V of a chunk of tiles is a thread's own and stays in its L2;
+ *   - few tiles or large C: V of a block of chunks is shared by the threads, which divide
+ *     first the groups of channels, then the pairs of panels.
+ *
  * Scratch: [shared V] then per thread [private V][M][strip]. */
 #include "base/memory.h"
 #include "base/threads.h"
 #include "kernels/conv2d_tiles.h"
 
 enum {
-    PRIVATE_CHANNELS = 384,   /* above, a chunk's V leaves no room for filters in L2 */
-    PRIVATE_CHUNK = 24,       /* tiles: a multiple of the rows of every micro-kernel */
-    PRIVATE_CHUNKS = 6,       /* per thread at least, or the last round leaves threads idle */
-    SHARED_CHUNK = 36,
+    PRIVATE_CHANNELS = 384, /* above, a chunk's V leaves no room for filters in L2 */
+    PRIVATE_CHUNK = 24,     /* tiles: a multiple of the rows of every micro-kernel */
+    WIDE_CHUNK = 12,        /* the same from WIDE_CHANNELS on, to stay within a small L2 */
+    WIDE_CHANNELS = 192,
+    PRIVATE_CHUNKS = 6, /* per thread at least, or the last round leaves threads idle */
+    SHARED_CHUNK = 48,
     SHARED_FLOATS = 2 << 20, /* of V at most: it is read once per pair of panels, from L3 */
 };
 
@@ -36,13 +41,14 @@ typedef struct {
 static winograd_plan make_plan(const dad_conv2d_shape *s) {
     winograd_plan p = {.tiling = dad_tiling_of(s), .C = s->C, .O = s->O};
     const ptrdiff_t tiles = p.tiling.tiles, points = p.tiling.points;
-    p.shared = s->C > PRIVATE_CHANNELS ||
-               tiles < PRIVATE_CHUNK * PRIVATE_CHUNKS * dad_num_threads();
+    const ptrdiff_t chunk = s->C < WIDE_CHANNELS ? PRIVATE_CHUNK : WIDE_CHUNK;
+    p.shared =
+        s->C > PRIVATE_CHANNELS || tiles < chunk * PRIVATE_CHUNKS * dad_num_threads();
     p.v_tile = dad_round_up(s->C, DAD_PANEL);
     if (p.v_tile % 512 == 0) {
         p.v_tile += DAD_PANEL; /* else the tiles of a chunk fall into the same cache sets */
     }
-    p.chunk = dad_min(tiles, p.shared ? SHARED_CHUNK : PRIVATE_CHUNK);
+    p.chunk = dad_min(tiles, p.shared ? SHARED_CHUNK : chunk);
     p.block = p.chunk;
     if (p.shared) {
         const ptrdiff_t chunks = SHARED_FLOATS / (p.chunk * points * p.v_tile);
@@ -71,16 +77,17 @@ typedef struct {
 } winograd_job;
 
 /* v [point][tile][C]: the group of channels from c on, of `count` tiles. */
-static void transform_input(float *v, const winograd_job *job, ptrdiff_t first, ptrdiff_t count,
-                            ptrdiff_t c, float *strip) {
+static void transform_input(float *v, const winograd_job *job, ptrdiff_t first,
+                            ptrdiff_t count, ptrdiff_t c, float *strip) {
     const winograd_plan *p = job->plan;
     const dad_tile_map map = {job->x, p->C, 1, p->tiling.ops->input};
-    dad_transform_tiles(v + c, p->v_point, p->v_tile, &map, &p->tiling, first, count, c, strip);
+    dad_transform_tiles(v + c, p->v_point, p->v_tile, &map, &p->tiling, first, count, c,
+                        strip);
 }
 
 /* The output of `count` tiles in the panel from channel o on. */
-static void transform_output(const float *m, const winograd_job *job, ptrdiff_t first, ptrdiff_t count,
-                             ptrdiff_t o) {
+static void transform_output(const float *m, const winograd_job *job, ptrdiff_t first,
+                             ptrdiff_t count, ptrdiff_t o) {
     const winograd_plan *p = job->plan;
     const dad_tiling *t = &p->tiling;
     const ptrdiff_t row = t->W * p->O, edge = t->ops->tile;
@@ -101,18 +108,18 @@ static void transform_output(const float *m, const winograd_job *job, ptrdiff_t 
     }
 }
 
-/* Products and output of `count` tiles, whose V starts at v, for the pair of panels from channel
- * o on. */
-static void multiply(const float *v, const winograd_job *job, ptrdiff_t first, ptrdiff_t count,
-                     ptrdiff_t o, float *m) {
+/* Products and output of `count` tiles, whose V starts at v, for the pair of panels from
+ * channel o on. */
+static void multiply(const float *v, const winograd_job *job, ptrdiff_t first,
+                     ptrdiff_t count, ptrdiff_t o, float *m) {
     const winograd_plan *p = job->plan;
     const ptrdiff_t points = p->tiling.points, u_point = p->C * DAD_PANEL;
     const int panels = p->O - o > DAD_PANEL ? DAD_PANEL_PAIR : 1;
     const float *u = job->packed + o * points * p->C;
     for (ptrdiff_t point = 0; point < points; point++) {
-        dad_simd()->conv->product(m + point * p->m_point, p->m_panel, v + point * p->v_point,
-                                  p->v_tile, u + point * u_point, points * u_point, panels,
-                                  count, p->C);
+        dad_simd()->conv->product(m + point * p->m_point, p->m_panel,
+                                  v + point * p->v_point, p->v_tile, u + point * u_point,
+                                  points * u_point, panels, count, p->C);
     }
     for (int panel = 0; panel < panels; panel++) {
         transform_output(m + panel * p->m_panel, job, first, count, o + panel * DAD_PANEL);
@@ -124,7 +131,8 @@ static void forward_private(const winograd_job *job, float *scratch) {
     const ptrdiff_t own = p->v_size + p->m_size + p->strip_size;
 #pragma omp parallel num_threads(dad_num_threads())
     {
-        float *v = scratch + own * dad_thread_id(), *m = v + p->v_size, *strip = m + p->m_size;
+        float *v = scratch + own * dad_thread_id(), *m = v + p->v_size,
+              *strip = m + p->m_size;
 #pragma omp for schedule(dynamic)
         for (ptrdiff_t first = 0; first < p->tiling.tiles; first += p->chunk) {
             const ptrdiff_t count = dad_min(p->chunk, p->tiling.tiles - first);
@@ -167,8 +175,8 @@ static void forward_shared(const winograd_job *job, float *scratch) {
 }
 
 void dad_winograd_forward(float *y, const float *x, const float *packed,
-                          const dad_conv2d_epilogue *epilogue, const dad_conv2d_shape *shape,
-                          float *scratch) {
+                          const dad_conv2d_epilogue *epilogue,
+                          const dad_conv2d_shape *shape, float *scratch) {
     const winograd_plan p = make_plan(shape);
     const winograd_job job = {&p, y, x, packed, epilogue};
     if (p.shared) {

@@ -1,7 +1,9 @@
-/* Convolutions on NumPy arrays: NCHW maps and OIHW filters outside, NHWC and packed inside. */
+/* Convolutions on NumPy arrays: NCHW maps and OIHW filters outside, NHWC and packed inside.
+ */
 #include "python/wrap.h" /* Python.h comes before the standard headers */
 
 #include <string.h>
+#include <time.h>
 
 #include "base/memory.h"
 #include "kernels/kernels.h"
@@ -41,15 +43,17 @@ static bool make_shape(dad_conv2d_shape *shape, PyArrayObject *x, PyArrayObject 
         return false;
     }
     if (padding < 0 || padding > (1 << 20)) {
-        PyErr_Format(PyExc_ValueError, "padding: expected 0 to %d, got %zd", 1 << 20, padding);
+        PyErr_Format(PyExc_ValueError, "padding: expected 0 to %d, got %zd", 1 << 20,
+                     padding);
         return false;
     }
     if (xs[2] + 2 * padding < ws[2] || xs[3] + 2 * padding < ws[3]) {
-        PyErr_Format(PyExc_ValueError,
-                     "x: expected a map that holds the kernel of %zd by %zd, got %zd by %zd with "
-                     "padding %zd",
-                     (Py_ssize_t)ws[2], (Py_ssize_t)ws[3], (Py_ssize_t)xs[2],
-                     (Py_ssize_t)xs[3], padding);
+        PyErr_Format(
+            PyExc_ValueError,
+            "x: expected a map that holds the kernel of %zd by %zd, got %zd by %zd with "
+            "padding %zd",
+            (Py_ssize_t)ws[2], (Py_ssize_t)ws[3], (Py_ssize_t)xs[2], (Py_ssize_t)xs[3],
+            padding);
         return false;
     }
     *shape = (dad_conv2d_shape){.N = xs[0],
@@ -64,11 +68,13 @@ static bool make_shape(dad_conv2d_shape *shape, PyArrayObject *x, PyArrayObject 
     if (!find_algorithm(&shape->algorithm, algorithm)) {
         return false;
     }
-    if (shape->algorithm != DAD_CONV_AUTO && dad_conv2d_algorithm(shape) != shape->algorithm) {
-        PyErr_Format(PyExc_ValueError,
-                     "algorithm: %s does not fit a kernel of %zd by %zd with stride %zd and "
-                     "padding %zd",
-                     algorithm, (Py_ssize_t)shape->KH, (Py_ssize_t)shape->KW, stride, padding);
+    if (shape->algorithm != DAD_CONV_AUTO &&
+        dad_conv2d_algorithm(shape) != shape->algorithm) {
+        PyErr_Format(
+            PyExc_ValueError,
+            "algorithm: %s does not fit a kernel of %zd by %zd with stride %zd and "
+            "padding %zd",
+            algorithm, (Py_ssize_t)shape->KH, (Py_ssize_t)shape->KW, stride, padding);
         return false;
     }
     return true;
@@ -87,12 +93,13 @@ static void to_nhwc(float *dst, PyArrayObject *array) {
     dad_nchw_to_nhwc(dst, dad_floats(array), d[0], d[1], d[2] * d[3]);
 }
 
-PyDoc_STRVAR(conv2d_doc,
-             "conv2d(x, w, b=None, stride=1, padding=1, algorithm=\"auto\", image_bias=None, "
-             "residual=None)\n--\n\n"
-             "Convolution of x (N, C, H, W) with w (O, C, KH, KW), plus b (O,), image_bias\n"
-             "(N, O) and residual (N, O, HO, WO) where given. algorithm: auto, pointwise,\n"
-             "im2col, winograd2, winograd4 or winograd6.");
+PyDoc_STRVAR(
+    conv2d_doc,
+    "conv2d(x, w, b=None, stride=1, padding=1, algorithm=\"auto\", image_bias=None, "
+    "residual=None)\n--\n\n"
+    "Convolution of x (N, C, H, W) with w (O, C, KH, KW), plus b (O,), image_bias\n"
+    "(N, O) and residual (N, O, HO, WO) where given. algorithm: auto, pointwise,\n"
+    "im2col, winograd2, winograd4 or winograd6.");
 
 typedef struct {
     PyArrayObject *x, *w, *b, *image_bias, *residual;
@@ -108,13 +115,14 @@ static void release(conv2d_arguments *a) {
 
 static bool parse_conv2d(conv2d_arguments *a, dad_conv2d_shape *shape, PyObject *args,
                          PyObject *kwargs) {
-    static char *names[] = {"x",          "w",        "b", "stride", "padding", "algorithm",
-                            "image_bias", "residual", NULL};
+    static char *names[] = {"x",         "w",          "b",        "stride", "padding",
+                            "algorithm", "image_bias", "residual", NULL};
     PyObject *x, *w, *b = NULL, *image_bias = NULL, *residual = NULL;
     Py_ssize_t stride = 1, padding = 1;
     const char *algorithm = "auto";
     if (!PyArg_ParseTupleAndKeywords(args, kwargs, "OO|OnnsOO:conv2d", names, &x, &w, &b,
-                                     &stride, &padding, &algorithm, &image_bias, &residual) ||
+                                     &stride, &padding, &algorithm, &image_bias,
+                                     &residual) ||
         !(a->x = dad_input_float(x, "x", 4)) || !(a->w = dad_input_float(w, "w", 4)) ||
         !dad_input_float_optional(&a->b, b, "b", 1) ||
         !dad_input_float_optional(&a->image_bias, image_bias, "image_bias", 2) ||
@@ -126,7 +134,8 @@ static bool parse_conv2d(conv2d_arguments *a, dad_conv2d_shape *shape, PyObject 
     npy_intp y_dims[4];
     output_shape(y_dims, shape);
     return (!a->b || dad_check_shape(a->b, "b", 1, &image_dims[1])) &&
-           (!a->image_bias || dad_check_shape(a->image_bias, "image_bias", 2, image_dims)) &&
+           (!a->image_bias ||
+            dad_check_shape(a->image_bias, "image_bias", 2, image_dims)) &&
            (!a->residual || dad_check_shape(a->residual, "residual", 4, y_dims));
 }
 
@@ -151,8 +160,7 @@ static PyObject *conv2d(PyObject *self, PyObject *args, PyObject *kwargs) {
         !(scratch = dad_scratch(dad_conv2d_forward_scratch(&shape)))) {
         goto done;
     }
-    Py_BEGIN_ALLOW_THREADS
-    to_nhwc(x_nhwc, a.x);
+    Py_BEGIN_ALLOW_THREADS to_nhwc(x_nhwc, a.x);
     if (a.residual != NULL) {
         to_nhwc(residual, a.residual);
     }
@@ -161,8 +169,7 @@ static PyObject *conv2d(PyObject *self, PyObject *args, PyObject *kwargs) {
     dad_conv2d_pack(packed, dad_floats(a.w), &shape, DAD_CONV_FORWARD);
     dad_conv2d_forward(y_nhwc, x_nhwc, packed, &epilogue, &shape, scratch);
     dad_nhwc_to_nchw(dad_floats(y), y_nhwc, dims[0], dims[1], dims[2] * dims[3]);
-    Py_END_ALLOW_THREADS
-    computed = true;
+    Py_END_ALLOW_THREADS computed = true;
 
 done:
     dad_free(scratch);
@@ -196,7 +203,8 @@ static PyObject *conv2d_backward(PyObject *self, PyObject *args, PyObject *kwarg
                                      &dy_object, &x_object, &w_object, &stride, &padding,
                                      &algorithm) ||
         !(dy = dad_input_float(dy_object, "dy", 4)) ||
-        !(x = dad_input_float(x_object, "x", 4)) || !(w = dad_input_float(w_object, "w", 4)) ||
+        !(x = dad_input_float(x_object, "x", 4)) ||
+        !(w = dad_input_float(w_object, "w", 4)) ||
         !make_shape(&shape, x, w, stride, padding, algorithm)) {
         goto done;
     }
@@ -214,8 +222,7 @@ static PyObject *conv2d_backward(PyObject *self, PyObject *args, PyObject *kwarg
         !(scratch = dad_scratch(scratch_size))) {
         goto done;
     }
-    Py_BEGIN_ALLOW_THREADS
-    to_nhwc(dy_nhwc, dy);
+    Py_BEGIN_ALLOW_THREADS to_nhwc(dy_nhwc, dy);
     to_nhwc(x_nhwc, x);
     dad_conv2d_pack(packed, dad_floats(w), &shape, DAD_CONV_BACKWARD_DATA);
     dad_conv2d_backward_data(dx_nhwc, dy_nhwc, packed, &shape, scratch);
@@ -224,8 +231,7 @@ static PyObject *conv2d_backward(PyObject *self, PyObject *args, PyObject *kwarg
     memset(dad_floats(db), 0, (size_t)PyArray_NBYTES(db));
     dad_conv2d_backward_filter(dad_floats(dw), dad_floats(db), x_nhwc, dy_nhwc, &shape,
                                scratch);
-    Py_END_ALLOW_THREADS
-    result = PyTuple_Pack(3, dx, dw, db);
+    Py_END_ALLOW_THREADS result = PyTuple_Pack(3, dx, dw, db);
 
 done:
     dad_free(scratch);
@@ -242,7 +248,115 @@ done:
     return result;
 }
 
+PyDoc_STRVAR(
+    conv2d_seconds_doc,
+    "conv2d_seconds(operation, x, w, algorithm=\"auto\")\n--\n\n"
+    "Seconds of one kernel alone, for benchmarks: no change of layout, memory touched\n"
+    "before. operation: pack, forward, backward_data or backward_filter, of conv2d(x, w)\n"
+    "with stride 1 and the padding that keeps the map's size.");
+
+enum operation { PACK, FORWARD, BACKWARD_DATA, BACKWARD_FILTER, OPERATIONS };
+static const char *const operation_names[OPERATIONS] = {"pack", "forward", "backward_data",
+                                                        "backward_filter"};
+
+typedef struct {
+    float *x, *y, *dw, *packed, *scratch;
+} buffers;
+
+static void run_operation(enum operation operation, const buffers *b, const float *w,
+                          const dad_conv2d_shape *shape) {
+    switch (operation) {
+    case PACK:
+        dad_conv2d_pack(b->packed, w, shape, DAD_CONV_FORWARD);
+        break;
+    case FORWARD:
+        dad_conv2d_forward(b->y, b->x, b->packed, NULL, shape, b->scratch);
+        break;
+    case BACKWARD_DATA:
+        dad_conv2d_backward_data(b->x, b->y, b->packed, shape, b->scratch);
+        break;
+    case BACKWARD_FILTER:
+        dad_conv2d_backward_filter(b->dw, NULL, b->x, b->y, shape, b->scratch);
+        break;
+    case OPERATIONS:
+        break;
+    }
+}
+
+static double seconds_of(enum operation operation, const buffers *b, const float *w,
+                         const dad_conv2d_shape *shape) {
+    struct timespec begin, end;
+    run_operation(operation, b, w, shape);
+    timespec_get(&begin, TIME_UTC);
+    run_operation(operation, b, w, shape);
+    timespec_get(&end, TIME_UTC);
+    return (double)(end.tv_sec - begin.tv_sec) +
+           1e-9 * (double)(end.tv_nsec - begin.tv_nsec);
+}
+
+static PyObject *conv2d_seconds(PyObject *self, PyObject *args, PyObject *kwargs) {
+    (void)self;
+    static char *names[] = {"operation", "x", "w", "algorithm", NULL};
+    const char *name, *algorithm = "auto";
+    PyObject *x_object, *w_object, *result = NULL;
+    PyArrayObject *x = NULL, *w = NULL;
+    dad_conv2d_shape shape;
+    buffers b = {0};
+    npy_intp dims[4];
+
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "sOO|s:conv2d_seconds", names, &name,
+                                     &x_object, &w_object, &algorithm) ||
+        !(x = dad_input_float(x_object, "x", 4)) ||
+        !(w = dad_input_float(w_object, "w", 4)) ||
+        !make_shape(&shape, x, w, 1, PyArray_DIM(w, 2) / 2, algorithm)) {
+        goto done;
+    }
+    enum operation operation = PACK;
+    while (operation < OPERATIONS && strcmp(name, operation_names[operation]) != 0) {
+        operation++;
+    }
+    if (operation == OPERATIONS) {
+        PyErr_Format(
+            PyExc_ValueError,
+            "operation: expected pack, forward, backward_data or backward_filter, got %s",
+            name);
+        goto done;
+    }
+    output_shape(dims, &shape);
+    const dad_conv_pass pass =
+        operation == BACKWARD_DATA ? DAD_CONV_BACKWARD_DATA : DAD_CONV_FORWARD;
+    const ptrdiff_t y_size = dims[0] * dims[1] * dims[2] * dims[3];
+    const ptrdiff_t scratch_size =
+        dad_max(dad_max(dad_conv2d_forward_scratch(&shape),
+                        dad_conv2d_backward_data_scratch(&shape)),
+                dad_conv2d_backward_filter_scratch(&shape));
+    if (!(b.x = dad_scratch(PyArray_SIZE(x))) || !(b.y = dad_scratch(y_size)) ||
+        !(b.dw = dad_scratch(PyArray_SIZE(w))) ||
+        !(b.packed = dad_scratch(dad_conv2d_packed_size(&shape, pass))) ||
+        !(b.scratch = dad_scratch(scratch_size))) {
+        goto done;
+    }
+    double seconds;
+    Py_BEGIN_ALLOW_THREADS to_nhwc(b.x, x);
+    memset(b.y, 0, (size_t)y_size * sizeof(float));
+    memset(b.dw, 0, (size_t)PyArray_NBYTES(w));
+    dad_conv2d_pack(b.packed, dad_floats(w), &shape, pass);
+    seconds = seconds_of(operation, &b, dad_floats(w), &shape);
+    Py_END_ALLOW_THREADS result = PyFloat_FromDouble(seconds);
+
+done:
+    dad_free(b.scratch);
+    dad_free(b.packed);
+    dad_free(b.dw);
+    dad_free(b.y);
+    dad_free(b.x);
+    Py_XDECREF(w);
+    Py_XDECREF(x);
+    return result;
+}
+
 PyMethodDef dad_conv_methods[] = {
+    DAD_METHOD(conv2d_seconds, conv2d_seconds_doc),
     DAD_METHOD(conv2d, conv2d_doc),
     DAD_METHOD(conv2d_backward, conv2d_backward_doc),
     {NULL, NULL, 0, NULL},

@@ -1,21 +1,23 @@
 /* Products with packed panels, and the copies around them.
  *
- * A micro-kernel keeps a block of ROWS by 2 vectors of the result in registers: 24 of AVX-512's
- * 32, 12 of the 16 that AVX2 and SSE have. With AVX-512 a vector is a panel and the two vectors
- * come from two panels; below it both come from one. Sums run over k in order, one accumulator
- * per element, so the value of a row does not depend on the block it falls into. */
+ * A micro-kernel keeps a block of ROWS by 2 vectors of the result in registers: 24 of
+ * AVX-512's 32, 12 of the 16 that AVX2 and SSE have. With AVX-512 a vector is a panel and
+ * the two vectors come from two panels; below it both come from one. Sums run over k in
+ * order, one accumulator per element, so the value of a row does not depend on the block it
+ * falls into. */
 #include "simd/conv_ops.h"
 
 #include "simd/vec.h"
 
 #if VL == 16
-enum { ROWS = 12, OUTER_ROWS = 8 };
+enum { ROWS = 12, OUTER_ROWS = 8, LONG_DEPTH = 512 };
 #else
-enum { ROWS = 6, OUTER_ROWS = 6 };
+enum { ROWS = 6, OUTER_ROWS = 6, LONG_DEPTH = 128 };
 #endif
 enum {
-    DEPTH = 256,    /* of k at a time: a pair of panels this deep stays in the first cache */
-    SUM_ROWS = 32,  /* added in float before they go to a double */
+    DEPTH = 256,   /* of k at a time: a pair of panels this deep stays in the first cache */
+    PREFETCH = 32, /* rows of b ahead, from LONG_DEPTH on: b then comes from L3 */
+    SUM_ROWS = 32, /* added in float before they go to a double */
     SUM_WIDTH = 64, /* channels at a time */
 };
 
@@ -27,11 +29,13 @@ typedef struct {
     const float *b; /* vector j of row k at k * DAD_PANEL + j * b_gap */
     ptrdiff_t b_gap;
     ptrdiff_t depth;
+    int prefetch; /* b */
 } operands;
 
 /* acc [rows][vectors] += a b. */
-DAD_INLINE void accumulate(vf (*acc)[2], const int rows, const int vectors, const operands *p,
-                           ptrdiff_t a_row, ptrdiff_t a_step) {
+DAD_INLINE void accumulate(vf (*acc)[2], const int rows, const int vectors,
+                           const operands *p, ptrdiff_t a_row, ptrdiff_t a_step,
+                           const int prefetch) {
     const float *a = p->a, *b = p->b;
     const ptrdiff_t b_gap = p->b_gap, depth = p->depth;
 #pragma GCC unroll 4
@@ -39,6 +43,9 @@ DAD_INLINE void accumulate(vf (*acc)[2], const int rows, const int vectors, cons
         vf row[2];
         for (int j = 0; j < vectors; j++) {
             row[j] = vload(b + k * DAD_PANEL + j * b_gap);
+            if (prefetch && (j == 0 || VL == DAD_PANEL)) { /* one for each cache line */
+                __builtin_prefetch(b + (k + PREFETCH) * DAD_PANEL + j * b_gap);
+            }
         }
 #pragma GCC unroll 16
         for (int i = 0; i < rows; i++) {
@@ -58,7 +65,11 @@ DAD_INLINE void row_block(const int rows, const int vectors, const operands *p, 
             acc[i][j] = add ? vload(p->c + i * DAD_PANEL + j * p->c_gap) : vset1(0.0f);
         }
     }
-    accumulate(acc, rows, vectors, p, p->a_row, 1);
+    if (p->prefetch) {
+        accumulate(acc, rows, vectors, p, p->a_row, 1, 1);
+    } else {
+        accumulate(acc, rows, vectors, p, p->a_row, 1, 0);
+    }
     for (int i = 0; i < rows; i++) {
         for (int j = 0; j < vectors; j++) {
             vstore(p->c + i * DAD_PANEL + j * p->c_gap, acc[i][j]);
@@ -68,23 +79,23 @@ DAD_INLINE void row_block(const int rows, const int vectors, const operands *p, 
 
 typedef void row_kernel(const operands *p, int add);
 
-#define ROW_KERNEL(vectors, rows)                                                        \
-    static void rows_##vectors##_##rows(const operands *p, int add) {                    \
-        row_block(rows, vectors, p, add);                                                \
+#define ROW_KERNEL(vectors, rows)                                                          \
+    static void rows_##vectors##_##rows(const operands *p, int add) {                      \
+        row_block(rows, vectors, p, add);                                                  \
     }
-#define ROW_KERNELS_1_TO_6(vectors)                                                      \
-    ROW_KERNEL(vectors, 1)                                                               \
-    ROW_KERNEL(vectors, 2)                                                               \
-    ROW_KERNEL(vectors, 3)                                                               \
-    ROW_KERNEL(vectors, 4)                                                               \
-    ROW_KERNEL(vectors, 5)                                                               \
+#define ROW_KERNELS_1_TO_6(vectors)                                                        \
+    ROW_KERNEL(vectors, 1)                                                                 \
+    ROW_KERNEL(vectors, 2)                                                                 \
+    ROW_KERNEL(vectors, 3)                                                                 \
+    ROW_KERNEL(vectors, 4)                                                                 \
+    ROW_KERNEL(vectors, 5)                                                                 \
     ROW_KERNEL(vectors, 6)
-#define ROW_KERNELS_7_TO_12(vectors)                                                     \
-    ROW_KERNEL(vectors, 7)                                                               \
-    ROW_KERNEL(vectors, 8)                                                               \
-    ROW_KERNEL(vectors, 9)                                                               \
-    ROW_KERNEL(vectors, 10)                                                              \
-    ROW_KERNEL(vectors, 11)                                                              \
+#define ROW_KERNELS_7_TO_12(vectors)                                                       \
+    ROW_KERNEL(vectors, 7)                                                                 \
+    ROW_KERNEL(vectors, 8)                                                                 \
+    ROW_KERNEL(vectors, 9)                                                                 \
+    ROW_KERNEL(vectors, 10)                                                                \
+    ROW_KERNEL(vectors, 11)                                                                \
     ROW_KERNEL(vectors, 12)
 
 ROW_KERNELS_1_TO_6(2)
@@ -93,18 +104,19 @@ ROW_KERNELS_7_TO_12(2)
 ROW_KERNELS_1_TO_6(1)
 ROW_KERNELS_7_TO_12(1)
 static row_kernel *const one_vector[ROWS + 1] = {
-    NULL,     rows_1_1, rows_1_2, rows_1_3, rows_1_4,  rows_1_5,  rows_1_6,
+    NULL,     rows_1_1, rows_1_2, rows_1_3,  rows_1_4,  rows_1_5, rows_1_6,
     rows_1_7, rows_1_8, rows_1_9, rows_1_10, rows_1_11, rows_1_12};
 #endif
 static row_kernel *const two_vectors[ROWS + 1] = {
-    NULL, rows_2_1, rows_2_2, rows_2_3, rows_2_4, rows_2_5, rows_2_6,
+    NULL,     rows_2_1, rows_2_2, rows_2_3,  rows_2_4,  rows_2_5,  rows_2_6,
 #if VL == 16
     rows_2_7, rows_2_8, rows_2_9, rows_2_10, rows_2_11, rows_2_12,
 #endif
 };
 
 /* All rows of one or two vectors of columns. */
-static void product_columns(row_kernel *const *kernels, const operands *all, ptrdiff_t rows) {
+static void product_columns(row_kernel *const *kernels, const operands *all,
+                            ptrdiff_t rows) {
     for (ptrdiff_t k = 0; k < all->depth; k += DEPTH) {
         operands p = *all;
         p.depth = all->depth - k < DEPTH ? all->depth - k : DEPTH;
@@ -118,23 +130,25 @@ static void product_columns(row_kernel *const *kernels, const operands *all, ptr
     }
 }
 
-static void product(float *c, ptrdiff_t c_panel, const float *a, ptrdiff_t lda, const float *b,
-                    ptrdiff_t b_panel, int panels, ptrdiff_t rows, ptrdiff_t K) {
+static void product(float *c, ptrdiff_t c_panel, const float *a, ptrdiff_t lda,
+                    const float *b, ptrdiff_t b_panel, int panels, ptrdiff_t rows,
+                    ptrdiff_t K) {
 #if VL == 16
-    operands p = {c, c_panel, a, lda, b, b_panel, K};
+    operands p = {c, c_panel, a, lda, b, b_panel, K, K >= LONG_DEPTH};
     product_columns(panels == 2 ? two_vectors : one_vector, &p, rows);
 #else
     for (int panel = 0; panel < panels; panel++) {
         for (int j = 0; j < DAD_PANEL; j += 2 * VL) {
-            operands p = {c + panel * c_panel + j, VL, a, lda, b + panel * b_panel + j, VL, K};
+            operands p = {c + panel * c_panel + j, VL, a, lda,
+                          b + panel * b_panel + j, VL, K, K >= LONG_DEPTH};
             product_columns(two_vectors, &p, rows);
         }
     }
 #endif
 }
 
-/* c = (add ? c : 0) + a^T b for `rows` columns of a. The sum over T is made apart and added as a
- * whole: long sums lose less that way. */
+/* c = (add ? c : 0) + a^T b for `rows` columns of a. The sum over T is made apart and added
+ * as a whole: long sums lose less that way. */
 DAD_INLINE void outer_block(const int rows, const int vectors, const operands *p, int add) {
     vf acc[OUTER_ROWS][2];
     for (int i = 0; i < rows; i++) {
@@ -142,7 +156,7 @@ DAD_INLINE void outer_block(const int rows, const int vectors, const operands *p
             acc[i][j] = vset1(0.0f);
         }
     }
-    accumulate(acc, rows, vectors, p, 1, DAD_PANEL);
+    accumulate(acc, rows, vectors, p, 1, DAD_PANEL, 0);
     for (int i = 0; i < rows; i++) {
         for (int j = 0; j < vectors; j++) {
             float *c = p->c + i * DAD_PANEL + j * p->c_gap;
@@ -167,7 +181,7 @@ DAD_INLINE void outer_columns(const int vectors, const operands *all, int add) {
 static void outer_product(float *c, ptrdiff_t c_panel, const float *a, const float *b,
                           ptrdiff_t b_panel, int panels, ptrdiff_t T, int add) {
 #if VL == 16
-    operands p = {c, c_panel, a, 1, b, b_panel, T};
+    operands p = {c, c_panel, a, 1, b, b_panel, T, 0};
     if (panels == 2) {
         outer_columns(2, &p, add);
     } else {
@@ -176,7 +190,8 @@ static void outer_product(float *c, ptrdiff_t c_panel, const float *a, const flo
 #else
     for (int panel = 0; panel < panels; panel++) {
         for (int j = 0; j < DAD_PANEL; j += 2 * VL) {
-            operands p = {c + panel * c_panel + j, VL, a, 1, b + panel * b_panel + j, VL, T};
+            operands p = {c + panel * c_panel + j, VL, a, 1,
+                          b + panel * b_panel + j, VL, T, 0};
             outer_columns(2, &p, add);
         }
     }
@@ -184,20 +199,21 @@ static void outer_product(float *c, ptrdiff_t c_panel, const float *a, const flo
 }
 
 /* One vector of columns; n < VL only past the last channel. */
-DAD_INLINE void emit_column(float *y, ptrdiff_t ldy, const float *c, ptrdiff_t rows, ptrdiff_t n,
-                            vf bias, const float *residual) {
+DAD_INLINE void emit_column(float *y, ptrdiff_t ldy, const float *c, ptrdiff_t rows,
+                            ptrdiff_t n, vf bias, const float *residual) {
     for (ptrdiff_t i = 0; i < rows; i++) {
         vf value = vload(c + i * DAD_PANEL) + bias;
         if (n == VL) {
             vstore(y + i * ldy, residual ? value + vload(residual + i * ldy) : value);
         } else {
-            vstore_n(y + i * ldy, residual ? value + vload_n(residual + i * ldy, n) : value, n);
+            vstore_n(y + i * ldy, residual ? value + vload_n(residual + i * ldy, n) : value,
+                     n);
         }
     }
 }
 
-static void emit(float *y, ptrdiff_t ldy, const float *c, ptrdiff_t rows, ptrdiff_t channels,
-                 const float *bias, const float *residual) {
+static void emit(float *y, ptrdiff_t ldy, const float *c, ptrdiff_t rows,
+                 ptrdiff_t channels, const float *bias, const float *residual) {
     for (ptrdiff_t j = 0; j < channels; j += VL) {
         const float *r = residual ? residual + j : NULL;
         if (channels - j >= VL) {
@@ -239,7 +255,8 @@ static void strip(float *dst, const dad_strip_source *source, ptrdiff_t c, ptrdi
         memset(dst, 0, (size_t)(begin - column) * pixel);
         copy_pixels(dst + (begin - column) * DAD_PANEL,
                     source->image + (i * W + begin) * C + c, end - begin, C, channels);
-        memset(dst + (end - column) * DAD_PANEL, 0, (size_t)(column + columns - end) * pixel);
+        memset(dst + (end - column) * DAD_PANEL, 0,
+               (size_t)(column + columns - end) * pixel);
     }
 }
 
@@ -264,8 +281,8 @@ static void column_sums(float *sums, const float *x, ptrdiff_t ldx, ptrdiff_t ro
         double totals[SUM_WIDTH] = {0};
         const ptrdiff_t width = C - c < SUM_WIDTH ? C - c : SUM_WIDTH;
         for (ptrdiff_t i = 0; i < rows; i += SUM_ROWS) {
-            add_rows(totals, x + i * ldx + c, ldx, rows - i < SUM_ROWS ? rows - i : SUM_ROWS,
-                     width);
+            add_rows(totals, x + i * ldx + c, ldx,
+                     rows - i < SUM_ROWS ? rows - i : SUM_ROWS, width);
         }
         for (ptrdiff_t j = 0; j < width; j++) {
             sums[c + j] = (float)totals[j];

@@ -1,10 +1,10 @@
 /* Inner loops of the convolutions: products with packed panels, and the tile transforms of
  * Winograd's algorithm.
  *
- * Filters are packed in panels of DAD_PANEL output channels at every level, so one packed form
- * serves all of them: b [panel][k][DAD_PANEL], zero where the last panel reaches past the last
- * channel. Maps come as strips: groups of DAD_PANEL channels copied out with their zero padding,
- * so that no transform knows of borders or of channel counts. */
+ * Filters are packed in panels of DAD_PANEL output channels at every level, so one packed
+ * form serves all of them: b [panel][k][DAD_PANEL], zero where the last panel reaches past
+ * the last channel. Maps come as strips: groups of DAD_PANEL channels copied out with their
+ * zero padding, so that no transform knows of borders or of channel counts. */
 #ifndef DAD_CONV_OPS_H
 #define DAD_CONV_OPS_H
 
@@ -21,15 +21,17 @@ typedef struct {
     ptrdiff_t H, W, C;
 } dad_strip_source;
 
-/* strip [rows][columns][DAD_PANEL] = the tiles of F(m x m, 3x3) side by side, m columns apart;
- * out: point p of tile t at p * point_stride + t * tile_stride, DAD_PANEL floats each. */
+/* strip [rows][columns][DAD_PANEL] = the tiles of F(m x m, 3x3) side by side, m columns
+ * apart; out: point p of tile t at p * point_stride + t * tile_stride, DAD_PANEL floats
+ * each. */
 typedef void dad_tile_transform(float *out, ptrdiff_t point_stride, ptrdiff_t tile_stride,
                                 const float *strip, ptrdiff_t columns, ptrdiff_t tiles);
 
 /* F(m x m, 3x3): (m + 2)^2 points. y = A^T [(G g G^T) . (B^T d B)] A. */
 typedef struct {
     ptrdiff_t tile; /* m */
-    /* u = G g G^T and its adjoint g = G^T u G; g [9][DAD_PANEL], point p of u at p * stride. */
+    /* u = G g G^T and its adjoint g = G^T u G; g [9][DAD_PANEL], point p of u at p *
+     * stride. */
     void (*filter)(float *u, ptrdiff_t point_stride, const float *g);
     void (*filter_adjoint)(float *g, const float *u, ptrdiff_t point_stride);
     dad_tile_transform *input;    /* B^T d B, strips of m + 2 rows */
@@ -43,21 +45,27 @@ typedef struct {
 
 typedef struct {
     int lanes; /* floats in a vector of this level */
-    /* c [panel][rows][DAD_PANEL] = a [rows, K] b [panel][K][DAD_PANEL]. Panels of b and c lie
-     * b_panel and c_panel apart. Every row is summed in the same order, wherever it stands. */
-    void (*product)(float *c, ptrdiff_t c_panel, const float *a, ptrdiff_t lda, const float *b,
-                    ptrdiff_t b_panel, int panels, ptrdiff_t rows, ptrdiff_t K);
-    /* c [panel][DAD_PANEL][DAD_PANEL] = or += a^T b, a [T][DAD_PANEL], b [panel][T][DAD_PANEL]. */
+    /* c [panel][rows][DAD_PANEL] = a [rows, K] b [panel][K][DAD_PANEL]. Panels of b and c
+     * lie b_panel and c_panel apart. Every row is summed in the same order, wherever it
+     * stands. */
+    void (*product)(float *c, ptrdiff_t c_panel, const float *a, ptrdiff_t lda,
+                    const float *b, ptrdiff_t b_panel, int panels, ptrdiff_t rows,
+                    ptrdiff_t K);
+    /* c [panel][DAD_PANEL][DAD_PANEL] = or += a^T b, a [T][DAD_PANEL], b
+     * [panel][T][DAD_PANEL]. */
     void (*outer_product)(float *c, ptrdiff_t c_panel, const float *a, const float *b,
                           ptrdiff_t b_panel, int panels, ptrdiff_t T, int add);
-    /* y [rows][channels] = c [rows][DAD_PANEL] + bias + residual; rows of y lie ldy apart. */
-    void (*emit)(float *y, ptrdiff_t ldy, const float *c, ptrdiff_t rows, ptrdiff_t channels,
-                 const float *bias /* [DAD_PANEL] */, const float *residual /* or NULL */);
-    /* strip = rows by columns pixels from (row, column) on, zero outside the image; channels
-     * c .. c + DAD_PANEL - 1, zero past the last. */
+    /* y [rows][channels] = c [rows][DAD_PANEL] + bias + residual; rows of y lie ldy apart.
+     */
+    void (*emit)(float *y, ptrdiff_t ldy, const float *c, ptrdiff_t rows,
+                 ptrdiff_t channels, const float *bias /* [DAD_PANEL] */,
+                 const float *residual /* or NULL */);
+    /* strip = rows by columns pixels from (row, column) on, zero outside the image;
+     * channels c .. c + DAD_PANEL - 1, zero past the last. */
     void (*strip)(float *strip, const dad_strip_source *source, ptrdiff_t c, ptrdiff_t row,
                   ptrdiff_t column, ptrdiff_t rows, ptrdiff_t columns);
-    /* sums [C] = the column sums of x [rows, C], lines ldx apart, in double from 32 rows on. */
+    /* sums [C] = the column sums of x [rows, C], lines ldx apart, in double from 32 rows
+     * on. */
     void (*column_sums)(float *sums, const float *x, ptrdiff_t ldx, ptrdiff_t rows,
                         ptrdiff_t C);
     const dad_winograd_ops *winograd2, *winograd4, *winograd6;

@@ -1,12 +1,15 @@
 /* The one-dimensional maps of Winograd's F(m, 3), a vector of channels at a time.
  *
  * With finite points p_i and N_i(x) = prod over j != i of (x - p_j):
- *   input     B^T  row i: the coefficients of N_i; the last row, for infinity: prod of (x - p_j)
- *   filter    G    row i: [1, p_i, p_i^2] / N_i(p_i); the last row [0, 0, 1]
- *   output    A^T  column i: [1, p_i, p_i^2, ...]; the last column picks the highest power
- *   gradient  A, filter_adjoint G^T: the transposes
- * Points: F(2) 0, +-1; F(4) 0, +-1/sqrt(2), +-sqrt(2) (half the error of 0, +-1, +-2);
- * F(6) 0, +-1, +-2, +-1/2; and infinity. Opposite points share their even and odd parts. */
+ *
+ *   input      B^T  row i: the coefficients of N_i; the last row: of prod (x - p_j)
+ *   filter     G    row i: [1, p_i, p_i^2] / N_i(p_i); the last row: [0, 0, 1]
+ *   output     A^T  column i: [1, p_i, p_i^2, ...]; the last one picks the highest power
+ *   gradient, filter_adjoint: the transposes A and G^T
+ *
+ * The last rows stand for the point at infinity. Finite points: F(2) 0, +-1;
+ * F(4) 0, +-1/sqrt(2), +-sqrt(2), with half the error of 0, +-1, +-2;
+ * F(6) 0, +-1, +-2, +-1/2. Opposite points share their even and odd parts. */
 #ifndef DAD_WINOGRAD_MAPS_H
 #define DAD_WINOGRAD_MAPS_H
 
@@ -65,8 +68,9 @@ DAD_INLINE void input_4(vf *o, const vf *d) {
 }
 
 DAD_INLINE void filter_4(vf *u, const vf *g) {
-    vf even_p = (-2.0f / 3.0f) * g[0] - (1.0f / 3.0f) * g[2], odd_p = (-2.0f / 3.0f * P4) * g[1];
-    vf even_q = (1.0f / 6.0f) * g[0] + (1.0f / 3.0f) * g[2], odd_q = (1.0f / 6.0f * Q4) * g[1];
+    vf even_p = (-2.0f / 3.0f) * g[0] - (1.0f / 3.0f) * g[2];
+    vf even_q = (1.0f / 6.0f) * g[0] + (1.0f / 3.0f) * g[2];
+    vf odd_p = (-2.0f / 3.0f * P4) * g[1], odd_q = (1.0f / 6.0f * Q4) * g[1];
     u[0] = g[0];
     u[1] = even_p + odd_p;
     u[2] = even_p - odd_p;
