@@ -104,7 +104,9 @@ class UNet(_Network):
 
     ``image_size`` (pixels, square) sets the default ``channel_mults`` and, divided by
     ``attention_resolutions``, the strides at which attention is used. ``base_channels`` and every
-    level's width must be multiples of 32. Raises ValueError for anything else.
+    level's width must be multiples of 32. With ``patch_size`` p the network works on maps p times
+    smaller: p × p pixels enter as one pixel of 3 p² channels (attention_resolutions still count
+    the sides of the maps). Raises ValueError for anything else.
 
     >>> unet = UNet(image_size=32, base_channels=32, channel_mults=(1, 2), num_res_blocks=1)
     >>> unet(np.zeros((1, 3, 32, 32), np.float32), 200).shape
@@ -126,6 +128,7 @@ class UNet(_Network):
         in_channels: int = 3,
         out_channels: int = 3,
         dropout: float = 0.0,
+        patch_size: int = 1,
         seed: int = 0,
     ) -> None:
         if channel_mults is None:
@@ -140,10 +143,12 @@ class UNet(_Network):
         channels = [round(base_channels * m / GROUPS) * GROUPS for m in channel_mults]
         if not channels or min(channels) < GROUPS:
             raise ValueError(f"channel_mults: level widths {channels} of which each must be >= {GROUPS}")
-        factor = 2 ** (len(channels) - 1)
+        _check_patch(patch_size)
+        factor = patch_size * 2 ** (len(channels) - 1)
         if image_size < factor or image_size % factor:
             raise ValueError(
-                f"image_size: {len(channels)} levels need a multiple of {factor}, got {image_size}"
+                f"image_size: {len(channels)} levels and patches of {patch_size} need "
+                f"a multiple of {factor}, got {image_size}"
             )
         if not 0.0 <= dropout < 1.0:
             raise ValueError(f"dropout: expected 0 <= dropout < 1, got {dropout}")
@@ -165,6 +170,7 @@ class UNet(_Network):
             "in_channels": in_channels,
             "out_channels": out_channels,
             "dropout": dropout,
+            "patch_size": patch_size,
         }
         self._core = _core.unet(
             height=image_size,
@@ -177,10 +183,13 @@ class UNet(_Network):
             heads=num_heads,
             head_channels=num_head_channels,
             attention_strides=[
-                image_size // r for r in attention_resolutions if 0 < r <= image_size
+                max(1, image_size // (patch_size * r))
+                for r in attention_resolutions
+                if 0 < r <= image_size
             ],
             resblock_updown=resblock_updown,
             dropout=dropout,
+            patch=patch_size,
         )
         self.initialise(seed)
 
@@ -200,7 +209,7 @@ class UNet(_Network):
 class SegmentationNet(_Network):
     """The segmentation sub-network: ``concat(x0, repaired x0)`` to a probability per pixel (section 5).
 
-    Takes any height and width that are multiples of 32.
+    Takes any height and width that are multiples of 32 times ``patch_size``; see UNet for patches.
 
     >>> seg = SegmentationNet(base_channels=4)
     >>> seg(np.zeros((1, 6, 64, 64), np.float32)).shape
@@ -212,8 +221,10 @@ class SegmentationNet(_Network):
         in_channels: int = 6,
         out_channels: int = 1,
         base_channels: int = 64,
+        patch_size: int = 1,
         seed: int = 0,
     ) -> None:
+        _check_patch(patch_size)
         for name, value in (
             ("in_channels", in_channels),
             ("out_channels", out_channels),
@@ -225,13 +236,15 @@ class SegmentationNet(_Network):
             "in_channels": in_channels,
             "out_channels": out_channels,
             "base_channels": base_channels,
+            "patch_size": patch_size,
         }
         self._core = _core.segmenter(
-            height=32,
-            width=32,
+            height=32 * patch_size,
+            width=32 * patch_size,
             in_channels=in_channels,
             out_channels=out_channels,
             base_channels=base_channels,
+            patch=patch_size,
         )
         self._batches_tracked: dict[str, int] = {
             name.removesuffix("running_mean") + "num_batches_tracked": 0
@@ -277,6 +290,11 @@ class SegmentationNet(_Network):
 def _check_divisible(name: str, channels: Sequence[int], divisor: int) -> None:
     if divisor < 1 or any(c % divisor for c in channels):
         raise ValueError(f"{name}: {divisor} does not divide the level widths {list(channels)}")
+
+
+def _check_patch(patch_size: int) -> None:
+    if not 1 <= patch_size <= 16:
+        raise ValueError(f"patch_size: expected 1 to 16, got {patch_size}")
 
 
 def time_steps(t: npt.ArrayLike, count: int) -> FloatArray:
