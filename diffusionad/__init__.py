@@ -20,5 +20,6 @@ if _given == (None, None):
 from . import datasets, metrics, synthesis
 from .denoising import Repair, denoise
 from .diffusion import Schedule
+from .model import DiffusionAD, Prediction, load
 from .models import SegmentationNet, UNet
 from .training import Trainer

@@ -136,9 +136,7 @@ def _iterative(
     return Repair(x0=x, x_s=start)
 
 
-def _noise_like(
-    x0: Floats, noise: Sequence[Floats] | None, count: int, seed: int
-) -> list[Floats]:
+def _noise_like(x0: Floats, noise: Sequence[Floats] | None, count: int, seed: int) -> list[Floats]:
     given = evaluation_noise(x0.shape[1:], seed, count) if noise is None else list(noise)
     if len(given) != count:
         raise ValueError(f"noise: expected {count} arrays, got {len(given)}")

@@ -94,6 +94,24 @@ class _Network:
         for name, array in arrays.items():
             self._core.write(name, array)
 
+    def training_state(self) -> StateDict:
+        """What training goes on from: values, and Adam's moments under ``m.`` and ``v.``."""
+        state = self.state_dict()
+        for moment in ("m", "v"):
+            state |= {
+                f"{moment}.{name}": self._core.read(name, moment) for name in self.parameters()
+            }
+        return state
+
+    def load_training_state(self, state: Mapping[str, npt.ArrayLike]) -> None:
+        """Take over what training_state() gave. Raises KeyError and ValueError as load_state_dict."""
+        moments = {name for name in state if name.startswith(("m.", "v."))}
+        self.load_state_dict({name: v for name, v in state.items() if name not in moments})
+        for moment in ("m", "v"):
+            for name in self.parameters():
+                values = np.asarray(state[f"{moment}.{name}"], dtype=np.float32)
+                self._core.write(name, values, moment)
+
     def gradients(self) -> dict[str, FloatArray]:
         """Copies of the gradients accumulated so far, by parameter."""
         return {name: self._core.read(name, "gradient") for name in self.parameters()}
@@ -142,7 +160,9 @@ class UNet(_Network):
             raise ValueError(f"base_channels: expected a multiple of {GROUPS}, got {base_channels}")
         channels = [round(base_channels * m / GROUPS) * GROUPS for m in channel_mults]
         if not channels or min(channels) < GROUPS:
-            raise ValueError(f"channel_mults: level widths {channels} of which each must be >= {GROUPS}")
+            raise ValueError(
+                f"channel_mults: level widths {channels} of which each must be >= {GROUPS}"
+            )
         _check_patch(patch_size)
         factor = patch_size * 2 ** (len(channels) - 1)
         if image_size < factor or image_size % factor:
@@ -197,7 +217,9 @@ class UNet(_Network):
         """Noise predicted in ``x`` (N, C, H, W) at time steps ``t`` (an int, or (N,) ints)."""
         return self._core.forward(x, time_steps(t, len(x)), training=training)
 
-    def backward(self, x: FloatArray, t: npt.ArrayLike, grad_eps: FloatArray) -> dict[str, FloatArray]:
+    def backward(
+        self, x: FloatArray, t: npt.ArrayLike, grad_eps: FloatArray
+    ) -> dict[str, FloatArray]:
         """Gradients of ``sum(eps * grad_eps)``: one array per parameter, and ``"x"``."""
         self._core.zero_gradients()
         self._core.forward(x, time_steps(t, len(x)), training=True, input_gradient=True)
@@ -267,7 +289,11 @@ class SegmentationNet(_Network):
 
     def backward(self, x: FloatArray, grad_mask: FloatArray) -> dict[str, FloatArray]:
         """Gradients of ``sum(mask * grad_mask)`` with batch statistics; the running ones stay."""
-        kept = {name: self._core.read(name) for name, _, trainable in self._core.parameters() if not trainable}
+        kept = {
+            name: self._core.read(name)
+            for name, _, trainable in self._core.parameters()
+            if not trainable
+        }
         self._core.zero_gradients()
         self._core.forward(x, training=True, input_gradient=True)
         dx = self._core.backward(grad_mask)
