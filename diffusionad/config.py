@@ -72,6 +72,7 @@ class ModelConfig:
     resblock_updown: bool = _setting(True, "UNet: resample inside residual blocks")
     in_channels: int = _setting(3, "colour channels")
     patch_size: int = _setting(1, "UNet: blocks of so many pixels a side enter as one pixel")
+    preconditioned: bool = _setting(False, "UNet: noise from x_t and the output, weighted by t")
     dropout: float = _setting(0.0, "UNet: dropout probability in residual blocks")
     seg_channels: int = _setting(64, "segmentation network: width of the first level")
     seg_patch_size: int = _setting(1, "segmentation network: the same")

@@ -185,7 +185,7 @@ class Fit:
     def _steps_within(self, time_budget: float) -> int:
         """How many steps fit what is left of the budget; tried on networks that are thrown away."""
         model = self.model
-        trainer = self._new_trainer(UNet(**model.unet.config), SegmentationNet(**model.seg.config))
+        trainer = self._new_trainer(UNet(**model.unet.config, schedule=model.schedule), SegmentationNet(**model.seg.config))
         seconds = []
         for _ in range(TIMING_STEPS):
             begun = time.monotonic()

@@ -105,6 +105,8 @@ class DiffusionAD:
             out_channels=config.in_channels,
             dropout=config.dropout,
             patch_size=config.patch_size,
+            preconditioned=config.preconditioned,
+            schedule=self.schedule,
             seed=config.seed,
         )
         self.seg = SegmentationNet(

@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from . import _core
+from .diffusion import Schedule
 
 FloatArray = npt.NDArray[np.float32]
 StateDict = dict[str, npt.NDArray[Any]]
@@ -124,7 +125,9 @@ class UNet(_Network):
     ``attention_resolutions``, the strides at which attention is used. ``base_channels`` and every
     level's width must be multiples of 32. With ``patch_size`` p the network works on maps p times
     smaller: p × p pixels enter as one pixel of 3 p² channels (attention_resolutions still count
-    the sides of the maps). Raises ValueError for anything else.
+    the sides of the maps). ``preconditioned`` makes the noise from ``x_t`` and the layers' output,
+    weighted by ``t`` (Karras et al. 2022), instead of from the output alone: small networks need
+    not carry the noise through then; it uses ``schedule``. Raises ValueError for anything else.
 
     >>> unet = UNet(image_size=32, base_channels=32, channel_mults=(1, 2), num_res_blocks=1)
     >>> unet(np.zeros((1, 3, 32, 32), np.float32), 200).shape
@@ -147,6 +150,8 @@ class UNet(_Network):
         out_channels: int = 3,
         dropout: float = 0.0,
         patch_size: int = 1,
+        preconditioned: bool = False,
+        schedule: Schedule | None = None,
         seed: int = 0,
     ) -> None:
         if channel_mults is None:
@@ -191,7 +196,9 @@ class UNet(_Network):
             "out_channels": out_channels,
             "dropout": dropout,
             "patch_size": patch_size,
+            "preconditioned": preconditioned,
         }
+        self.schedule = schedule or Schedule("linear")
         self._core = _core.unet(
             height=image_size,
             width=image_size,
@@ -213,19 +220,34 @@ class UNet(_Network):
         )
         self.initialise(seed)
 
-    def __call__(self, x: FloatArray, t: npt.ArrayLike, training: bool = False) -> FloatArray:
+    def __call__(self, x: FloatArray, t: npt.ArrayLike) -> FloatArray:
         """Noise predicted in ``x`` (N, C, H, W) at time steps ``t`` (an int, or (N,) ints)."""
-        return self._core.forward(x, time_steps(t, len(x)), training=training)
+        return self._forward(x, t)
 
     def backward(
         self, x: FloatArray, t: npt.ArrayLike, grad_eps: FloatArray
     ) -> dict[str, FloatArray]:
         """Gradients of ``sum(eps * grad_eps)``: one array per parameter, and ``"x"``."""
         self._core.zero_gradients()
-        self._core.forward(x, time_steps(t, len(x)), training=True, input_gradient=True)
-        dx = self._core.backward(grad_eps)
+        self._forward(x, t, training=True, input_gradient=True)
+        dx = self._backward(t, grad_eps)
         assert dx is not None
         return {**self.gradients(), "x": dx}
+
+    def _forward(self, x: FloatArray, t: npt.ArrayLike, **options: Any) -> FloatArray:
+        output = self._core.forward(x, time_steps(t, len(x)), **options)
+        if not self.config["preconditioned"]:
+            return output
+        return _core.precondition(x, output, self.schedule.alphas_cumprod_at(t, len(x)))
+
+    def _backward(self, t: npt.ArrayLike, d_eps: FloatArray) -> FloatArray | None:
+        """Add to the gradients of the last forward pass; the input's, where that asked for it."""
+        if not self.config["preconditioned"]:
+            return self._core.backward(d_eps)
+        abar = self.schedule.alphas_cumprod_at(t, len(d_eps))
+        d_output, direct = _core.precondition_backward(d_eps, abar)
+        dx = self._core.backward(d_output)
+        return None if dx is None else dx + direct
 
 
 class SegmentationNet(_Network):
