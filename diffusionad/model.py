@@ -18,7 +18,7 @@ from .denoising import Repair, denoise
 from .diffusion import Schedule
 from .errors import InputError
 from .files import PathLike
-from .images import Floats, ImageSource, read_image, to_network
+from .images import Floats, ImageSource, list_images, read_image, to_network
 from .models import SegmentationNet, UNet
 
 FALSE_ALARM_RATE = 0.01  # of good images, at the threshold that fit() sets
@@ -130,7 +130,7 @@ class DiffusionAD:
     # ---- inference ----------------------------------------------------------------------------
 
     def predict(self, images: ImageSource, batch_size: int = 8, size: str = "model") -> Prediction:
-        """Score images: a path, arrays, or a sequence of either (see images.to_network).
+        """Score images: a file, a folder, arrays, or a sequence of them (see images.to_network).
 
         An image's result is the same, bit by bit, whatever the batch. ``size="input"`` brings each
         map to its image's own size. Raises InputError for what cannot be read or used.
@@ -299,8 +299,10 @@ def _settings(name: str, **overrides: Any) -> tuple[ModelConfig, TrainConfig]:
 
 def _as_sequence(images: ImageSource) -> Any:
     """Images as something to take batches from."""
-    if isinstance(images, (str, Path)) or (isinstance(images, np.ndarray) and images.ndim == 3):
-        images = [images] if not isinstance(images, np.ndarray) else images[None]
+    if isinstance(images, (str, Path)):
+        images = list_images(images) if Path(images).is_dir() else [images]
+    elif isinstance(images, np.ndarray) and images.ndim == 3:
+        images = images[None]
     if len(images) == 0:
         raise InputError("images: expected at least one image, got none")
     if isinstance(images, np.ndarray):
