@@ -7,12 +7,12 @@ interrupted, with what was finished kept. Set DIFFUSIONAD_DEBUG=1 for tracebacks
 from __future__ import annotations
 
 import argparse
+import contextlib
 import logging
 import os
 import re
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import NoReturn
 
 from diffusionad.config import PRESETS
@@ -38,28 +38,42 @@ class _Parser(argparse.ArgumentParser):
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code; `arguments` default to the process's own."""
-    parser = build_parser()
-    args = parser.parse_args(arguments)
+    try:
+        return _main(build_parser().parse_args(arguments))
+    finally:
+        _flush_output()
+
+
+def _main(args: argparse.Namespace) -> int:
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):  # any file name can be shown, if need be escaped
             stream.reconfigure(errors="backslashreplace")
     handler = _log_to_stderr(args.quiet)
     try:
-        return _run(args)
+        code = _run(args)
+        sys.stdout.flush()
+        return code
     except BrokenPipeError:
-        # The reader of our output has left (`| head`): not worth a message.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
+        return 1  # the reader of our output has left (`| head`): not worth a message
     except KeyboardInterrupt:
         _complain(args, "interrupted; what was finished is kept")
         return INTERRUPTED
-    except (DiffusionADError, ValueError, MemoryError, OSError) as error:
+    except Exception as error:
         if os.environ.get("DIFFUSIONAD_DEBUG", "0") not in ("", "0"):
             raise
-        _complain(args, _one_line(error))
+        _complain(args, one_line(error))
         return _exit_code(error)
     finally:
         logging.getLogger("diffusionad").removeHandler(handler)
+
+
+def _flush_output() -> None:
+    """Flush stdout; where nobody takes it any more, drop it, or Python complains at the end."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        with contextlib.suppress(OSError, ValueError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _complain(args: argparse.Namespace, message: str) -> None:
@@ -233,12 +247,16 @@ def _exit_code(error: BaseException) -> int:
     return 2 if isinstance(error, missing) else 1
 
 
-def _one_line(error: BaseException) -> str:
+def one_line(error: BaseException) -> str:
     if isinstance(error, MemoryError):
         return f"not enough memory: {error}; a smaller --batch-size or --image-size needs less"
-    if isinstance(error, OSError) and error.filename is not None:
-        return f"{Path(os.fsdecode(error.filename))}: {error.strerror}"
-    return " ".join(str(error).split()) or type(error).__name__
+    if isinstance(error, OSError) and error.strerror:
+        what = "output" if error.filename is None else os.fsdecode(error.filename)
+        return f"{what}: {error.strerror.lower()}"
+    text = " ".join(str(error).split())
+    if isinstance(error, (DiffusionADError, ValueError, ArithmeticError, OSError)) and text:
+        return text
+    return f"{type(error).__name__}: {text} (DIFFUSIONAD_DEBUG=1 shows where)"
 
 
 def _log_to_stderr(quiet: bool) -> logging.Handler:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import dataclasses
-import json
 import sys
 import time
 from argparse import Namespace
@@ -16,14 +15,14 @@ import numpy as np
 
 import diffusionad as dad
 from diffusionad import _core, checkpoints, evaluation, plots, system
-from diffusionad.cli import DEMO_BUDGET
-from diffusionad.config import PRESETS
-from diffusionad.console import Console, duration_text, number
+from diffusionad.cli import DEMO_BUDGET, one_line
+from diffusionad.config import PRESETS, to_dict
+from diffusionad.console import Console, bytes_text, duration_text, number
 from diffusionad.datasets import Dataset, bundled
 from diffusionad.datasets import open as open_dataset
 from diffusionad.errors import InputError, WriteError
 from diffusionad.evaluation import IMAGE_METRICS, PIXEL_METRICS
-from diffusionad.files import atomic_path, make_folder, reason, write_json
+from diffusionad.files import atomic_path, json_text, make_folder, reason, write_json
 from diffusionad.images import (
     Bytes,
     Mask,
@@ -91,11 +90,12 @@ def train(args: Namespace) -> int:
     if args.resume:
         if not file.exists():
             raise InputError(f"{file}: no such file, so nothing to resume")
-        for name in ("preset", "image_size", "batch_size", "seed"):
-            if getattr(args, name) is not None:
-                option = name.replace("_", "-")
-                raise InputError(f"--{option}: a run that is resumed keeps its settings")
         model = _load(file, seed=None)
+        kept = {**to_dict(model.config), **to_dict(model.train_config)}
+        for name in ("preset", "image_size", "batch_size", "seed"):
+            if getattr(args, name) not in (None, kept[name]):
+                option = name.replace("_", "-")
+                raise InputError(f"--{option}: this run has {kept[name]}, and keeps it when resumed")
     elif file.exists() and not args.overwrite:
         raise InputError(f"{file}: exists already; add --resume or --overwrite, or choose another")
     else:
@@ -155,7 +155,7 @@ def predict(args: Namespace) -> int:
                 try:
                     batch.append((path, stem, read_image(path)))
                 except InputError as error:
-                    print(f"diffusionad predict: {error}", file=sys.stderr)
+                    print(f"diffusionad predict: {one_line(error)}", file=sys.stderr)
                     broken += 1
             for row in _predict_batch(model, batch, folder):
                 rows.append(row)
@@ -239,6 +239,11 @@ def _fit(
     budget: float | None,
     resume: bool,
 ) -> None:
+    console.say(
+        f"training  {model.num_parameters / 1e6:.2f} million parameters, "
+        f"batches of {model.train_config.batch_size} images, "
+        f"{bytes_text(model.training_memory()['total'])} of memory planned"
+    )
     start = time.monotonic()
     with console.training() as progress:
         model.fit(
@@ -295,11 +300,12 @@ def _draw(
     """A panel per image, and what the model said about them."""
     seen = to_network(list(images), model.config.image_size)
     stages = model.explain(seen)
+    drawn = (stages.x_s, stages.x_b, stages.x0_s, stages.x0_b, stages.x0)
     panels = [
         plots.panel(
             plots.Stages(
                 seen[i], stages.maps[i], masks[i],
-                stages.x_s[i], stages.x_b[i], stages.x0_s[i], stages.x0_b[i], stages.x0[i],
+                *(None if stage is None else stage[i] for stage in drawn),
             ),
             name=names[i],
             score=float(stages.scores[i]),
@@ -406,6 +412,6 @@ def _prepare_json(args: Namespace) -> None:
 
 def _write_json(args: Namespace, value: dict[str, Any]) -> None:
     if args.json == "-":
-        print(json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False))
+        print(json_text(value), end="", flush=True)
     elif args.json is not None:
         write_json(args.json, value)

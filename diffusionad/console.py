@@ -8,7 +8,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, Protocol
 
 PLAIN_INTERVAL = 10.0  # seconds between progress lines where there is no terminal
@@ -97,7 +97,8 @@ class _PlainBar:
             return
         self.last = now
         of = f"{done}/{total}" if total else str(done)
-        print(f"{self.what} {of}  {text}".rstrip(), file=sys.stderr, flush=True)
+        with suppress(OSError):  # a reader that has left must not end a run of hours
+            print(f"{self.what} {of}  {text}".rstrip(), file=sys.stderr, flush=True)
 
 
 def training_text(progress: TrainProgress) -> str:
@@ -119,6 +120,15 @@ def duration_text(seconds: float) -> str:
     if whole < 3600:
         return f"{whole // 60}m{whole % 60:02d}s"
     return f"{whole // 3600}h{whole % 3600 // 60:02d}m"
+
+
+def bytes_text(count: int) -> str:
+    """Bytes as whole MB below ten thousand, else GB.
+
+    >>> bytes_text(123_456_789), bytes_text(12_345_678_901)
+    ('123 MB', '12.3 GB')
+    """
+    return f"{count / 1e6:.0f} MB" if count < 1e10 else f"{count / 1e9:.1f} GB"
 
 
 def number(value: float | None, digits: int = 4) -> str:

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
+import logging
 import os
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from diffusionad.errors import WriteError
+from diffusionad.errors import InputError, WriteError
+
+log = logging.getLogger(__name__)
 
 PathLike = str | os.PathLike[str]
 
@@ -31,16 +35,46 @@ def make_folder(path: PathLike) -> Path:
 
 
 @contextlib.contextmanager
+def run_folder(path: PathLike) -> Iterator[Path]:
+    """A folder for one run: made, known to be writable, and refused to every other run meanwhile.
+
+    The lock is on the folder itself and ends with the process, however that ends. Raises WriteError
+    for a folder that cannot be written, and InputError while another run holds it.
+    """
+    folder = make_folder(path)
+    with contextlib.ExitStack() as stack:
+        try:
+            handle = os.open(folder, os.O_RDONLY)
+            stack.callback(os.close, handle)
+            tempfile.TemporaryFile(dir=folder).close()
+        except OSError as error:
+            raise WriteError(f"{folder}: cannot write: {reason(error)}") from error
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise InputError(f"{folder}: another run is writing to this folder") from error
+        except OSError as error:
+            # Some network file systems have no locks; a run works without.
+            log.info("%s: not locked: %s", folder, reason(error))
+        yield folder
+
+
+@contextlib.contextmanager
 def atomic_path(path: PathLike, *, durable: bool = True) -> Iterator[Path]:
     """Yield a temporary path beside `path` that replaces it once the block has ended well.
 
     With `durable`, file and folder are flushed to the disk before and after the rename, so that a
     power cut leaves the earlier file or the new one. On any error the earlier file stays, the
-    temporary one is removed, and an OSError becomes a WriteError that names `path`.
+    temporary one is removed, and an OSError becomes a WriteError that names `path`. A symbolic
+    link stays, its target is replaced; what is no file (/dev/stdout) is written to as it is.
     """
-    target = Path(path)
+    given = Path(path)
+    target = Path(os.path.realpath(given))
     temporary: Path | None = None
     try:
+        if given.exists() and not given.is_file():
+            yield given
+            return
         handle, name = tempfile.mkstemp(
             dir=target.parent, prefix=f".{target.name[:80]}.", suffix=".tmp"
         )
@@ -57,7 +91,7 @@ def atomic_path(path: PathLike, *, durable: bool = True) -> Iterator[Path]:
     except OSError as error:
         if isinstance(error, WriteError):
             raise
-        raise WriteError(f"{target}: cannot write: {reason(error)}") from error
+        raise WriteError(f"{given}: cannot write: {reason(error)}") from error
     finally:
         if temporary is not None:
             with contextlib.suppress(OSError):
@@ -75,7 +109,14 @@ def write_json(path: PathLike, value: Any) -> None:
 
     NaN and infinity have no place in JSON: they raise ValueError.
     """
-    write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(json_text(value).encode())
+
+
+def json_text(value: Any) -> str:
+    """A value as indented JSON; what UTF-8 cannot say, such as odd file names, is escaped."""
+    text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    return text.encode("utf-8", "backslashreplace").decode()
 
 
 def _use_default_permissions(path: Path) -> None:

@@ -7,27 +7,34 @@ steps and noise. So a run that was interrupted goes on bit for bit from weights 
 from __future__ import annotations
 
 import csv
+import hashlib
 import io
+import logging
+import math
+import signal
 import statistics
+import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import numpy.typing as npt
 
-from . import checkpoints, datasets, system
-from .config import to_toml, update
-from .datasets import Dataset
+from . import _core, checkpoints, system
+from .config import TrainConfig, from_dict, to_dict, to_toml, update
 from .errors import InputError
-from .files import PathLike, make_folder, write_text
-from .images import Bytes, Floats, list_images, read_image, read_mask, resize, to_network
+from .files import PathLike, write_text
 from .models import SegmentationNet, UNet
+from .sources import Textures, load_foregrounds, load_images
 from .synthesis import SynthesisOptions, synthesize_batch
 from .training import StepResult, Trainer
 
 if TYPE_CHECKING:
     from .model import DiffusionAD, ProgressCallback
+
+log = logging.getLogger(__name__)
 
 MODEL_FILE = "model.safetensors"
 STATE_FILE = "state.safetensors"
@@ -35,7 +42,9 @@ LOG_FILE = "log.csv"
 CONFIG_FILE = "config.toml"
 
 TIMING_STEPS = 6  # tried, on other networks, to turn a time budget into a step count
+TIMING_SHARE = 0.2  # of a time budget; slow steps are tried less often
 RESERVE = 0.05  # of a time budget, for checkpoints and the end
+CHECKPOINT_SECONDS = 600.0  # at most that much work is lost, whatever checkpoint_every says
 CALIBRATION_IMAGES = 64
 LOG_COLUMNS = ("step", "total", "noise", "focal", "smooth_l1", "bce", "dice", "seconds")
 
@@ -49,61 +58,76 @@ class Fit:
         source: Any,
         anomaly_source: PathLike | None,
         foreground: PathLike | None,
-        out: PathLike | None,
+        out: Path | None,
         start: float,
     ) -> None:
         self.model = model
         self.start = start
-        self.out = None if out is None else make_folder(out)
-        self.images, self.names, self.origin = _load_images(source, model.config.image_size)
-        self.textures = None if anomaly_source is None else Textures(anomaly_source, self.size)
+        self.out = out
+        size = model.config.image_size
+        self.images = load_images(source, size)
+        self.textures = None if anomaly_source is None else Textures(anomaly_source, size)
         self.foregrounds = (
-            None if foreground is None else _load_foregrounds(foreground, self.names, self.size)
+            None if foreground is None else load_foregrounds(foreground, self.images.names, size)
         )
-        self.origin["anomaly_source"] = (
-            "procedural" if anomaly_source is None else Path(anomaly_source).name
-        )
-        self.trainer = self._new_trainer(model.unet, model.seg)
+        self.origin = {
+            **self.images.origin,
+            "anomaly_source": self.textures.folder.name if self.textures else "procedural",
+        }
+        self.inputs = {
+            "images": self.origin["images"],
+            "anomaly_source": self.textures.fingerprint() if self.textures else None,
+            "foreground": (
+                None
+                if self.foregrounds is None
+                else hashlib.sha256(self.foregrounds.data).hexdigest()
+            ),
+        }
         self.seconds_before = 0.0
         self.log: list[dict[str, float]] = []
-
-    @property
-    def size(self) -> int:
-        return self.model.config.image_size
 
     def plan(self, time_budget: float | None, steps: int | None) -> None:
         """Fix the number of steps; it becomes part of the model's settings."""
         if time_budget is not None and steps is not None:
             raise InputError("steps, time_budget: expected one of the two, got both")
-        if steps is not None and steps < 1:
-            raise InputError(f"steps: expected 1 or more, got {steps}")
         if time_budget is not None:
-            if not time_budget > 0:
+            if not 0 < time_budget < math.inf:
                 raise InputError(f"time_budget: expected seconds above 0, got {time_budget}")
             steps = self._steps_within(time_budget)
         if steps is not None:
             self.model.train_config = update(self.model.train_config, {"steps": steps})
+        for network in self._networks().values():
+            _forget_moments(network)
+        self.model.threshold = None
         self.trainer = self._new_trainer(self.model.unet, self.model.seg)
 
     def resume(self, steps: int | None) -> None:
-        """Take weights, moments and progress from `out`; the number of steps stays what it was."""
+        """Take weights, moments, settings and progress from `out`; its number of steps stays."""
         if self.out is None:
             raise InputError("resume: expected out, the folder of the run to go on with")
-        if steps is not None and steps != self.model.train_config.steps:
-            raise InputError(
-                f"steps: a run that is resumed keeps its {self.model.train_config.steps} steps"
-            )
         path = self.out / STATE_FILE
+        if not path.exists():
+            raise InputError(f"{path}: no such file, so nothing to resume")
         tensors, values = checkpoints.load_state(path)
-        if values.get("images") != self.origin["images"]:
-            raise InputError(f"{path}: this run was trained on other images")
+        for name, ours in self.inputs.items():
+            if values.get(name) != ours:
+                raise InputError(f"{path}: this run was trained with other {name}")
+        if values.get("model") != to_dict(self.model.config):
+            raise InputError(f"{path}: this run's model has other settings")
         try:
+            self.model.train_config = from_dict(TrainConfig, values["train"])
+            planned = self.model.train_config.steps
+            if steps is not None and steps != planned:
+                raise InputError(f"steps: a run that is resumed keeps its {planned} steps")
             for name, network in self._networks().items():
                 network.load_training_state(
                     {k[len(name) + 1 :]: v for k, v in tensors.items() if k.startswith(name + ".")}
                 )
+            self.trainer = self._new_trainer(self.model.unet, self.model.seg)
             self.trainer.iteration = int(values["iteration"])
             self.seconds_before = float(values["seconds"])
+        except InputError:
+            raise
         except (KeyError, ValueError, TypeError) as error:
             raise InputError(f"{path}: does not fit the model: {error}") from error
         self.log = _read_log(self.out / LOG_FILE, self.trainer.iteration)
@@ -114,31 +138,37 @@ class Fit:
 
         config = self.model.train_config
         begun, first = time.monotonic(), self.trainer.iteration
-        try:
+        saved = begun
+        with _interrupts_noted() as interrupts:
             while self.trainer.iteration < config.steps:
                 result = self._step(self.trainer)
-                step = self.trainer.iteration
-                seconds = time.monotonic() - begun
+                step, now = self.trainer.iteration, time.monotonic()
                 self.log.append({"step": step, **result.losses, "seconds": self._seconds()})
-                if progress is not None:
-                    per_step = seconds / (step - first)
-                    progress(
-                        Progress(
-                            step=step,
-                            steps=config.steps,
-                            losses=result.losses,
-                            images_per_second=config.batch_size / per_step,
-                            seconds_left=per_step * (config.steps - step),
+                per_step = (now - begun) / (step - first)
+                try:
+                    if progress is not None:
+                        progress(
+                            Progress(
+                                step=step,
+                                steps=config.steps,
+                                losses=result.losses,
+                                images_per_second=config.batch_size / per_step,
+                                seconds_left=per_step * (config.steps - step),
+                            )
                         )
-                    )
-                if step % config.checkpoint_every == 0 and step < config.steps:
+                    if interrupts:
+                        raise KeyboardInterrupt
+                except BaseException:
                     self._save()
-        except KeyboardInterrupt:
+                    raise
+                due = step % config.checkpoint_every == 0 or now - saved > CHECKPOINT_SECONDS
+                if due and step < config.steps:
+                    self._save()
+                    saved = now
+            self.model.calibrate(self.images.spread(CALIBRATION_IMAGES))
             self._save()
-            raise
-        chosen = np.linspace(0, len(self.images) - 1, min(len(self.images), CALIBRATION_IMAGES))
-        self.model.calibrate(_as_floats(self.images[np.unique(chosen.astype(int))]))
-        self._save()
+        if interrupts:
+            raise KeyboardInterrupt
 
     # ---- steps --------------------------------------------------------------------------------
 
@@ -167,9 +197,9 @@ class Fit:
         """One step of a trainer on the batch of its iteration."""
         config = self.model.train_config
         rng = np.random.default_rng([self.model.config.seed, trainer.iteration, 1])
-        chosen = rng.integers(0, len(self.images), config.batch_size)
+        chosen, drawn = self.images.draw(rng, config.batch_size)
         images, masks, labels = synthesize_batch(
-            _as_floats(self.images[chosen]),
+            drawn,
             None if self.foregrounds is None else self.foregrounds[chosen],
             None if self.textures is None else self.textures.draw(rng, config.batch_size),
             rng.integers(0, 2**64, config.batch_size, dtype=np.uint64),
@@ -185,13 +215,15 @@ class Fit:
     def _steps_within(self, time_budget: float) -> int:
         """How many steps fit what is left of the budget; tried on networks that are thrown away."""
         model = self.model
-        trainer = self._new_trainer(UNet(**model.unet.config, schedule=model.schedule), SegmentationNet(**model.seg.config))
-        seconds = []
-        for _ in range(TIMING_STEPS):
+        trainer = self._new_trainer(
+            UNet(**model.unet.config, schedule=model.schedule), SegmentationNet(**model.seg.config)
+        )
+        seconds: list[float] = []
+        while len(seconds) < TIMING_STEPS and sum(seconds) < TIMING_SHARE * time_budget:
             begun = time.monotonic()
             self._step(trainer)
             seconds.append(time.monotonic() - begun)
-        per_step = statistics.median(seconds[1:])  # the first one also allocates
+        per_step = statistics.median(seconds[1:] or seconds)  # the first one also allocates
         left = time_budget * (1 - RESERVE) - (time.monotonic() - self.start)
         return max(1, int(left / per_step))
 
@@ -201,15 +233,23 @@ class Fit:
         return self.seconds_before + time.monotonic() - self.start
 
     def _save(self) -> None:
-        """Note the run in the model; with `out`, write everything: state first, the model last."""
+        """Note the run in the model; with `out`, write everything.
+
+        In this order: what a kill between two files leaves can always be resumed.
+        """
         model, step = self.model, self.trainer.iteration
+        note = {} if model.threshold is None else {"threshold": model.provenance["threshold"]}
         model.provenance = {
             "train_steps": step,
             "train_seconds": round(self._seconds(), 3),
             "finished": step >= model.train_config.steps,
             "seed": model.config.seed,
             "data": self.origin,
-            "threshold": "reached by at most 1 % of training images",
+            **note,
+            "parameters": model.num_parameters,
+            "planned_memory": model.training_memory(),
+            "threads": _core.get_num_threads(),
+            "simd": _core.simd_level(),
             "versions": system.versions(),
             "created": system.now(),
         }
@@ -223,84 +263,46 @@ class Fit:
         values = {
             "iteration": step,
             "seconds": self._seconds(),
-            "images": self.origin["images"],
+            "model": to_dict(model.config),
+            "train": to_dict(model.train_config),
+            **self.inputs,
         }
-        checkpoints.save_state(self.out / STATE_FILE, tensors, values)
         write_text(self.out / LOG_FILE, _log_text(self.log), durable=False)
         write_text(self.out / CONFIG_FILE, to_toml(model.config, model.train_config))
+        checkpoints.save_state(self.out / STATE_FILE, tensors, values)
         model.save(self.out / MODEL_FILE)
 
 
-class Textures:
-    """Appearances of anomalies: the images of a folder, read when drawn, kept at network size."""
-
-    def __init__(self, folder: PathLike, size: int) -> None:
-        self.paths = list_images(folder, recursive=True)
-        if not self.paths:
-            raise InputError(f"{folder}: no images in this folder")
-        self.size = size
-        self.read: dict[int, Bytes] = {}
-
-    def draw(self, rng: np.random.Generator, count: int) -> Floats:
-        """`count` of them, float32 (count, 3, size, size)."""
-        chosen = rng.integers(0, len(self.paths), count)
-        for index in map(int, chosen):
-            if index not in self.read:
-                self.read[index] = resize(read_image(self.paths[index]), self.size, self.size)
-        return _as_floats(np.stack([self.read[int(index)] for index in chosen]))
+def _forget_moments(network: UNet | SegmentationNet) -> None:
+    """Let Adam start anew, where the network was trained before."""
+    for name, shape in network.parameters().items():
+        for moment in ("m", "v"):
+            network._core.write(name, np.zeros(shape, np.float32), moment)
 
 
-def _as_floats(images: npt.NDArray[Any]) -> Floats:
-    """uint8 (N, H, W, 3) to float32 (N, 3, H, W) in [0, 1]; float32 stays."""
-    if images.dtype == np.float32:
-        return images
-    scaled = images.transpose(0, 3, 1, 2).astype(np.float32)
-    scaled /= np.float32(255)
-    return scaled
+@contextmanager
+def _interrupts_noted() -> Iterator[list[int]]:
+    """Note the first Ctrl-C instead of raising in the middle of a step; a second one raises.
 
+    A step changes both networks and their statistics: only between steps can a run be saved.
+    Nothing is changed where Ctrl-C has another meaning already, or in another thread.
+    """
+    noted: list[int] = []
 
-def _load_images(source: Any, size: int) -> tuple[npt.NDArray[Any], list[str], dict[str, Any]]:
-    """Images at network size (uint8 NHWC from files, float32 NCHW from float arrays), names, origin."""
-    if isinstance(source, (str, Path)):
-        source = datasets.open(source, test_fraction=0.0)
-    if isinstance(source, Dataset):
-        paths = [sample.path for sample in source.train]
-        images = np.stack([resize(read_image(path), size, size) for path in paths])
-        origin = {
-            "images": source.fingerprint(train_only=True),
-            "category": source.category,
-            "layout": source.layout,
-            "count": len(paths),
-        }
-        return images, [path.stem for path in paths], origin
-    floats = to_network(source, size)
-    digest = _digest(floats)
-    return floats, [], {"images": digest, "category": None, "layout": None, "count": len(floats)}
+    def note(number: int, _: Any) -> None:
+        if noted:
+            raise KeyboardInterrupt
+        noted.append(number)
 
-
-def _digest(array: npt.NDArray[Any]) -> str:
-    import hashlib
-
-    return hashlib.sha256(np.ascontiguousarray(array).data).hexdigest()
-
-
-def _load_foregrounds(folder: PathLike, names: list[str], size: int) -> npt.NDArray[np.bool_]:
-    """A mask for each image, found by its name without extension."""
-    if not names:
-        raise InputError("foreground: expected images from files, to find masks by their names")
-    found = {path.stem: path for path in list_images(folder)}
-    missing = [name for name in names if name not in found]
-    if missing:
-        raise InputError(
-            f"{folder}: no mask for {len(missing)} of {len(names)} images, "
-            f"for example {missing[0]!r}"
-        )
-    masks = []
-    for name in names:
-        mask = read_mask(found[name])
-        grey = np.ascontiguousarray(np.repeat(mask[:, :, None], 3, axis=2) * np.uint8(255))
-        masks.append(resize(grey, size, size)[:, :, 0] >= 128)
-    return np.stack(masks)
+    usual = signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    if threading.current_thread() is not threading.main_thread() or not usual:
+        yield noted
+        return
+    signal.signal(signal.SIGINT, note)
+    try:
+        yield noted
+    finally:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def _log_text(rows: list[dict[str, float]]) -> str:

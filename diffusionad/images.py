@@ -133,13 +133,13 @@ def resize(image: Bytes, height: int, width: int) -> Bytes:
     return resized
 
 
-def to_network(images: ImageSource, size: int) -> Floats:
+def to_network(images: ImageSource, size: int, first: int = 0) -> Floats:
     """Bring images to float32 [N, 3, size, size] in [0, 1], the form that the networks take.
 
     Accepted are a path, a uint8 [H, W, 3] array, sequences of those (each image of its own size),
     uint8 [N, H, W, 3], and float32 [N, 3, size, size] or [3, size, size] in [0, 1]. uint8 images
     are resized before they are divided by 255.
-    Raises InputError that names what was expected and what came.
+    Raises InputError that names what was expected and what came; the images count from `first`.
     """
     if isinstance(images, np.ndarray) and images.dtype != np.uint8:
         return _check_float(images, size)
@@ -154,7 +154,7 @@ def to_network(images: ImageSource, size: int) -> Floats:
         pixels = read_image(item) if isinstance(item, (str, os.PathLike)) else np.asarray(item)
         if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3 or pixels.size == 0:
             raise InputError(
-                f"images[{index}]: expected uint8 [H, W, 3] or a path, "
+                f"images[{first + index}]: expected uint8 [H, W, 3] or a path, "
                 f"got {pixels.dtype} {list(pixels.shape)}"
             )
         batch[index] = resize(pixels, size, size).transpose(2, 0, 1)

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
+import math
+import os
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,9 +21,11 @@ from .config import ModelConfig, TrainConfig, from_dict, preset, to_dict, update
 from .denoising import Repair, denoise
 from .diffusion import Schedule
 from .errors import InputError
-from .files import PathLike
+from .files import PathLike, run_folder
 from .images import Floats, ImageSource, list_images, read_image, to_network
 from .models import SegmentationNet, UNet
+
+log = logging.getLogger(__name__)
 
 FALSE_ALARM_RATE = 0.01  # of good images, at the threshold that fit() sets
 
@@ -41,15 +47,15 @@ class Prediction:
 
 @dataclass(frozen=True)
 class Explanation:
-    """Every stage of the method for N images; see Repair for the images' meaning."""
+    """Every stage of the method for N images; see Repair. One step without guidance has no x_b."""
 
     scores: npt.NDArray[np.float64]
     maps: Floats
     x0: Floats
     x_s: Floats
     x0_s: Floats
-    x_b: Floats
-    x0_b: Floats
+    x_b: Floats | None
+    x0_b: Floats | None
 
 
 @dataclass(frozen=True)
@@ -115,8 +121,23 @@ class DiffusionAD:
             patch_size=config.seg_patch_size,
             seed=config.seed,
         )
-        self.threshold: float | None = None
+        self._threshold: float | None = None
         self.provenance: dict[str, Any] = {}
+
+    @property
+    def threshold(self) -> float | None:
+        """Score from which on an image counts as anomalous; set by fit(), calibrate() or you."""
+        return self._threshold
+
+    @threshold.setter
+    def threshold(self, value: float | None) -> None:
+        number = None if value is None else _as_number(value)
+        if number is not None and not math.isfinite(number):
+            raise InputError(f"threshold: expected a finite number or None, got {value!r}")
+        self._threshold = number
+        self.provenance = {**self.provenance, "threshold": "given"}
+        if number is None:
+            del self.provenance["threshold"]
 
     @property
     def seed(self) -> int:
@@ -145,8 +166,8 @@ class DiffusionAD:
         for first in range(0, len(items), batch_size):
             batch = items[first : first + batch_size]
             if size == "input" and not isinstance(batch, np.ndarray):
-                batch = [read_image(i) if isinstance(i, (str, Path)) else i for i in batch]
-            x0 = to_network(batch, self.config.image_size)
+                batch = [read_image(i) if isinstance(i, (str, os.PathLike)) else i for i in batch]
+            x0 = to_network(batch, self.config.image_size, first)
             repair = self._repair(x0)
             found = self._map(x0, repair)
             scores.append(metrics.image_scores(found, top_k=self.config.top_k))
@@ -178,8 +199,8 @@ class DiffusionAD:
             x0=repair.x0,
             x_s=repair.x_s,
             x0_s=repair.x0 if repair.x0_s is None else repair.x0_s,
-            x_b=repair.x_s if repair.x_b is None else repair.x_b,
-            x0_b=repair.x0 if repair.x0_b is None else repair.x0_b,
+            x_b=repair.x_b,
+            x0_b=repair.x0_b,
         )
 
     def _repair(self, x0: Floats) -> Repair:
@@ -207,8 +228,10 @@ class DiffusionAD:
             raise InputError(f"false_alarm_rate: expected 0 to below 1, got {false_alarm_rate}")
         scores = np.sort(self.predict(images).scores)
         allowed = int(false_alarm_rate * len(scores))
-        self.threshold = float(np.nextafter(scores[len(scores) - 1 - allowed], np.inf))
-        return self.threshold
+        threshold = float(np.nextafter(scores[len(scores) - 1 - allowed], np.inf))
+        self.threshold = threshold
+        self.provenance["threshold"] = f"reached by at most {allowed} of {len(scores)} good images"
+        return threshold
 
     # ---- training -----------------------------------------------------------------------------
 
@@ -231,19 +254,49 @@ class DiffusionAD:
         same name, to which defects are confined.
 
         With ``out``, model, state and log are written there at every checkpoint, when done and when
-        interrupted; ``resume`` goes on from there, bit for bit. Raises InputError for unusable
-        input, WriteError where ``out`` cannot be written, FloatingPointError on divergence.
+        interrupted (Ctrl-C waits for the end of a step); ``resume`` goes on from there, bit for
+        bit, with the settings and the number of steps of that run. One run at a time may use the
+        folder. Raises InputError for unusable input, WriteError where ``out`` cannot be written,
+        FloatingPointError on divergence.
         """
         from .fitting import Fit
 
         start = time.monotonic()
-        run = Fit(self, source, anomaly_source, foreground, out, start)
-        if resume:
-            run.resume(steps)
-        else:
-            run.plan(time_budget, steps)
-        run.train(progress)
+        with nullcontext() if out is None else run_folder(out) as folder:
+            run = Fit(self, source, anomaly_source, foreground, folder, start)
+            if resume:
+                run.resume(steps)
+            else:
+                run.plan(time_budget, steps)
+            log.info("memory planned for training: %s", self.training_memory())
+            run.train(progress)
         return self
+
+    def training_memory(self) -> dict[str, int]:
+        """Bytes that a training step takes, known before the first one.
+
+        ``"weights"`` of both networks with gradients and Adam's moments, ``"activations"`` and
+        ``"scratch"`` of a batch, of which the UNet sees every image at two noise scales, and their
+        ``"total"``.
+        """
+        batch, size = self.train_config.batch_size, self.config.image_size
+        seg = self.seg.config
+        sized = _core.segmenter(  # the segmentation network takes its size from what it is given
+            height=size,
+            width=size,
+            in_channels=seg["in_channels"],
+            out_channels=seg["out_channels"],
+            base_channels=seg["base_channels"],
+            patch=seg["patch_size"],
+        )
+        recompute = self.train_config.recompute
+        parts = [
+            network.memory(images, training=True, recompute=recompute)
+            for network, images in ((self.unet._core, 2 * batch), (sized, batch))
+        ]
+        names = {"weights": "weights", "activations": "arena", "scratch": "scratch"}
+        sums = {ours: sum(part[name] for part in parts) for ours, name in names.items()}
+        return {**sums, "total": sum(sums.values())}
 
     # ---- files --------------------------------------------------------------------------------
 
@@ -287,7 +340,7 @@ def load(path: PathLike) -> DiffusionAD:
     except (KeyError, ValueError, TypeError) as error:
         message = str(error.args[0] if error.args else error)
         raise InputError(f"{path}: the file does not fit its own settings: {message}") from error
-    model.threshold = checkpoint.threshold
+    model._threshold = checkpoint.threshold
     model.provenance = checkpoint.provenance
     return model
 
@@ -299,15 +352,35 @@ def _settings(name: str, **overrides: Any) -> tuple[ModelConfig, TrainConfig]:
 
 def _as_sequence(images: ImageSource) -> Any:
     """Images as something to take batches from."""
-    if isinstance(images, (str, Path)):
-        images = list_images(images) if Path(images).is_dir() else [images]
-    elif isinstance(images, np.ndarray) and images.ndim == 3:
-        images = images[None]
+    if isinstance(images, (str, os.PathLike)):
+        folder = Path(images)
+        images = list_images(folder) if folder.is_dir() else [folder]
+        if not images:
+            raise InputError(f"{folder}: no images in this folder")
+    elif isinstance(images, np.ndarray):
+        if images.ndim not in (3, 4):
+            raise InputError(
+                "images: expected uint8 [N, H, W, 3] or float32 [N, 3, H, W], or one image, "
+                f"got {images.dtype} {list(images.shape)}"
+            )
+        images = images[None] if images.ndim == 3 else images
+    else:
+        try:
+            images = list(images)
+        except TypeError as error:
+            raise InputError(
+                f"images: expected arrays or paths, got {type(images).__name__}"
+            ) from error
     if len(images) == 0:
         raise InputError("images: expected at least one image, got none")
-    if isinstance(images, np.ndarray):
-        return images
-    return list(images)
+    return images
+
+
+def _as_number(value: Any) -> float:
+    try:
+        return float(value)
+    except (TypeError, ValueError) as error:
+        raise InputError(f"threshold: expected a number or None, got {value!r}") from error
 
 
 def _image_size(pixels: npt.NDArray[Any]) -> tuple[int, int]:

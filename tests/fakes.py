@@ -32,6 +32,10 @@ class FakeModel:
         self.threshold: float | None = None
         self.seed = self.config.seed
         self.fitted: dict[str, Any] = {}
+        self.num_parameters = 2_000_000
+
+    def training_memory(self) -> dict[str, int]:
+        return {"total": 123_000_000}
 
     def fit(
         self, source: Any, *, progress: Callable[[Progress], None], out: str, **options: Any
@@ -58,7 +62,14 @@ class FakeModel:
         checkpoints.save_model(
             path,
             checkpoints.Checkpoint(
-                one, one, config.to_dict(self.config), self.provenance, self.threshold
+                one,
+                one,
+                {
+                    "model": config.to_dict(self.config),
+                    "train": config.to_dict(self.train_config),
+                },
+                self.provenance,
+                self.threshold,
             ),
         )
 
@@ -66,7 +77,8 @@ class FakeModel:
 def load(path: str | Path) -> FakeModel:
     file = checkpoints.load_model(path)
     model = FakeModel()
-    model.config = config.from_dict(config.ModelConfig, file.config)
+    model.config = config.from_dict(config.ModelConfig, file.config["model"])
+    model.train_config = config.from_dict(config.TrainConfig, file.config["train"])
     model.provenance, model.threshold = file.provenance, file.threshold
     return model
 

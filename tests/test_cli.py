@@ -243,7 +243,7 @@ def test_a_model_is_not_replaced_unasked(capsys, tmp_path, data):
     before = (out / "model.safetensors").read_bytes()
     assert "exists already" in fails(capsys, 2, "train", data, "--out", out, "--seed", 3)
     assert (out / "model.safetensors").read_bytes() == before
-    assert "keeps its settings" in fails(
+    assert "--seed: this run has 0" in fails(
         capsys, 2, "train", data, "--out", out, "--resume", "--seed", 3
     )
     assert run("train", data, "--out", out, "--resume", "--quiet") == 0

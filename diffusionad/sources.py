@@ -1,0 +1,141 @@
+"""What a training run reads: good images, textures for the anomalies, masks of the part."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from diffusionad import datasets
+from diffusionad.datasets import Dataset
+from diffusionad.errors import InputError
+from diffusionad.files import PathLike, reason
+from diffusionad.images import (
+    Bytes,
+    Floats,
+    Mask,
+    list_images,
+    read_image,
+    read_mask,
+    resize,
+    to_network,
+)
+
+TEXTURE_MEMORY = 512 << 20  # bytes of textures that are kept; more are read again when drawn
+
+
+@dataclass(frozen=True)
+class TrainingImages:
+    """Images at network size: uint8 (N, H, W, 3) from files, float32 (N, 3, H, W) from arrays."""
+
+    pixels: npt.NDArray[Any]
+    names: Sequence[str]  # without extension; empty for arrays
+    origin: dict[str, Any]  # "images" (a fingerprint), "category", "layout", "count"
+
+    def draw(self, rng: np.random.Generator, count: int) -> tuple[npt.NDArray[np.intp], Floats]:
+        """Which, and float32 (count, 3, H, W)."""
+        chosen = rng.integers(0, len(self.pixels), count)
+        return chosen, as_floats(self.pixels[chosen])
+
+    def spread(self, count: int) -> Floats:
+        """Up to `count` of them, evenly over all."""
+        total = len(self.pixels)
+        chosen = np.linspace(0, total - 1, min(total, count)).astype(int)
+        return as_floats(self.pixels[np.unique(chosen)])
+
+
+def load_images(source: Any, size: int) -> TrainingImages:
+    """Read a Dataset's training part, a folder, a file, or images as to_network() takes them."""
+    if isinstance(source, (str, os.PathLike)):
+        path = Path(source)
+        source = [path] if path.is_file() else datasets.open(path, test_fraction=0.0)
+    origin: dict[str, Any] = {"category": None, "layout": None}
+    if isinstance(source, Dataset):
+        paths = [sample.path for sample in source.train]
+        origin = {"category": source.category, "layout": source.layout}
+        fingerprint = source.fingerprint(train_only=True)
+    else:
+        source = source if isinstance(source, np.ndarray) else list(source)
+        if not len(source) or not all(isinstance(item, (str, os.PathLike)) for item in source):
+            floats = to_network(source, size)
+            digest = hashlib.sha256(floats.data).hexdigest()
+            return TrainingImages(floats, (), {**origin, "images": digest, "count": len(floats)})
+        paths = [Path(path) for path in source]
+        fingerprint = datasets.fingerprint(paths, paths[0].parent)
+    if not paths:
+        raise InputError(f"{source.root}: no images to train on")
+    pixels = np.empty((len(paths), size, size, 3), np.uint8)
+    for index, path in enumerate(paths):
+        pixels[index] = resize(read_image(path), size, size)
+    origin |= {"images": fingerprint, "count": len(paths)}
+    return TrainingImages(pixels, [path.stem for path in paths], origin)
+
+
+def load_foregrounds(folder: PathLike, names: Sequence[str], size: int) -> Mask:
+    """A mask for each image, found by its name without extension: (N, size, size)."""
+    if not names:
+        raise InputError("foreground: expected images from files, to find masks by their names")
+    found = {path.stem: path for path in list_images(folder)}
+    missing = [name for name in names if name not in found]
+    if missing:
+        raise InputError(
+            f"{folder}: no mask for {len(missing)} of {len(names)} images, "
+            f"for example {missing[0]!r}"
+        )
+    masks = np.empty((len(names), size, size), np.bool_)
+    for index, name in enumerate(names):
+        masks[index] = resize(read_mask(found[name]) * np.uint8(255), size, size) >= 128
+        if not masks[index].any():
+            raise InputError(f"{found[name]}: the mask leaves no place for an anomaly")
+    return masks
+
+
+class Textures:
+    """Appearances of anomalies: the images of a folder, read when drawn, kept at network size."""
+
+    def __init__(self, folder: PathLike, size: int) -> None:
+        self.folder = Path(folder)
+        self.paths = list_images(folder, recursive=True)
+        if not self.paths:
+            raise InputError(f"{folder}: no images in this folder")
+        self.size = size
+        self._kept: dict[int, Bytes] = {}
+
+    def draw(self, rng: np.random.Generator, count: int) -> Floats:
+        """`count` of them, float32 (count, 3, size, size)."""
+        chosen = rng.integers(0, len(self.paths), count)
+        return as_floats(np.stack([self._read(int(index)) for index in chosen]))
+
+    def _read(self, index: int) -> Bytes:
+        pixels = self._kept.get(index)
+        if pixels is None:
+            pixels = resize(read_image(self.paths[index]), self.size, self.size)
+            if len(self._kept) * pixels.nbytes < TEXTURE_MEMORY:
+                self._kept[index] = pixels
+        return pixels
+
+    def fingerprint(self) -> str:
+        """SHA-256 over the files' names and sizes: there may be gigabytes of them."""
+        total = hashlib.sha256()
+        for path in self.paths:
+            try:
+                name, length = path.relative_to(self.folder), path.stat().st_size
+            except OSError as error:
+                raise InputError(f"{path}: cannot be read: {reason(error)}") from error
+            total.update(os.fsencode(f"{name}\0{length}\n"))
+        return total.hexdigest()
+
+
+def as_floats(images: npt.NDArray[Any]) -> Floats:
+    """uint8 (N, H, W, 3) to float32 (N, 3, H, W) in [0, 1]; float32 stays."""
+    if images.dtype == np.float32:
+        return images
+    scaled = images.transpose(0, 3, 1, 2).astype(np.float32)
+    scaled /= np.float32(255)
+    return scaled
