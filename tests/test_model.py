@@ -23,7 +23,7 @@ def tiny(**overrides: object) -> dad.DiffusionAD:
     """Networks of one level, with weights that do something everywhere."""
     settings = {
         "image_size": SIZE, "channel_mults": (1,), "attention_resolutions": (), "seg_channels": 4,
-        "batch_size": 2, "top_k": 5, "patch_size": 1, "seg_patch_size": 1,
+        "batch_size": 2, "top_k": 5, "patch_size": 4, "seg_patch_size": 1,
     }  # fmt: skip
     model = dad.DiffusionAD(**{**settings, **overrides})
     rng = np.random.default_rng(7)

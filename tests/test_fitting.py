@@ -1,0 +1,494 @@
+"""Training runs of real, tiny networks: repeatable, resumable, and safe in what they leave."""
+
+from __future__ import annotations
+
+import csv
+import errno
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from test_model import SIZE, tiny
+
+import diffusionad as dad
+from diffusionad import _core, checkpoints, config, datasets, fitting, sources
+from diffusionad.errors import InputError, WriteError
+from diffusionad.model import Progress
+
+STEPS = 6
+
+
+def weights(model: dad.DiffusionAD) -> bytes:
+    states = (model.unet.training_state(), model.seg.training_state())
+    return b"".join(np.asarray(v).tobytes() for state in states for v in state.values())
+
+
+def small(**overrides: object) -> dad.DiffusionAD:
+    return tiny(**{"checkpoint_every": 2, "warmup": 1, **overrides})
+
+
+@pytest.fixture(autouse=True)
+def _threads():
+    count = _core.get_num_threads()
+    yield
+    _core.set_num_threads(count)
+
+
+@pytest.fixture(scope="module")
+def images() -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 256, (4, 40, 36, 3), dtype=np.uint8)
+
+
+@pytest.fixture
+def folder(tmp_path, images) -> Path:
+    (tmp_path / "good").mkdir()
+    for index, pixels in enumerate(images):
+        Image.fromarray(pixels).save(tmp_path / "good" / f"{index}.png")
+    return tmp_path / "good"
+
+
+@pytest.fixture(scope="module")
+def whole(images) -> bytes:
+    """Weights and moments of the uninterrupted run."""
+    return weights(small().fit(images, steps=STEPS))
+
+
+def stop_at(step: int, error: type[BaseException] = KeyboardInterrupt):
+    def progress(p: Progress) -> None:
+        if p.step == step:
+            raise error
+
+    return progress
+
+
+# ---- repeatable -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3])
+def test_a_run_is_repeatable_for_any_number_of_threads(images, whole, threads):
+    _core.set_num_threads(threads)
+    assert weights(small().fit(images, steps=STEPS)) == whole
+
+
+def test_seed_and_images_decide(images, whole):
+    assert weights(small(seed=1).fit(images, steps=STEPS)) != whole
+    assert weights(small().fit(images[1:], steps=STEPS)) != whole
+
+
+def test_a_second_fit_goes_on_from_the_weights_with_fresh_moments(images):
+    model = small().fit(images, steps=2)
+    other = small()
+    other.unet.load_state_dict(model.unet.state_dict())
+    other.seg.load_state_dict(model.seg.state_dict())
+    assert weights(model.fit(images, steps=2)) == weights(other.fit(images, steps=2))
+
+
+def test_progress_counts_every_step(images):
+    seen: list[Progress] = []
+    small().fit(images, steps=3, progress=seen.append)
+    assert [(p.step, p.steps) for p in seen] == [(1, 3), (2, 3), (3, 3)]
+    assert all(p.images_per_second > 0 for p in seen)
+    assert seen[-1].seconds_left == 0
+    assert set(seen[0].losses) == {"noise", "bce", "dice", "total"}
+
+
+def test_every_kind_of_source(images, folder):
+    by_array = small().fit(images, steps=2)
+    by_list = small().fit(list(images), steps=2)
+    assert weights(by_list) == weights(by_array)
+    models = [
+        small().fit(source, steps=2)
+        for source in (
+            folder,
+            str(folder),
+            datasets.open(folder, test_fraction=0),
+            sorted(folder.iterdir()),
+            (path for path in sorted(folder.iterdir())),
+        )
+    ]
+    prints = {model.provenance["data"]["images"] for model in models}
+    assert len(prints) == 1
+    assert {weights(model) for model in models} == {weights(models[0])}
+    # From files images are resized once to bytes, as from uint8 arrays.
+    assert weights(models[0]) == weights(by_array)
+    single = small().fit(folder / "0.png", steps=2)
+    assert single.provenance["data"]["count"] == 1
+
+
+def test_bad_sources_are_named(tmp_path, folder):
+    (folder / "2.png").write_bytes((folder / "2.png").read_bytes()[:50])
+    with pytest.raises(InputError, match=r"2\.png: the image is broken"):
+        small().fit(folder, steps=1)
+    with pytest.raises(InputError, match="none: no such folder"):
+        small().fit(tmp_path / "none", steps=1)
+    with pytest.raises(InputError, match="images: expected at least one image"):
+        small().fit([], steps=1)
+    with pytest.raises(InputError, match=r"values in \[0, 1\]"):
+        small().fit(np.full((1, 3, SIZE, SIZE), np.nan, np.float32), steps=1)
+    empty = datasets.Dataset(tmp_path, "folder", "x", (), ())
+    with pytest.raises(InputError, match="no images to train on"):
+        small().fit(empty, steps=1)
+
+
+def test_bad_lengths_are_named(images):
+    cases = [
+        ({"steps": 0}, "steps: expected at least 1, got 0"),
+        ({"steps": 2.5}, "steps: expected int"),
+        ({"steps": 1, "time_budget": 1.0}, "expected one of the two"),
+        ({"time_budget": 0.0}, "time_budget: expected seconds above 0"),
+        ({"time_budget": float("nan")}, "time_budget: expected seconds above 0"),
+        ({"time_budget": float("inf")}, "time_budget: expected seconds above 0"),
+        ({"resume": True}, "resume: expected out"),
+    ]
+    for options, words in cases:
+        with pytest.raises(InputError, match=words):
+            small().fit(images, **options)
+
+
+# ---- what is written --------------------------------------------------------------------------
+
+
+def test_files_of_a_run(tmp_path, folder):
+    out = tmp_path / "new" / "run"
+    model = small(batch_size=3).fit(folder, steps=5, out=out)
+    assert sorted(path.name for path in out.iterdir()) == [
+        "config.toml", "log.csv", "model.safetensors", "state.safetensors",
+    ]  # fmt: skip
+    read = dad.load(out / "model.safetensors")
+    assert read.threshold == model.threshold
+    assert read.config == model.config
+    assert read.train_config.steps == 5
+    assert config.from_toml(out / "config.toml") == (model.config, model.train_config)
+    with (out / "log.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert list(rows[0]) == list(fitting.LOG_COLUMNS)
+    assert [row["step"] for row in rows] == ["1", "2", "3", "4", "5"]
+    for row in rows:
+        parts = [float(row[name]) for name in ("noise", "bce", "dice")]
+        assert float(row["total"]) == pytest.approx(sum(parts), rel=1e-4)
+        assert row["focal"] == ""
+    seconds = [float(row["seconds"]) for row in rows]
+    assert seconds == sorted(seconds)
+
+
+def test_provenance_says_where_the_model_comes_from(folder):
+    model = small(seed=3).fit(folder, steps=2)
+    provenance = model.provenance
+    assert provenance["train_steps"] == 2
+    assert provenance["finished"] is True
+    assert provenance["seed"] == 3
+    assert provenance["train_seconds"] > 0
+    assert provenance["data"] == {
+        "images": datasets.open(folder, test_fraction=0).fingerprint(train_only=True),
+        "category": "good", "layout": "folder", "count": 4, "anomaly_source": "procedural",
+    }  # fmt: skip
+    assert provenance["versions"]["diffusionad"] == dad.__version__
+    assert provenance["parameters"] == model.num_parameters
+    assert provenance["planned_memory"] == model.training_memory()
+    assert provenance["threshold"] == "reached by at most 0 of 4 good images"
+    assert model.predict(folder).labels.sum() == 0
+
+
+def test_planned_memory_grows_with_the_batch_and_falls_with_recomputation():
+    one, four = (small(batch_size=n).training_memory() for n in (1, 4))
+    assert one["weights"] == four["weights"]
+    assert one["weights"] >= 16 * small().num_parameters
+    assert 3 * one["activations"] < four["activations"] < 5 * one["activations"]
+    assert small(batch_size=4, recompute=True).training_memory()["total"] < four["total"]
+    for memory in (one, four):
+        assert memory["total"] == sum(v for k, v in memory.items() if k != "total")
+
+
+# ---- interrupted and resumed ------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, RuntimeError])
+@pytest.mark.parametrize("step", [1, 4, STEPS])
+def test_a_run_that_was_stopped_goes_on_bit_for_bit(tmp_path, images, whole, step, error):
+    out = tmp_path / "run"
+    with pytest.raises(error):
+        small().fit(images, steps=STEPS, out=out, progress=stop_at(step, error))
+    half = dad.load(out / "model.safetensors")
+    assert half.provenance["train_steps"] == step
+    assert half.threshold is None
+    assert "threshold" not in half.provenance
+    seen: list[int] = []
+    half.fit(images, out=out, resume=True, progress=lambda p: seen.append(p.step))
+    assert seen == list(range(step + 1, STEPS + 1))
+    assert weights(half) == whole
+    steps = [row.split(",")[0] for row in (out / "log.csv").read_text().splitlines()]
+    assert steps == ["step", *map(str, range(1, STEPS + 1))]
+    assert half.threshold is not None
+
+
+def test_a_new_model_of_equal_settings_can_resume(tmp_path, images, whole):
+    with pytest.raises(KeyboardInterrupt):
+        small().fit(images, steps=STEPS, out=tmp_path, progress=stop_at(3))
+    model = small().fit(images, out=tmp_path, resume=True)
+    assert model.train_config.steps == STEPS
+    assert weights(model) == whole
+
+
+SCRIPT = """if True:
+    import sys
+    import numpy as np
+    sys.path.insert(0, sys.argv[1])
+    from test_fitting import STEPS, small
+    images = np.load(sys.argv[2])
+    def progress(p):
+        print(p.step, flush=True)
+        if p.step == 5:
+            sys.stdin.read()
+    small().fit(images, steps=STEPS, out=sys.argv[3], progress=progress)
+"""
+
+
+def start(tmp_path: Path, images: np.ndarray) -> subprocess.Popen[str]:
+    """A run in a process of its own that waits within its fifth step."""
+    np.save(tmp_path / "x.npy", images)
+    arguments = [str(Path(__file__).parent), str(tmp_path / "x.npy"), str(tmp_path / "run")]
+    process = subprocess.Popen(
+        [sys.executable, "-c", SCRIPT, *arguments],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    for line in process.stdout:
+        if line.strip() == "5":
+            return process
+    raise AssertionError(process.stderr.read())
+
+
+def test_a_killed_run_goes_on_from_its_last_checkpoint(tmp_path, images, whole):
+    process = start(tmp_path, images)
+    with pytest.raises(InputError, match="run: another run is writing to this folder"):
+        small().fit(images, steps=1, out=tmp_path / "run")
+    process.kill()
+    process.communicate()
+    model = dad.load(tmp_path / "run" / "model.safetensors")
+    assert model.provenance["train_steps"] == 4
+    assert weights(model.fit(images, out=tmp_path / "run", resume=True)) == whole
+
+
+def test_ctrl_c_waits_for_the_step_and_saves_it(tmp_path, images, whole):
+    process = start(tmp_path, images)
+    process.send_signal(signal.SIGINT)
+    time.sleep(0.2)
+    process.stdin.close()
+    error = process.stderr.read()
+    assert process.wait() != 0
+    assert "KeyboardInterrupt" in error
+    model = dad.load(tmp_path / "run" / "model.safetensors")
+    assert model.provenance["train_steps"] == 5
+    assert weights(model.fit(images, out=tmp_path / "run", resume=True)) == whole
+
+
+def test_a_kill_between_two_files_can_be_resumed(tmp_path, images, whole, monkeypatch):
+    out = tmp_path / "run"
+
+    def killed(*_: object) -> None:
+        raise SystemExit
+
+    with pytest.raises(KeyboardInterrupt):
+        small().fit(images, steps=STEPS, out=out, progress=stop_at(2))
+    for function in ("save_model", "save_state"):
+        with monkeypatch.context() as patch:
+            patch.setattr(checkpoints, function, killed)
+            with pytest.raises(SystemExit):
+                dad.load(out / "model.safetensors").fit(images, out=out, resume=True)
+    model = dad.load(out / "model.safetensors").fit(images, out=out, resume=True)
+    assert weights(model) == whole
+    assert len((out / "log.csv").read_text().splitlines()) == 1 + STEPS
+
+
+def test_resume_refuses_what_does_not_fit(tmp_path, images, folder):
+    out = tmp_path / "run"
+    with pytest.raises(InputError, match=r"state\.safetensors: no such file, so nothing to resume"):
+        small().fit(images, out=out, resume=True)
+    with pytest.raises(KeyboardInterrupt):
+        small().fit(images, steps=STEPS, out=out, progress=stop_at(3))
+    before = {path.name: path.read_bytes() for path in out.iterdir()}
+    cases = [
+        (small(), {"source": images[1:]}, "was trained with other images"),
+        (small(), {"anomaly_source": folder}, "was trained with other anomaly_source"),
+        (small(), {"steps": STEPS + 1}, f"keeps its {STEPS} steps"),
+        (small(seed=1), {}, "this run's model has other settings"),
+        (small(seg_channels=8), {}, "this run's model has other settings"),
+    ]
+    for model, options, words in cases:
+        with pytest.raises(InputError, match=words):
+            model.fit(options.pop("source", images), out=out, resume=True, **options)
+    (out / "state.safetensors").write_bytes(before["state.safetensors"][:-9])
+    with pytest.raises(InputError, match=r"state\.safetensors: not a complete"):
+        small().fit(images, out=out, resume=True)
+    (out / "state.safetensors").write_bytes(before["state.safetensors"])
+    assert {path.name: path.read_bytes() for path in out.iterdir()} == before
+
+
+def test_a_time_budget_becomes_a_number_of_steps_that_is_kept(tmp_path, images, monkeypatch):
+    out = tmp_path / "run"
+    monkeypatch.setattr(fitting.Fit, "_steps_within", lambda self, budget: round(3 * budget))
+    with pytest.raises(KeyboardInterrupt):
+        small().fit(images, time_budget=2.0, out=out, progress=stop_at(2))
+    assert config.from_toml(out / "config.toml")[1].steps == STEPS
+    assert dad.load(out / "model.safetensors").train_config.steps == STEPS
+    model = dad.load(out / "model.safetensors")
+    model.fit(images, time_budget=100.0, out=out, resume=True)
+    assert model.provenance["train_steps"] == model.train_config.steps == STEPS
+    monkeypatch.undo()
+    assert weights(model) == weights(small().fit(images, steps=STEPS))
+
+
+def test_a_time_budget_is_about_kept(images):
+    begun = time.monotonic()
+    model = small().fit(images, time_budget=1.5)
+    assert model.train_config.steps >= 2
+    assert model.provenance["train_steps"] == model.train_config.steps
+    assert weights(model) == weights(small().fit(images, steps=model.train_config.steps))
+    assert time.monotonic() - begun < 60
+    assert small().fit(images, time_budget=1e-6).train_config.steps == 1
+
+
+# ---- places that cannot be written ------------------------------------------------------------
+
+
+def test_a_full_disk_ends_the_run_and_leaves_earlier_files(tmp_path, images, whole, monkeypatch):
+    out = tmp_path / "run"
+    write, calls = checkpoints._write, []
+
+    def full(path: Path, *rest: object) -> None:
+        calls.append(path)
+        if len(calls) > 3:  # the model of the second checkpoint
+            raise WriteError(f"{path}: cannot write: {os.strerror(errno.ENOSPC).lower()}")
+        write(path, *rest)
+
+    monkeypatch.setattr(checkpoints, "_write", full)
+    with pytest.raises(WriteError, match=r"model\.safetensors: cannot write: no space"):
+        small().fit(images, steps=STEPS, out=out)
+    monkeypatch.undo()
+    model = dad.load(out / "model.safetensors")
+    assert model.provenance["train_steps"] == 2
+    assert weights(model.fit(images, out=out, resume=True)) == whole
+
+
+def test_a_folder_that_cannot_be_written_is_found_before_training(tmp_path, images, monkeypatch):
+    (tmp_path / "file").touch()
+    with pytest.raises(WriteError, match="file: cannot make this folder"):
+        small().fit(images, steps=1, out=tmp_path / "file")
+
+    def refuse(**_: object) -> None:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+    monkeypatch.setattr("tempfile.TemporaryFile", refuse)
+    with pytest.raises(WriteError, match="run: cannot write: permission denied"):
+        small().fit(images, steps=1, out=tmp_path / "run", progress=stop_at(1))
+
+
+def test_a_folder_is_free_again_after_a_run(tmp_path, images):
+    with pytest.raises(InputError, match="steps"):
+        small().fit(images, steps=0, out=tmp_path)
+    small().fit(images, steps=1, out=tmp_path)
+    small().fit(images, steps=1, out=tmp_path)
+
+
+# ---- anomalies --------------------------------------------------------------------------------
+
+
+def drawn(model: dad.DiffusionAD, monkeypatch: pytest.MonkeyPatch, **options: object) -> list:
+    """Images, masks and labels of every step of a short run."""
+    steps = []
+    whole = dad.Trainer.step
+
+    def step(self, images, masks, labels, **rest):
+        steps.append((images, masks, labels))
+        return whole(self, images, masks, labels, **rest)
+
+    monkeypatch.setattr(dad.Trainer, "step", step)
+    model.fit(**options)
+    return steps
+
+
+def test_anomalies_stay_inside_the_foreground(tmp_path, folder, monkeypatch):
+    (tmp_path / "masks").mkdir()
+    for path in folder.iterdir():
+        mask = np.zeros((40, 36), np.uint8)
+        mask[:20] = 1
+        Image.fromarray(mask).save(tmp_path / "masks" / path.name)
+    model = small(batch_size=8, anomaly_probability=1.0)
+    steps = drawn(model, monkeypatch, source=folder, foreground=tmp_path / "masks", steps=3)
+    masks = np.concatenate([masks for _, masks, _ in steps])
+    assert masks[:, :, :16].any()
+    assert not masks[:, :, 16:].any()
+
+
+def test_foregrounds_that_do_not_fit_are_named(tmp_path, folder, images):
+    masks = tmp_path / "masks"
+    masks.mkdir()
+    for index in (0, 1, 3):
+        Image.new("L", (36, 40), 255).save(masks / f"{index}.png")
+    with pytest.raises(InputError, match=r"masks: no mask for 1 of 4 images, for example '2'"):
+        small().fit(folder, foreground=masks, steps=1)
+    Image.new("L", (36, 40), 0).save(masks / "2.png")
+    with pytest.raises(InputError, match=r"2\.png: the mask leaves no place"):
+        small().fit(folder, foreground=masks, steps=1)
+    with pytest.raises(InputError, match="foreground: expected images from files"):
+        small().fit(images, foreground=masks, steps=1)
+
+
+def test_anomalies_come_from_the_given_textures(tmp_path, folder, monkeypatch):
+    textures = tmp_path / "dtd" / "red"
+    textures.mkdir(parents=True)
+    Image.new("RGB", (50, 50), (255, 0, 0)).save(textures / "r.png")
+    model = small(batch_size=8, anomaly_probability=1.0, self_probability=0.0)
+    steps = drawn(model, monkeypatch, source=folder, anomaly_source=textures.parent, steps=2)
+    images = np.concatenate([images for images, _, _ in steps]).transpose(1, 0, 2, 3)
+    inside = np.concatenate([masks for _, masks, _ in steps])[:, 0] > 0
+    red, green, blue = (channel[inside].mean() for channel in images)
+    assert red > 1.3 * max(green, blue)
+    assert model.provenance["data"]["anomaly_source"] == "dtd"
+
+
+def test_bad_textures_are_named(tmp_path, images):
+    textures = tmp_path / "dtd"
+    textures.mkdir()
+    with pytest.raises(InputError, match="dtd: no images in this folder"):
+        small().fit(images, anomaly_source=textures, steps=1)
+    (textures / "broken.png").write_bytes(b"\x89PNG")
+    with pytest.raises(InputError, match=r"broken\.png: not an image"):
+        small().fit(images, anomaly_source=textures, steps=1)
+
+
+def test_textures_are_kept_up_to_a_limit_and_stay_the_same(tmp_path, monkeypatch):
+    for index in range(5):
+        Image.new("RGB", (9, 9), (index * 50, 0, 0)).save(tmp_path / f"{index}.png")
+    seeds = [np.random.default_rng(2) for _ in range(2)]
+    kept = sources.Textures(tmp_path, 8)
+    expected = kept.draw(seeds[0], 20)
+    assert expected.shape == (20, 3, 8, 8)
+    assert len(np.unique(expected[:, 0, 0, 0])) == 5
+    monkeypatch.setattr(sources, "TEXTURE_MEMORY", 2 * 8 * 8 * 3)
+    limited = sources.Textures(tmp_path, 8)
+    np.testing.assert_array_equal(limited.draw(seeds[1], 20), expected)
+    assert len(limited._kept) == 2
+    for path in tmp_path.iterdir():
+        path.unlink()
+    np.testing.assert_array_equal(kept.draw(np.random.default_rng(2), 20), expected)
+
+
+def test_divergence_is_an_error_and_keeps_the_last_checkpoint(tmp_path, images, monkeypatch):
+    out = tmp_path / "run"
+    step = dad.Trainer.step
+
+    def diverge(self, *args, **options):
+        if self.iteration == 3:
+            raise FloatingPointError("the loss is nan at iteration 3")
+        return step(self, *args, **options)
+
+    monkeypatch.setattr(dad.Trainer, "step", diverge)
+    with pytest.raises(FloatingPointError, match="loss is nan"):
+        small().fit(images, steps=STEPS, out=out)
+    assert dad.load(out / "model.safetensors").provenance["train_steps"] == 2
