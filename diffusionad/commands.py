@@ -54,8 +54,7 @@ TITLES = {
 
 def demo(args: Namespace) -> int:
     """Train on the bundled images, evaluate, draw, report: everything under --out."""
-    console = Console(args.quiet)
-    _prepare_json(args)
+    console = _console(args)
     folder = make_folder(args.out)
     dataset = bundled()
     console.say(f"bundled images of ball screws (BSData, CC BY-SA 4.0): {dataset}")
@@ -79,8 +78,7 @@ def demo(args: Namespace) -> int:
 
 def train(args: Namespace) -> int:
     """Train a model and leave it, its log and its settings under --out."""
-    console = Console(args.quiet)
-    _prepare_json(args)
+    console = _console(args)
     dataset = open_dataset(args.data, args.layout, args.category)
     for name in ("anomaly_source", "foreground"):
         given = getattr(args, name)
@@ -120,8 +118,7 @@ def train(args: Namespace) -> int:
 
 def evaluate(args: Namespace) -> int:
     """Measure a model on a dataset's test part."""
-    console = Console(args.quiet)
-    _prepare_json(args)
+    console = _console(args)
     dataset = open_dataset(args.data, args.layout, args.category)
     model = _load(args.model, args.seed)
     console.say(str(dataset))
@@ -136,8 +133,7 @@ def evaluate(args: Namespace) -> int:
 
 def predict(args: Namespace) -> int:
     """Score images; a file that cannot be read is named, passed over, and makes the code 2."""
-    console = Console(args.quiet)
-    _prepare_json(args)
+    console = _console(args)
     paths = _collect(args.images)
     model = _load(args.model, args.seed)
     folder = make_folder(args.out)
@@ -171,8 +167,7 @@ def predict(args: Namespace) -> int:
 
 def info(args: Namespace) -> int:
     """Show versions and what the core runs on, or what a model file says about itself."""
-    console = Console(args.quiet)
-    _prepare_json(args)
+    console = _console(args)
     result: dict[str, Any] = {
         "versions": system.versions(),
         "simd": _core.simd_level(),
@@ -402,12 +397,13 @@ def _label_text(label: int | None) -> str:
     return "" if label is None else str(label)
 
 
-def _prepare_json(args: Namespace) -> None:
-    """Fail before the work, not after it, where --json cannot be written."""
+def _console(args: Namespace) -> Console:
+    """The command's output; fails before the work, not after it, where --json cannot be written."""
     if args.json is not None and args.json != "-":
         make_folder(Path(args.json).parent)
         if Path(args.json).is_dir():
             raise InputError(f"--json {args.json}: expected a file, got a folder")
+    return Console(args.quiet, results=args.json != "-")
 
 
 def _write_json(args: Namespace, value: dict[str, Any]) -> None:

@@ -25,19 +25,20 @@ class TrainProgress(Protocol):
 
 
 class Console:
-    """Output of one command; nothing but errors with `quiet`."""
+    """Output of one command; nothing but errors with `quiet`, no results without `results`."""
 
-    def __init__(self, quiet: bool = False) -> None:
+    def __init__(self, quiet: bool = False, results: bool = True) -> None:
         self.quiet = quiet
+        self.results = results and not quiet
 
     def say(self, text: str = "") -> None:
         """One line on stdout."""
-        if not self.quiet:
+        if self.results:
             print(text, flush=True)
 
     def table(self, title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
         """A table on stdout; the first column is text, the others line up on the right."""
-        if self.quiet:
+        if not self.results:
             return
         if sys.stdout.isatty():
             _rich_table(title, columns, rows)

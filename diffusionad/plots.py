@@ -149,7 +149,9 @@ def _tiles(stages: Stages, tile: int, high: float) -> list[tuple[str, Bytes]]:
             tiles.append((title, _picture(pixels, tile)))
     peak = float(np.max(stages.score_map))
     tiles.append((f"map  0 to {high:.3g}, peak {peak:.3g}", colormap(score_map, 0.0, high)))
-    tiles.append(("overlay", overlay(image, score_map, mask, high)))
+    outlined = mask is not None and bool(mask.any())
+    title = "overlay, defect outlined" if outlined else "overlay"
+    tiles.append((title, overlay(image, score_map, mask, high)))
     return tiles
 
 
