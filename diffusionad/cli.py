@@ -84,7 +84,9 @@ def build_parser() -> argparse.ArgumentParser:
     """The parser of every command."""
     common = _Parser(add_help=False)
     group = common.add_argument_group("options of every command")
-    group.add_argument("--json", metavar="FILE", help="write the result as JSON; - is stdout")
+    group.add_argument(
+        "--json", type=_path, metavar="FILE", help="write the result as JSON; - is stdout"
+    )
     group.add_argument("--threads", type=_positive, metavar="N", help="threads; results stay equal")
     group.add_argument("--seed", type=_natural, metavar="N", help="decides every random choice")
     group.add_argument("--quiet", action="store_true", help="print nothing but errors")
@@ -124,44 +126,60 @@ def build_parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     info = add("info", "show versions and threads, or what a model file holds",
                "info runs/bottle/model.safetensors")  # fmt: skip
-    info.add_argument("model", nargs="?", metavar="MODEL", help="a model file")
+    info.add_argument("model", nargs="?", type=_path, metavar="MODEL", help="a model file")
     return parser
 
 
 def _demo_arguments(command: argparse.ArgumentParser) -> None:
-    command.add_argument("--out", default="demo", metavar="DIR", help="folder of results (demo)")
+    command.add_argument(
+        "--out", type=_path, default="demo", metavar="DIR", help="folder of results (demo)"
+    )
     _training_arguments(command)
 
 
 def _train_arguments(command: argparse.ArgumentParser) -> None:
     _data_arguments(command)
-    command.add_argument("--out", required=True, metavar="DIR", help="folder of the model")
+    command.add_argument(
+        "--out", type=_path, required=True, metavar="DIR", help="folder of the model"
+    )
     _training_arguments(command)
-    command.add_argument("--foreground", metavar="DIR", help="masks of the part, named as images")
+    command.add_argument(
+        "--foreground", type=_path, metavar="DIR", help="masks of the part, named as images"
+    )
     command.add_argument("--resume", action="store_true", help="go on with what is in --out")
     command.add_argument("--overwrite", action="store_true", help="replace a model in --out")
 
 
 def _evaluate_arguments(command: argparse.ArgumentParser) -> None:
-    command.add_argument("model", metavar="MODEL", help="a model file")
+    command.add_argument("model", type=_path, metavar="MODEL", help="a model file")
     _data_arguments(command)
     command.add_argument(
         "--protocol", choices=("benchmark", "reference"), default="benchmark",
         help="exact metrics (default), or those of the reference implementation",
     )  # fmt: skip
-    command.add_argument("--heatmaps", metavar="DIR", help="write a panel for every test image")
+    command.add_argument(
+        "--heatmaps", type=_path, metavar="DIR", help="write a panel for every test image"
+    )
 
 
 def _predict_arguments(command: argparse.ArgumentParser) -> None:
-    command.add_argument("model", metavar="MODEL", help="a model file")
+    command.add_argument("model", type=_path, metavar="MODEL", help="a model file")
     command.add_argument(
-        "images", nargs="+", metavar="IMAGE_OR_FOLDER", help="images, and folders with all in them"
+        "images",
+        nargs="+",
+        type=_path,
+        metavar="IMAGE_OR_FOLDER",
+        help="images, and folders with all in them",
     )
-    command.add_argument("--out", required=True, metavar="DIR", help="folder of results")
+    command.add_argument(
+        "--out", type=_path, required=True, metavar="DIR", help="folder of results"
+    )
 
 
 def _data_arguments(command: argparse.ArgumentParser) -> None:
-    command.add_argument("data", metavar="DATA", help="a dataset's folder, or one of good images")
+    command.add_argument(
+        "data", type=_path, metavar="DATA", help="a dataset's folder, or one of good images"
+    )
     command.add_argument("--category", metavar="C", help="which part of the dataset")
     command.add_argument("--layout", default="auto", metavar="L", help="auto, mvtec or folder")
 
@@ -172,7 +190,7 @@ def _training_arguments(command: argparse.ArgumentParser) -> None:
     for option, unit in (("--image-size", "PX"), ("--batch-size", "N")):
         command.add_argument(option, type=_positive, metavar=unit, help="instead of the preset's")
     command.add_argument(
-        "--anomaly-source", metavar="DIR",
+        "--anomaly-source", type=_path, metavar="DIR",
         help="images for synthetic anomalies, such as DTD; without it textures are generated",
     )  # fmt: skip
     length = command.add_mutually_exclusive_group()
@@ -197,6 +215,12 @@ def parse_duration(text: str) -> float:
     if seconds <= 0.0:
         raise argparse.ArgumentTypeError(f"expected a time such as 90s, 20m or 1h, got {text!r}")
     return seconds
+
+
+def _path(text: str) -> str:
+    if not text:  # an empty variable in a script must not become the working folder
+        raise argparse.ArgumentTypeError("expected a path, got an empty text")
+    return text
 
 
 def _positive(text: str) -> int:

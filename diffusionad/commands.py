@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import dataclasses
 import sys
 import time
 from argparse import Namespace
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -93,7 +94,7 @@ def train(args: Namespace) -> int:
         for name in ("preset", "image_size", "batch_size", "seed"):
             if getattr(args, name) not in (None, kept[name]):
                 option = name.replace("_", "-")
-                raise InputError(f"--{option}: this run has {kept[name]}, and keeps it when resumed")
+                raise InputError(f"--{option}: this run has {kept[name]} and keeps it")
     elif file.exists() and not args.overwrite:
         raise InputError(f"{file}: exists already; add --resume or --overwrite, or choose another")
     else:
@@ -140,9 +141,7 @@ def predict(args: Namespace) -> int:
     rows: list[dict[str, Any]] = []
     broken = 0
     stems = unique_stems(paths)
-    with _scores_file(folder) as file, console.counting("predict", len(paths)) as update:
-        table = csv.writer(file)
-        table.writerow(["path", "score", "label"])
+    with _Scores(folder) as table, console.counting("predict", len(paths)) as update:
         for first in range(0, len(paths), BATCH):
             batch = []
             for path, stem in zip(
@@ -153,10 +152,9 @@ def predict(args: Namespace) -> int:
                 except InputError as error:
                     print(f"diffusionad predict: {one_line(error)}", file=sys.stderr)
                     broken += 1
-            for row in _predict_batch(model, batch, folder):
-                rows.append(row)
-                table.writerow([row["path"], f"{row['score']:.9g}", _label_text(row["label"])])
-            file.flush()
+            done = _predict_batch(model, batch, folder)
+            table.write([[r["path"], f"{r['score']:.9g}", _label_text(r["label"])] for r in done])
+            rows += done
             update(min(first + BATCH, len(paths)), len(paths))
     anomalous = sum(row["label"] == 1 for row in rows)
     verdict = f", {anomalous} anomalous" if model.threshold is not None else ""
@@ -385,12 +383,34 @@ def _collect(given: Sequence[str]) -> list[Path]:
     return list(dict.fromkeys(paths))
 
 
-def _scores_file(folder: Path) -> TextIO:
-    path = folder / "scores.csv"
-    try:
-        return path.open("w", encoding="utf-8", errors="surrogateescape", newline="")
-    except OSError as error:
-        raise WriteError(f"{path}: cannot write: {reason(error)}") from error
+class _Scores:
+    """scores.csv, row by row on the disk, so that an interrupt keeps what is finished."""
+
+    def __init__(self, folder: Path) -> None:
+        self.path = folder / "scores.csv"
+
+    def __enter__(self) -> _Scores:
+        with self._named():
+            self.file = self.path.open("w", encoding="utf-8", errors="surrogateescape", newline="")
+        self.write([["path", "score", "label"]])
+        return self
+
+    def write(self, rows: Sequence[Sequence[str]]) -> None:
+        with self._named():
+            csv.writer(self.file).writerows(rows)
+            self.file.flush()
+
+    def __exit__(self, *_: object) -> None:
+        # What could not be written has been told by write().
+        with contextlib.suppress(OSError):
+            self.file.close()
+
+    @contextlib.contextmanager
+    def _named(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise WriteError(f"{self.path}: cannot write: {reason(error)}") from error
 
 
 def _label_text(label: int | None) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -111,7 +112,7 @@ def fingerprint(files: Iterable[Path], root: Path) -> str:
         except OSError as error:
             raise InputError(f"{file}: cannot be read: {reason(error)}") from error
         digest = hashlib.sha256(content).hexdigest()
-        total.update(f"{name}\0{len(content)}\0{digest}\n".encode())
+        total.update(os.fsencode(f"{name}\0{len(content)}\0{digest}\n"))
     return total.hexdigest()
 
 

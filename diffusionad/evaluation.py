@@ -62,7 +62,10 @@ def evaluate(
         kind = "defective" if labels.all() else "good"
         log.warning("all test images are %s: image metrics are not defined", kind)
     if result["pixel_auroc"] is None:
-        log.warning("no mask of the test images holds a defect: pixel metrics are not defined")
+        log.warning(
+            "no mask of the test images holds a defect at %d pixels: pixel metrics are not defined",
+            model.config.image_size,
+        )
     result |= {
         "images_per_second": len(samples) / max(seconds, 1e-9),
         "peak_memory_mb": round(system.peak_memory_mb(), 1),

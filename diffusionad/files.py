@@ -8,7 +8,7 @@ import json
 import logging
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -94,6 +94,14 @@ def atomic_path(path: PathLike, *, durable: bool = True) -> Iterator[Path]:
         raise WriteError(f"{given}: cannot write: {reason(error)}") from error
     finally:
         if temporary is not None:
+            with contextlib.suppress(OSError):
+                temporary.unlink()
+
+
+def remove_temporaries(folder: Path, names: Iterable[str]) -> None:
+    """Remove what a process that was killed while writing these files has left in a folder."""
+    for name in names:
+        for temporary in folder.glob(f".{name}.*.tmp"):
             with contextlib.suppress(OSError):
                 temporary.unlink()
 

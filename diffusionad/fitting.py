@@ -25,7 +25,7 @@ import numpy as np
 from . import _core, checkpoints, system
 from .config import TrainConfig, from_dict, to_dict, to_toml, update
 from .errors import InputError
-from .files import PathLike, write_text
+from .files import PathLike, remove_temporaries, write_text
 from .models import SegmentationNet, UNet
 from .sources import Textures, load_foregrounds, load_images
 from .synthesis import SynthesisOptions, synthesize_batch
@@ -64,6 +64,8 @@ class Fit:
         self.model = model
         self.start = start
         self.out = out
+        if out is not None:
+            remove_temporaries(out, (MODEL_FILE, STATE_FILE, LOG_FILE, CONFIG_FILE))
         size = model.config.image_size
         self.images = load_images(source, size)
         self.textures = None if anomaly_source is None else Textures(anomaly_source, size)
@@ -137,6 +139,7 @@ class Fit:
         from .model import Progress
 
         config = self.model.train_config
+        self._check_memory()
         begun, first = time.monotonic(), self.trainer.iteration
         saved = begun
         with _interrupts_noted() as interrupts:
@@ -169,6 +172,18 @@ class Fit:
             self._save()
         if interrupts:
             raise KeyboardInterrupt
+
+    def _check_memory(self) -> None:
+        """Say before the first step what it takes, and when the machine has less."""
+        planned, there = self.model.training_memory()["total"], system.memory_bytes()
+        log.info("training takes %d MB of memory", planned // 10**6)
+        if there is not None and planned > there:
+            log.warning(
+                "training takes %d MB of memory, this machine has %d MB: "
+                "a smaller batch_size or recompute=True takes less",
+                planned // 10**6,
+                there // 10**6,
+            )
 
     # ---- steps --------------------------------------------------------------------------------
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import logging
 import math
 import os
 import time
@@ -25,8 +24,6 @@ from .files import PathLike, run_folder
 from .images import Floats, ImageSource, list_images, read_image, to_network
 from .models import SegmentationNet, UNet
 
-log = logging.getLogger(__name__)
-
 FALSE_ALARM_RATE = 0.01  # of good images, at the threshold that fit() sets
 
 
@@ -34,8 +31,8 @@ FALSE_ALARM_RATE = 0.01  # of good images, at the threshold that fit() sets
 class Prediction:
     """What the model says of N images.
 
-    ``scores`` (N,) float64; ``maps`` (N, H, W) float32 in [0, 1], or a list of (H, W) maps where the
-    images differ in size; ``reconstructions`` (N, 3, H, W) float32; ``labels`` (N,), 1 where the
+    ``scores`` (N,) float64; ``maps`` (N, H, W) float32 in [0, 1], or a list of (H, W) maps where
+    the images differ in size; ``reconstructions`` (N, 3, H, W) float32; ``labels`` (N,), 1 where the
     score reaches the model's threshold, or None without one.
     """
 
@@ -189,7 +186,7 @@ class DiffusionAD:
         )
 
     def explain(self, images: ImageSource) -> Explanation:
-        """Every stage for a batch of images: noised, repaired at both scales, guided, map, score."""
+        """Every stage for a batch: noised, repaired at both scales, guided, map, score."""
         x0 = to_network(images, self.config.image_size)
         repair = self._repair(x0)
         found = self._map(x0, repair)
@@ -268,7 +265,6 @@ class DiffusionAD:
                 run.resume(steps)
             else:
                 run.plan(time_budget, steps)
-            log.info("memory planned for training: %s", self.training_memory())
             run.train(progress)
         return self
 

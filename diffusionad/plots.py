@@ -178,6 +178,7 @@ def _draw_caption(
     pieces: Sequence[tuple[str, tuple[int, int, int]]],
 ) -> None:
     font = _font(15)
+    name = "".join(letter if letter.isprintable() else "?" for letter in name)
     right = float(width - _GAP - 1)
     for text, colour in reversed(pieces):
         right -= draw.textlength(text, font=font)

@@ -38,6 +38,14 @@ def peak_memory_mb() -> float:
     return peak / (1024 * 1024 if platform.system() == "Darwin" else 1024)
 
 
+def memory_bytes() -> int | None:
+    """Memory of this machine, None where the system does not say."""
+    try:
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, OSError, ValueError):
+        return None
+
+
 def processors() -> int:
     """Processors that this process may use."""
     if hasattr(os, "sched_getaffinity"):
