@@ -22,3 +22,15 @@ from .denoising import Repair, denoise
 from .diffusion import Schedule
 from .models import SegmentationNet, UNet
 from .training import Trainer
+
+__all__ = [
+    "Repair",
+    "Schedule",
+    "SegmentationNet",
+    "Trainer",
+    "UNet",
+    "datasets",
+    "denoise",
+    "metrics",
+    "synthesis",
+]

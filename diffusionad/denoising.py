@@ -17,7 +17,7 @@ MODES = ("norm_guided", "one_step", "iterative")
 
 @dataclass(frozen=True)
 class Repair:
-    """A repaired batch and what led to it; each (N, C, H, W) float32, None where the mode has none.
+    """A repaired batch and what led to it, each (N, C, H, W); None where the mode has none.
 
     ``x0`` is the repair; ``x_s`` and ``x_b`` are the image noised to ``t_s`` and ``t_b``; ``x0_s``
     and ``x0_b`` their one-step repairs; ``x_s_from_b`` is ``x0_b`` noised again to ``t_s``.
@@ -50,8 +50,8 @@ def denoise(
 ) -> Repair:
     """Repair images ``x0`` (N, C, H, W) in [0, 1].
 
-    ``"norm_guided"`` denoises from ``t_s`` in one step, guided with weight ``w`` by the coarse repair
-    from ``t_b`` (section 2); ``noise=(eps_s, eps_b)``. ``"one_step"`` does without the guidance
+    ``"norm_guided"`` denoises from ``t_s`` in one step, guided with weight ``w`` by the coarse
+    repair from ``t_b`` (section 2); ``noise=(eps_s, eps_b)``. ``"one_step"`` does without the guidance
     (paper, eq. 6); ``noise=(eps_s,)``. ``"iterative"`` takes ``t_s`` ancestral steps (section 1);
     ``noise=(first, per_step)`` with ``per_step`` (t_s, N, C, H, W), used in that order.
 
@@ -136,9 +136,7 @@ def _iterative(
     return Repair(x0=x, x_s=start)
 
 
-def _noise_like(
-    x0: Floats, noise: Sequence[Floats] | None, count: int, seed: int
-) -> list[Floats]:
+def _noise_like(x0: Floats, noise: Sequence[Floats] | None, count: int, seed: int) -> list[Floats]:
     given = evaluation_noise(x0.shape[1:], seed, count) if noise is None else list(noise)
     if len(given) != count:
         raise ValueError(f"noise: expected {count} arrays, got {len(given)}")

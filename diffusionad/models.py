@@ -57,9 +57,11 @@ class _Network:
             values: FloatArray
             if name.endswith("running_var") or (name.endswith("weight") and len(shape) == 1):
                 values = np.ones(shape, np.float32)
-            elif name.endswith("running_mean") or len(weight_shape) == 1:
-                values = np.zeros(shape, np.float32)
-            elif any(f".{part}." in f".{name}" for part in self._zero_initialised):
+            elif (
+                name.endswith("running_mean")
+                or len(weight_shape) == 1
+                or any(f".{part}." in f".{name}" for part in self._zero_initialised)
+            ):
                 values = np.zeros(shape, np.float32)
             else:
                 bound = 1.0 / math.sqrt(math.prod(weight_shape[1:]))
@@ -68,7 +70,7 @@ class _Network:
             self._core.write(name, values)
 
     def state_dict(self) -> StateDict:
-        """Copies of all parameters and buffers, under the reference's names, in PyTorch's shapes."""
+        """Copies of all parameters and buffers: the reference's names, PyTorch's shapes."""
         return {name: self._core.read(name) for name, _, _ in self._core.parameters()}
 
     def load_state_dict(self, state: Mapping[str, npt.ArrayLike]) -> None:
@@ -139,7 +141,9 @@ class UNet(_Network):
             raise ValueError(f"base_channels: expected a multiple of {GROUPS}, got {base_channels}")
         channels = [round(base_channels * m / GROUPS) * GROUPS for m in channel_mults]
         if not channels or min(channels) < GROUPS:
-            raise ValueError(f"channel_mults: level widths {channels} of which each must be >= {GROUPS}")
+            raise ValueError(
+                f"channel_mults: level widths {channels} of which each must be >= {GROUPS}"
+            )
         factor = 2 ** (len(channels) - 1)
         if image_size < factor or image_size % factor:
             raise ValueError(
@@ -188,7 +192,9 @@ class UNet(_Network):
         """Noise predicted in ``x`` (N, C, H, W) at time steps ``t`` (an int, or (N,) ints)."""
         return self._core.forward(x, time_steps(t, len(x)), training=training)
 
-    def backward(self, x: FloatArray, t: npt.ArrayLike, grad_eps: FloatArray) -> dict[str, FloatArray]:
+    def backward(
+        self, x: FloatArray, t: npt.ArrayLike, grad_eps: FloatArray
+    ) -> dict[str, FloatArray]:
         """Gradients of ``sum(eps * grad_eps)``: one array per parameter, and ``"x"``."""
         self._core.zero_gradients()
         self._core.forward(x, time_steps(t, len(x)), training=True, input_gradient=True)
@@ -198,7 +204,7 @@ class UNet(_Network):
 
 
 class SegmentationNet(_Network):
-    """The segmentation sub-network: ``concat(x0, repaired x0)`` to a probability per pixel (section 5).
+    """The segmentation sub-network: image and repaired image to a probability per pixel (section 5).
 
     Takes any height and width that are multiples of 32.
 
@@ -254,7 +260,11 @@ class SegmentationNet(_Network):
 
     def backward(self, x: FloatArray, grad_mask: FloatArray) -> dict[str, FloatArray]:
         """Gradients of ``sum(mask * grad_mask)`` with batch statistics; the running ones stay."""
-        kept = {name: self._core.read(name) for name, _, trainable in self._core.parameters() if not trainable}
+        kept = {
+            name: self._core.read(name)
+            for name, _, trainable in self._core.parameters()
+            if not trainable
+        }
         self._core.zero_gradients()
         self._core.forward(x, training=True, input_gradient=True)
         dx = self._core.backward(grad_mask)

@@ -31,7 +31,7 @@ class StepResult:
     mask: Floats
 
     def __getitem__(self, name: str) -> Any:
-        """A loss by name (``"noise"``, ``"focal"``, ``"smooth_l1"``, ``"total"``), ``"x0"`` or ``"mask"``."""
+        """``"x0"``, ``"mask"``, ``"total"``, or a loss term by its name, such as ``"noise"``."""
         return getattr(self, name) if name in ("x0", "mask") else self.losses[name]
 
 
@@ -113,7 +113,7 @@ class Trainer:
         t: tuple[npt.ArrayLike, npt.ArrayLike] | None = None,
         noise: tuple[Floats, Floats] | None = None,
     ) -> StepResult:
-        """One update from ``images`` (N, 3, H, W) in [0, 1], ``masks`` (N, 1, H, W), ``labels`` (N,).
+        """One update from ``images`` (N, 3, H, W) in [0, 1], ``masks`` (N, 1, H, W) and ``labels``.
 
         Label 0 is a normal image: only those enter the noise loss. ``t=(t_s, t_b)`` and
         ``noise=(eps_s, eps_b)`` replace the random draws. Raises ValueError for shapes that do not
@@ -191,7 +191,7 @@ class Trainer:
     def _noise_loss(
         self, predicted: Floats, eps: Floats, normal: npt.NDArray[np.bool_]
     ) -> tuple[float, Floats]:
-        """Mean over the normal images of both passes' mean squared errors; 0 where there are none."""
+        """Both passes' mean squared errors, mean over the normal images; 0 where there are none."""
         share = (np.tile(normal, 2) / max(1, int(normal.sum()))).astype(np.float32)
         per_image, gradient = _core.squared_error(
             predicted, eps, share * np.float32(self.losses.get("noise", 0.0))

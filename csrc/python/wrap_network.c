@@ -384,26 +384,31 @@ static void network_dealloc(PyObject *object) {
 
 static PyMethodDef methods[] = {
     {"parameters", network_parameters, METH_NOARGS,
-     "parameters()\n--\n\nList of (name, shape, trainable), in the order of the layers."},
+     "parameters($self, /)\n--\n\n"
+     "List of (name, shape, trainable), in the order of the layers."},
     {"read", WITH_KEYWORDS(network_read),
-     "read(name, what='value')\n--\n\nA copy of a parameter's 'value', 'gradient', 'm' or 'v'."},
+     "read($self, /, name, what='value')\n--\n\n"
+     "A copy of a parameter's 'value', 'gradient', 'm' or 'v'."},
     {"write", WITH_KEYWORDS(network_write),
-     "write(name, values, what='value')\n--\n\nReplace a parameter's value or moments."},
+     "write($self, /, name, values, what='value')\n--\n\n"
+     "Replace a parameter's value or moments."},
     {"forward", WITH_KEYWORDS(network_forward),
-     "forward(x, t=None, *, training=False, recompute=False, input_gradient=False, seed=0)\n--\n\n"
+     "forward($self, /, x, t=None, *, training=False, recompute=False, "
+     "input_gradient=False, seed=0)\n--\n\n"
      "Run on x [N, C, H, W]; training keeps what backward() needs."},
     {"backward", WITH_KEYWORDS(network_backward),
-     "backward(dy)\n--\n\nAdd to the gradients; returns dx if the forward pass asked for it."},
+     "backward($self, /, dy)\n--\n\n"
+     "Add to the gradients; returns dx if the forward pass asked for it."},
     {"zero_gradients", network_zero_gradients, METH_NOARGS,
-     "zero_gradients()\n--\n\nSet all gradients to zero."},
+     "zero_gradients($self, /)\n--\n\nSet all gradients to zero."},
     {"adam_step", WITH_KEYWORDS(network_adam_step),
-     "adam_step(lr, step, *, beta1=0.9, beta2=0.999, eps=1e-08, weight_decay=0.0)\n--\n\n"
+     "adam_step($self, /, lr, step, *, beta1=0.9, beta2=0.999, eps=1e-08, weight_decay=0.0)\n--\n\n"
      "One Adam update with the accumulated gradients."},
     {"memory", WITH_KEYWORDS(network_memory),
-     "memory(batch_size, training=False, recompute=False)\n--\n\n"
+     "memory($self, /, batch_size, training=False, recompute=False)\n--\n\n"
      "Bytes that a pass takes: weights (with gradients and moments), arena, scratch."},
     {"trim", network_trim, METH_NOARGS,
-     "trim()\n--\n\nFree work memory and packed filters; they come back when needed."},
+     "trim($self, /)\n--\n\nFree work memory and packed filters; they come back when needed."},
     {NULL, NULL, 0, NULL},
 };
 

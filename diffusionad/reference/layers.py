@@ -218,9 +218,7 @@ def linear(x: ArrayLike, weight: ArrayLike, bias: ArrayLike | None = None) -> Ar
     return y if bias is None else y + np.asarray(bias, dtype=np.float64)
 
 
-def linear_backward(
-    dy: ArrayLike, x: ArrayLike, weight: ArrayLike
-) -> tuple[Array, Array, Array]:
+def linear_backward(dy: ArrayLike, x: ArrayLike, weight: ArrayLike) -> tuple[Array, Array, Array]:
     """(dx, dweight, dbias) of linear."""
     dy, x, weight = _wide(dy, x, weight)
     return dy @ weight, dy.T @ x, dy.sum(axis=0)
