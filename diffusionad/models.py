@@ -204,7 +204,7 @@ class UNet(_Network):
 
 
 class SegmentationNet(_Network):
-    """The segmentation sub-network: image and repaired image to a probability per pixel (section 5).
+    """The segmentation sub-network: image and repair to a probability per pixel (section 5).
 
     Takes any height and width that are multiples of 32.
 
