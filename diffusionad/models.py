@@ -14,6 +14,8 @@ import numpy as np
 import numpy.typing as npt
 
 from . import _core
+from .config import GROUPS
+from .diffusion import check_steps
 
 FloatArray = npt.NDArray[np.float32]
 StateDict = dict[str, npt.NDArray[Any]]
@@ -27,7 +29,7 @@ CHANNEL_MULTS: dict[int, tuple[float, ...]] = {
 }
 """Channel multipliers per level for each image size of the reference (section 4)."""
 
-GROUPS = 32  # of every GroupNorm: channel counts are multiples of it
+MAX_LEVELS, MAX_RES_BLOCKS = 16, 30  # what the core builds
 
 
 class _Network:
@@ -139,11 +141,13 @@ class UNet(_Network):
             channel_mults = CHANNEL_MULTS[image_size]
         if base_channels < GROUPS or base_channels % GROUPS:
             raise ValueError(f"base_channels: expected a multiple of {GROUPS}, got {base_channels}")
-        channels = [round(base_channels * m / GROUPS) * GROUPS for m in channel_mults]
-        if not channels or min(channels) < GROUPS:
+        widths = [base_channels * m for m in channel_mults]
+        if not 1 <= len(widths) <= MAX_LEVELS or any(w < GROUPS or w % GROUPS for w in widths):
             raise ValueError(
-                f"channel_mults: level widths {channels} of which each must be >= {GROUPS}"
+                f"channel_mults: expected 1 to {MAX_LEVELS} level widths that are multiples of "
+                f"{GROUPS}, got {widths}"
             )
+        channels = [int(width) for width in widths]
         factor = 2 ** (len(channels) - 1)
         if image_size < factor or image_size % factor:
             raise ValueError(
@@ -155,8 +159,11 @@ class UNet(_Network):
             _check_divisible("num_head_channels", channels, num_head_channels)
         else:
             _check_divisible("num_heads", channels, num_heads)
-        if num_res_blocks < 1:
-            raise ValueError(f"num_res_blocks: expected 1 or more, got {num_res_blocks}")
+        if not 1 <= num_res_blocks <= MAX_RES_BLOCKS:
+            raise ValueError(
+                f"num_res_blocks: expected 1 to {MAX_RES_BLOCKS}, got {num_res_blocks}"
+            )
+        _check_positive(in_channels=in_channels, out_channels=out_channels)
         self.config: dict[str, Any] = {
             "image_size": image_size,
             "base_channels": base_channels,
@@ -180,9 +187,9 @@ class UNet(_Network):
             res_blocks=num_res_blocks,
             heads=num_heads,
             head_channels=num_head_channels,
-            attention_strides=[
-                image_size // r for r in attention_resolutions if 0 < r <= image_size
-            ],
+            attention_strides=sorted(
+                {image_size // r for r in attention_resolutions if 0 < r <= image_size}
+            ),
             resblock_updown=resblock_updown,
             dropout=dropout,
         )
@@ -190,14 +197,14 @@ class UNet(_Network):
 
     def __call__(self, x: FloatArray, t: npt.ArrayLike, training: bool = False) -> FloatArray:
         """Noise predicted in ``x`` (N, C, H, W) at time steps ``t`` (an int, or (N,) ints)."""
-        return self._core.forward(x, time_steps(t, len(x)), training=training)
+        return self._core.forward(x, _times(t, len(x)), training=training)
 
     def backward(
         self, x: FloatArray, t: npt.ArrayLike, grad_eps: FloatArray
     ) -> dict[str, FloatArray]:
         """Gradients of ``sum(eps * grad_eps)``: one array per parameter, and ``"x"``."""
         self._core.zero_gradients()
-        self._core.forward(x, time_steps(t, len(x)), training=True, input_gradient=True)
+        self._core.forward(x, _times(t, len(x)), training=True, input_gradient=True)
         dx = self._core.backward(grad_eps)
         assert dx is not None
         return {**self.gradients(), "x": dx}
@@ -220,13 +227,9 @@ class SegmentationNet(_Network):
         base_channels: int = 64,
         seed: int = 0,
     ) -> None:
-        for name, value in (
-            ("in_channels", in_channels),
-            ("out_channels", out_channels),
-            ("base_channels", base_channels),
-        ):
-            if value < 1:
-                raise ValueError(f"{name}: expected 1 or more, got {value}")
+        _check_positive(
+            in_channels=in_channels, out_channels=out_channels, base_channels=base_channels
+        )
         self.config: dict[str, Any] = {
             "in_channels": in_channels,
             "out_channels": out_channels,
@@ -258,19 +261,29 @@ class SegmentationNet(_Network):
         for name in self._batches_tracked:
             self._batches_tracked[name] += 1
 
-    def backward(self, x: FloatArray, grad_mask: FloatArray) -> dict[str, FloatArray]:
-        """Gradients of ``sum(mask * grad_mask)`` with batch statistics; the running ones stay."""
-        kept = {
+    def running_statistics(self) -> dict[str, FloatArray]:
+        """Copies of every BatchNorm's running mean and variance."""
+        return {
             name: self._core.read(name)
             for name, _, trainable in self._core.parameters()
             if not trainable
         }
-        self._core.zero_gradients()
-        self._core.forward(x, training=True, input_gradient=True)
-        dx = self._core.backward(grad_mask)
-        assert dx is not None
-        for name, values in kept.items():
+
+    def set_running_statistics(self, statistics: Mapping[str, FloatArray]) -> None:
+        """Put back what ``running_statistics`` returned."""
+        for name, values in statistics.items():
             self._core.write(name, values)
+
+    def backward(self, x: FloatArray, grad_mask: FloatArray) -> dict[str, FloatArray]:
+        """Gradients of ``sum(mask * grad_mask)`` with batch statistics; the running ones stay."""
+        kept = self.running_statistics()
+        try:
+            self._core.zero_gradients()
+            self._core.forward(x, training=True, input_gradient=True)
+            dx = self._core.backward(grad_mask)
+        finally:
+            self.set_running_statistics(kept)
+        assert dx is not None
         return {**self.gradients(), "x": dx}
 
     def state_dict(self) -> StateDict:
@@ -284,16 +297,16 @@ class SegmentationNet(_Network):
         self._batches_tracked = counts
 
 
+def _check_positive(**values: int) -> None:
+    for name, value in values.items():
+        if value < 1:
+            raise ValueError(f"{name}: expected 1 or more, got {value}")
+
+
 def _check_divisible(name: str, channels: Sequence[int], divisor: int) -> None:
     if divisor < 1 or any(c % divisor for c in channels):
         raise ValueError(f"{name}: {divisor} does not divide the level widths {list(channels)}")
 
 
-def time_steps(t: npt.ArrayLike, count: int) -> FloatArray:
-    """Time steps as float32 (count,): one int for all images, or one each."""
-    steps = np.asarray(t)
-    if steps.dtype.kind not in "iu":
-        raise TypeError(f"t: expected integers, got dtype {steps.dtype}")
-    if steps.ndim > 1 or (steps.ndim == 1 and len(steps) != count):
-        raise ValueError(f"t: expected an int or shape ({count},), got shape {steps.shape}")
-    return np.ascontiguousarray(np.broadcast_to(steps, (count,)), dtype=np.float32)
+def _times(t: npt.ArrayLike, count: int) -> FloatArray:
+    return check_steps(t, count).astype(np.float32)

@@ -117,7 +117,8 @@ class Trainer:
 
         Label 0 is a normal image: only those enter the noise loss. ``t=(t_s, t_b)`` and
         ``noise=(eps_s, eps_b)`` replace the random draws. Raises ValueError for shapes that do not
-        fit, and FloatingPointError when the loss is not finite (the weights are left as they were).
+        fit, and FloatingPointError when the loss is not finite; both networks then stay as they
+        were.
         """
         count = len(images)
         normal = np.asarray(labels).reshape(-1) == 0
@@ -134,25 +135,26 @@ class Trainer:
             np.concatenate([t_s, t_b]).astype(np.float32),
             training=True,
             recompute=self.recompute,
-            seed=self.iteration,
+            seed=self._dropout_seed(),
         )
         e_s, e_b = predicted[:count], predicted[count:]
         guided = _core.guide(x_s, x_b, e_s, e_b, abar_s, abar_b, self.guidance)
         repaired = guided["x0_hat"]
+        statistics = self.seg.running_statistics()
         mask = self.seg._core.forward(
             np.concatenate([images, repaired], axis=1),
             training=True,
             recompute=self.recompute,
             input_gradient=True,
         )
-        losses, d_mask = self._segmentation_losses(mask, masks)
-        losses["noise"], d_predicted = self._noise_loss(predicted, eps, normal)
-        losses["total"] = sum(weight * losses[name] for name, weight in self.losses.items())
-        if not math.isfinite(losses["total"]):
-            raise FloatingPointError(
-                f"the loss is {losses['total']} at iteration {self.iteration}: "
-                "lower the learning rates, or look at the images"
-            )
+        try:
+            losses, d_mask = self._segmentation_losses(mask, masks)
+            losses["noise"], d_predicted = self._noise_loss(predicted, eps, normal)
+            losses["total"] = sum(weight * losses[name] for name, weight in self.losses.items())
+            self._check_finite(losses["total"])
+        except Exception:
+            self.seg.set_running_statistics(statistics)
+            raise
 
         self.unet._core.zero_gradients()
         self.seg._core.zero_gradients()
@@ -187,6 +189,17 @@ class Trainer:
             if eps.shape != shape:
                 raise ValueError(f"noise[{i}]: expected shape {shape}, got {eps.shape}")
         return t_s, t_b, np.concatenate(noise)
+
+    def _dropout_seed(self) -> int:
+        """Of a stream beside that of ``_draw``, which does not depend on what is given there."""
+        return int(np.random.default_rng([self.seed, self.iteration, 1]).integers(2**63))
+
+    def _check_finite(self, total: float) -> None:
+        if not math.isfinite(total):
+            raise FloatingPointError(
+                f"the loss is {total} at iteration {self.iteration}: "
+                "lower the learning rates, or look at the images"
+            )
 
     def _noise_loss(
         self, predicted: Floats, eps: Floats, normal: npt.NDArray[np.bool_]
