@@ -182,7 +182,7 @@ class Trainer:
                 rng.integers(*SMALL_STEPS, count),
                 rng.integers(SMALL_STEPS[1], timesteps, count),
             )
-        t_s, t_b = (check_steps(steps, count, timesteps) for steps in t)
+        t_s, t_b = (check_steps(t[i], count, timesteps, f"t[{i}]") for i in range(2))
         if noise is None:
             return t_s, t_b, rng.standard_normal((2 * count, *shape[1:]), dtype=np.float32)
         for i, eps in enumerate(noise):
