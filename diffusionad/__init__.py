@@ -20,10 +20,13 @@ if _given == (None, None):
 from . import datasets, metrics, synthesis
 from .denoising import Repair, denoise
 from .diffusion import Schedule
+from .model import DiffusionAD, Prediction, load
 from .models import SegmentationNet, UNet
 from .training import Trainer
 
 __all__ = [
+    "DiffusionAD",
+    "Prediction",
     "Repair",
     "Schedule",
     "SegmentationNet",
@@ -31,6 +34,7 @@ __all__ = [
     "UNet",
     "datasets",
     "denoise",
+    "load",
     "metrics",
     "synthesis",
 ]

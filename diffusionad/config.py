@@ -71,8 +71,11 @@ class ModelConfig:
     )
     resblock_updown: bool = _setting(True, "UNet: resample inside residual blocks")
     in_channels: int = _setting(3, "colour channels")
+    patch_size: int = _setting(1, "UNet: blocks of so many pixels a side enter as one pixel")
+    preconditioned: bool = _setting(False, "UNet: noise from x_t and the output, weighted by t")
     dropout: float = _setting(0.0, "UNet: dropout probability in residual blocks")
     seg_channels: int = _setting(64, "segmentation network: width of the first level")
+    seg_patch_size: int = _setting(1, "segmentation network: the same")
     schedule: str = _setting("linear", "noise schedule: linear or cosine")
     timesteps: int = _setting(1000, "length of the noise schedule")
     mode: str = _setting("norm_guided", "denoising: norm_guided or one_step")
@@ -87,8 +90,10 @@ class ModelConfig:
         _at_least(self, 1, "num_res_blocks", "num_heads", "in_channels", "seg_channels", "top_k")
         _at_least(self, 0, "seed", "t_s", "w")
         _at_least(self, 2, "timesteps")
-        if self.image_size < 32 or self.image_size % 32:
-            raise InputError(f"image_size: expected a multiple of 32, got {self.image_size}")
+        _at_least(self, 1, "patch_size", "seg_patch_size")
+        unit = 32 * self.seg_patch_size
+        if self.image_size < unit or self.image_size % unit:
+            raise InputError(f"image_size: expected a multiple of {unit}, got {self.image_size}")
         if self.base_channels < GROUPS or self.base_channels % GROUPS:
             raise InputError(
                 f"base_channels: expected a multiple of {GROUPS} (the groups of GroupNorm), "
@@ -133,6 +138,12 @@ class TrainConfig:
     bce_weight: float = _setting(0.0, "weight of the cross-entropy of the map")
     dice_weight: float = _setting(0.0, "weight of the Dice loss of the map")
     anomaly_probability: float = _setting(0.5, "share of images that get a synthetic anomaly")
+    smallest_exponent: int = _setting(0, "synthesis: Perlin grids have at least 2^this cells")
+    largest_exponent: int = _setting(5, "synthesis: and at most 2^this")
+    self_probability: float = _setting(
+        0.5, "synthesis: share of anomalies made from the image itself"
+    )
+    random_part: bool = _setting(False, "synthesis: confine each anomaly to a random part")
     checkpoint_every: int = _setting(500, "steps between checkpoints")
     recompute: bool = _setting(False, "recompute activations: less memory, more time")
 
@@ -147,6 +158,13 @@ class TrainConfig:
         if not 0.0 <= self.anomaly_probability <= 1.0:
             raise InputError(
                 f"anomaly_probability: expected 0 to 1, got {self.anomaly_probability}"
+            )
+        if not 0.0 <= self.self_probability <= 1.0:
+            raise InputError(f"self_probability: expected 0 to 1, got {self.self_probability}")
+        if not 0 <= self.smallest_exponent <= self.largest_exponent <= 10:
+            raise InputError(
+                "smallest_exponent, largest_exponent: expected 0 <= smallest <= largest <= 10, "
+                f"got {self.smallest_exponent} and {self.largest_exponent}"
             )
         if not any(self.losses.values()):
             raise InputError("noise_weight and the others: expected at least one above 0")

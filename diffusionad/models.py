@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from . import _core
 from .config import GROUPS
-from .diffusion import check_steps
+from .diffusion import Schedule, check_steps
 
 FloatArray = npt.NDArray[np.float32]
 StateDict = dict[str, npt.NDArray[Any]]
@@ -82,21 +82,26 @@ class _Network:
         nothing is changed then.
         """
         shapes = {name: shape for name, shape, _ in self._core.parameters()}
-        missing = sorted(set(shapes) - set(state))
-        unknown = sorted(set(state) - set(shapes))
-        if missing or unknown:
-            raise KeyError(
-                f"state: {len(missing)} names missing, {len(unknown)} unknown, "
-                f"for example {(missing or unknown)[0]!r}"
-            )
-        arrays = {}
-        for name, shape in shapes.items():
-            array = np.asarray(state[name], dtype=np.float32)
-            if array.shape != shape:
-                raise ValueError(f"state[{name!r}]: expected shape {shape}, got {array.shape}")
-            arrays[name] = array
-        for name, array in arrays.items():
+        for name, array in _arrays(state, shapes).items():
             self._core.write(name, array)
+
+    def training_state(self) -> StateDict:
+        """What training goes on from: values, and Adam's moments under ``m.`` and ``v.``."""
+        state = self.state_dict()
+        for moment in ("m", "v"):
+            state |= {
+                f"{moment}.{name}": self._core.read(name, moment) for name in self.parameters()
+            }
+        return state
+
+    def load_training_state(self, state: Mapping[str, npt.ArrayLike]) -> None:
+        """Take over what training_state() gave. Raises as load_state_dict does."""
+        shapes = {f"{m}.{name}": s for m in ("m", "v") for name, s in self.parameters().items()}
+        moments = _arrays({n: v for n, v in state.items() if n.startswith(("m.", "v."))}, shapes)
+        self.load_state_dict({name: v for name, v in state.items() if name not in moments})
+        for moment in ("m", "v"):
+            for name in self.parameters():
+                self._core.write(name, moments[f"{moment}.{name}"], moment)
 
     def gradients(self) -> dict[str, FloatArray]:
         """Copies of the gradients accumulated so far, by parameter."""
@@ -108,7 +113,11 @@ class UNet(_Network):
 
     ``image_size`` (pixels, square) sets the default ``channel_mults`` and, divided by
     ``attention_resolutions``, the strides at which attention is used. ``base_channels`` and every
-    level's width must be multiples of 32. Raises ValueError for anything else.
+    level's width must be multiples of 32. With ``patch_size`` p the network works on maps p times
+    smaller: p × p pixels enter as one pixel of 3 p² channels (attention_resolutions still count
+    the sides of the maps). ``preconditioned`` makes the noise from ``x_t`` and the layers' output,
+    weighted by ``t`` (Karras et al. 2022), instead of from the output alone: small networks need
+    not carry the noise through then; it uses ``schedule``. Raises ValueError for anything else.
 
     >>> unet = UNet(image_size=32, base_channels=32, channel_mults=(1, 2), num_res_blocks=1)
     >>> unet(np.zeros((1, 3, 32, 32), np.float32), 200).shape
@@ -130,6 +139,9 @@ class UNet(_Network):
         in_channels: int = 3,
         out_channels: int = 3,
         dropout: float = 0.0,
+        patch_size: int = 1,
+        preconditioned: bool = False,
+        schedule: Schedule | None = None,
         seed: int = 0,
     ) -> None:
         if channel_mults is None:
@@ -148,10 +160,12 @@ class UNet(_Network):
                 f"{GROUPS}, got {widths}"
             )
         channels = [int(width) for width in widths]
-        factor = 2 ** (len(channels) - 1)
+        _check_patch(patch_size)
+        factor = patch_size * 2 ** (len(channels) - 1)
         if image_size < factor or image_size % factor:
             raise ValueError(
-                f"image_size: {len(channels)} levels need a multiple of {factor}, got {image_size}"
+                f"image_size: {len(channels)} levels and patches of {patch_size} need "
+                f"a multiple of {factor}, got {image_size}"
             )
         if not 0.0 <= dropout < 1.0:
             raise ValueError(f"dropout: expected 0 <= dropout < 1, got {dropout}")
@@ -164,6 +178,10 @@ class UNet(_Network):
                 f"num_res_blocks: expected 1 to {MAX_RES_BLOCKS}, got {num_res_blocks}"
             )
         _check_positive(in_channels=in_channels, out_channels=out_channels)
+        if preconditioned and in_channels != out_channels:
+            raise ValueError(
+                f"preconditioned: {out_channels} channels of noise for {in_channels} of the image"
+            )
         self.config: dict[str, Any] = {
             "image_size": image_size,
             "base_channels": base_channels,
@@ -176,7 +194,10 @@ class UNet(_Network):
             "in_channels": in_channels,
             "out_channels": out_channels,
             "dropout": dropout,
+            "patch_size": patch_size,
+            "preconditioned": preconditioned,
         }
+        self.schedule = schedule or Schedule("linear")
         self._core = _core.unet(
             height=image_size,
             width=image_size,
@@ -188,32 +209,52 @@ class UNet(_Network):
             heads=num_heads,
             head_channels=num_head_channels,
             attention_strides=sorted(
-                {image_size // r for r in attention_resolutions if 0 < r <= image_size}
+                {
+                    max(1, image_size // (patch_size * r))
+                    for r in attention_resolutions
+                    if 0 < r <= image_size
+                }
             ),
             resblock_updown=resblock_updown,
             dropout=dropout,
+            patch=patch_size,
         )
         self.initialise(seed)
 
-    def __call__(self, x: FloatArray, t: npt.ArrayLike, training: bool = False) -> FloatArray:
+    def __call__(self, x: FloatArray, t: npt.ArrayLike) -> FloatArray:
         """Noise predicted in ``x`` (N, C, H, W) at time steps ``t`` (an int, or (N,) ints)."""
-        return self._core.forward(x, _times(t, len(x)), training=training)
+        return self._forward(x, t)
 
     def backward(
         self, x: FloatArray, t: npt.ArrayLike, grad_eps: FloatArray
     ) -> dict[str, FloatArray]:
         """Gradients of ``sum(eps * grad_eps)``: one array per parameter, and ``"x"``."""
         self._core.zero_gradients()
-        self._core.forward(x, _times(t, len(x)), training=True, input_gradient=True)
-        dx = self._core.backward(grad_eps)
+        self._forward(x, t, training=True, input_gradient=True)
+        dx = self._backward(t, grad_eps)
         assert dx is not None
         return {**self.gradients(), "x": dx}
+
+    def _forward(self, x: FloatArray, t: npt.ArrayLike, **options: Any) -> FloatArray:
+        output = self._core.forward(x, check_steps(t, len(x)).astype(np.float32), **options)
+        if not self.config["preconditioned"]:
+            return output
+        return _core.precondition(x, output, self.schedule.alphas_cumprod_at(t, len(x)))
+
+    def _backward(self, t: npt.ArrayLike, d_eps: FloatArray) -> FloatArray | None:
+        """Add to the gradients of the last forward pass; the input's, where that asked for it."""
+        if not self.config["preconditioned"]:
+            return self._core.backward(d_eps)
+        abar = self.schedule.alphas_cumprod_at(t, len(d_eps))
+        d_output, direct = _core.precondition_backward(d_eps, abar)
+        dx = self._core.backward(d_output)
+        return None if dx is None else dx + direct
 
 
 class SegmentationNet(_Network):
     """The segmentation sub-network: image and repair to a probability per pixel (section 5).
 
-    Takes any height and width that are multiples of 32.
+    Takes any height and width that are multiples of 32 times ``patch_size``; see UNet for patches.
 
     >>> seg = SegmentationNet(base_channels=4)
     >>> seg(np.zeros((1, 6, 64, 64), np.float32)).shape
@@ -225,8 +266,10 @@ class SegmentationNet(_Network):
         in_channels: int = 6,
         out_channels: int = 1,
         base_channels: int = 64,
+        patch_size: int = 1,
         seed: int = 0,
     ) -> None:
+        _check_patch(patch_size)
         _check_positive(
             in_channels=in_channels, out_channels=out_channels, base_channels=base_channels
         )
@@ -234,13 +277,15 @@ class SegmentationNet(_Network):
             "in_channels": in_channels,
             "out_channels": out_channels,
             "base_channels": base_channels,
+            "patch_size": patch_size,
         }
         self._core = _core.segmenter(
-            height=32,
-            width=32,
+            height=32 * patch_size,
+            width=32 * patch_size,
             in_channels=in_channels,
             out_channels=out_channels,
             base_channels=base_channels,
+            patch=patch_size,
         )
         self._batches_tracked: dict[str, int] = {
             name.removesuffix("running_mean") + "num_batches_tracked": 0
@@ -297,6 +342,26 @@ class SegmentationNet(_Network):
         self._batches_tracked = counts
 
 
+def _arrays(
+    state: Mapping[str, npt.ArrayLike], shapes: Mapping[str, tuple[int, ...]]
+) -> dict[str, FloatArray]:
+    """All of ``state`` as float32. Raises KeyError and ValueError unless it has these shapes."""
+    missing = sorted(set(shapes) - set(state))
+    unknown = sorted(set(state) - set(shapes))
+    if missing or unknown:
+        raise KeyError(
+            f"state: {len(missing)} names missing, {len(unknown)} unknown, "
+            f"for example {(missing or unknown)[0]!r}"
+        )
+    arrays = {}
+    for name, shape in shapes.items():
+        array = np.asarray(state[name], dtype=np.float32)
+        if array.shape != shape:
+            raise ValueError(f"state[{name!r}]: expected shape {shape}, got {array.shape}")
+        arrays[name] = array
+    return arrays
+
+
 def _check_positive(**values: int) -> None:
     for name, value in values.items():
         if value < 1:
@@ -308,5 +373,6 @@ def _check_divisible(name: str, channels: Sequence[int], divisor: int) -> None:
         raise ValueError(f"{name}: {divisor} does not divide the level widths {list(channels)}")
 
 
-def _times(t: npt.ArrayLike, count: int) -> FloatArray:
-    return check_steps(t, count).astype(np.float32)
+def _check_patch(patch_size: int) -> None:
+    if not 1 <= patch_size <= 16:
+        raise ValueError(f"patch_size: expected 1 to 16, got {patch_size}")

@@ -130,9 +130,10 @@ class Trainer:
         x_s = _core.q_sample(images, eps[:count], abar_s)
         x_b = _core.q_sample(images, eps[count:], abar_b)
 
-        predicted = self.unet._core.forward(
+        steps = np.concatenate([t_s, t_b])
+        predicted = self.unet._forward(
             np.concatenate([x_s, x_b]),
-            np.concatenate([t_s, t_b]).astype(np.float32),
+            steps,
             training=True,
             recompute=self.recompute,
             seed=self._dropout_seed(),
@@ -165,7 +166,7 @@ class Trainer:
             np.ascontiguousarray(d_pair[:, channels:]),
             x_s, x_b, e_s, e_b, abar_s, abar_b, self.guidance,
         )  # fmt: skip
-        self.unet._core.backward(d_predicted + np.concatenate([de_s, de_b]))
+        self.unet._backward(steps, d_predicted + np.concatenate([de_s, de_b]))
         self._update()
         return StepResult(losses, repaired, mask)
 

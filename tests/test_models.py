@@ -124,6 +124,44 @@ def test_initial_weights_are_the_reference_s() -> None:
     assert (other["down.0.0.weight"] != state["down.0.0.weight"]).all()
 
 
+# ---- patches, preconditioning --------------------------------------------------------------------
+
+
+def blocks(x: np.ndarray, p: int) -> np.ndarray:
+    """Each p by p pixels of (N, C, H, W) as one of p² C channels: by row, column, channel."""
+    n, c, h, w = x.shape
+    split = x.reshape(n, c, h // p, p, w // p, p).transpose(0, 3, 5, 1, 2, 4)
+    return np.ascontiguousarray(split.reshape(n, p * p * c, h // p, w // p))
+
+
+@pytest.mark.parametrize("p", [2, 4])
+def test_a_patch_is_a_pixel_of_more_channels(p: int) -> None:
+    net = tiny_unet(image_size=16 * p, patch_size=p)
+    plain = tiny_unet(image_size=16, in_channels=3 * p * p, out_channels=3 * p * p)
+    x, grad = draw(2, 3, 16 * p, 16 * p), draw(2, 3, 16 * p, 16 * p, seed=1)
+    np.testing.assert_array_equal(blocks(net(x, T[:2]), p), plain(blocks(x, p), T[:2]))
+    got, want = net.backward(x, 5, grad), plain.backward(blocks(x, p), 5, blocks(grad, p))
+    assert_equal({**got, "x": blocks(got["x"], p)}, want)
+    seg, pair = tiny_segmenter(patch_size=p), draw(1, 6, 32 * p, 64 * p)
+    plain_seg = tiny_segmenter(in_channels=6 * p * p, out_channels=p * p)
+    np.testing.assert_array_equal(blocks(seg(pair), p), plain_seg(blocks(pair, p)))
+
+
+def test_preconditioning_is_its_formula() -> None:
+    net, plain = tiny_unet(preconditioned=True), tiny_unet()
+    x, dy = draw(3, 3, 32, 32), draw(3, 3, 32, 32, seed=1)
+    abar = net.schedule.alphas_cumprod[T][:, None, None, None]
+    c = (1 / 16) / ((1 - abar) / abar + 1 / 16)
+    direct = (1 - c) / np.sqrt(1 - abar)
+    want = direct * (x - np.sqrt(abar) / 2) - np.sqrt(c) * plain(x, T)
+    np.testing.assert_allclose(net(x, T), want, rtol=1e-5, atol=1e-5)
+    got = net.backward(x, T, dy)
+    inner = plain.backward(x, T, (-np.sqrt(c) * dy).astype(np.float32))
+    inner["x"] = (inner["x"] + direct * dy).astype(np.float32)
+    for name, gradient in inner.items():
+        assert distance(got[name], gradient, largest(inner)) < 1e-4, name
+
+
 # ---- refused arguments --------------------------------------------------------------------------
 
 
@@ -146,6 +184,10 @@ def test_initial_weights_are_the_reference_s() -> None:
         ("num_res_blocks", {"num_res_blocks": 31}),
         ("in_channels", {"in_channels": 0}),
         ("out_channels", {"out_channels": -1}),
+        ("patch_size", {"patch_size": 0}),
+        ("patch_size", {"patch_size": 17}),
+        ("image_size", {"patch_size": 3}),
+        ("preconditioned", {"preconditioned": True, "out_channels": 4}),
         ("dropout", {"dropout": 1.0}),
         ("dropout", {"dropout": float("nan")}),
     ],
@@ -281,7 +323,14 @@ def test_counters_may_be_missing() -> None:
 
 
 @pytest.mark.usefixtures("every_level")
-@pytest.mark.parametrize("options", [{}, {"resblock_updown": False, "num_head_channels": 16}])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"resblock_updown": False, "num_head_channels": 16},
+        {"patch_size": 2, "preconditioned": True},
+    ],
+)
 def test_an_image_does_not_depend_on_its_batch(options: dict[str, Any]) -> None:
     net, x = tiny_unet(**options), draw(3, 3, 32, 32)
     together = net(x, T)

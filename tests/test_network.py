@@ -56,6 +56,7 @@ def slope(core: Any, names: list[str], directions: Gradients, loss: Any, step: f
     [
         {"in_channels": 1, "out_channels": 5, "num_heads": 1, "dropout": 0.3},
         {"resblock_updown": False, "num_head_channels": 8, "num_res_blocks": 2},
+        {"patch_size": 2, "dropout": 0.1},
         {"channel_mults": (1, 3, 1), "attention_resolutions": (8, 4, 2), "num_heads": 2},
     ],
 )
@@ -75,7 +76,7 @@ def test_unet_gradients_by_differences(options: dict[str, Any]) -> None:
             names = [n for n in parameters if n.endswith(kind)][part::4]
             norm = np.sqrt(sum((gradients[n].astype(np.float64) ** 2).sum() for n in names))
             along = {n: (gradients[n] / norm).astype(np.float32) for n in names}
-            step = min(3e-3, 0.2 / norm)  # above rounding, below the curvature
+            step = min(3e-3, 0.05 / norm)  # above rounding, below the curvature
             assert slope(net._core, names, along, loss, step) == pytest.approx(norm, rel=1e-2)
 
 
@@ -175,14 +176,15 @@ def test_other_image_sizes() -> None:
 def test_networks_are_made_by_functions() -> None:
     with pytest.raises(TypeError, match="cannot create"):
         _core.Network()
-    options = {"in_channels": 3, "out_channels": 1, "base_channels": 4}
+    options = {"in_channels": 3, "out_channels": 1, "base_channels": 4, "patch": 1}
     for height, width in ((32, 33), (0, 32), (16, 16), (32, -32)):
         with pytest.raises(ValueError, match="network: the shapes do not fit"):
             _core.segmenter(height, width, **options)
     with pytest.raises(ValueError, match="network: the shapes do not fit"):
-        _core.segmenter(32, 32, 3, 1, 2**62)
+        _core.segmenter(32, 32, 3, 1, 2**62, 1)
     unet = {"height": 8, "width": 8, "in_channels": 1, "out_channels": 1, "embedding": 32} | {
         "res_blocks": 1, "heads": 1, "head_channels": -1, "resblock_updown": True, "dropout": 0.0,
+        "patch": 1,
     }  # fmt: skip
     assert _core.unet(channels=(32,), attention_strides=[], **unet).parameters()
     for channels, error in (

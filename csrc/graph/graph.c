@@ -267,6 +267,40 @@ dad_value dad_graph_unary(dad_graph *graph, dad_op op, dad_value x) {
     return node != NULL ? last(graph) : DAD_NONE;
 }
 
+dad_value dad_graph_space_to_depth(dad_graph *graph, dad_value x, ptrdiff_t block) {
+    if (block == 1 || !valid(graph, x)) {
+        return x;
+    }
+    const dad_node *input = &graph->nodes[x];
+    if (block < 1 || input->H % block != 0 || input->W % block != 0) {
+        return fail(graph, DAD_BAD_SHAPE);
+    }
+    dad_node *node = add_node(graph, DAD_OP_SPACE_TO_DEPTH, x, input->C * block * block,
+                              input->H / block, input->W / block);
+    if (node == NULL) {
+        return DAD_NONE;
+    }
+    node->block = block;
+    return last(graph);
+}
+
+dad_value dad_graph_depth_to_space(dad_graph *graph, dad_value x, ptrdiff_t block) {
+    if (block == 1 || !valid(graph, x)) {
+        return x;
+    }
+    const dad_node *input = &graph->nodes[x];
+    if (block < 1 || input->C % (block * block) != 0) {
+        return fail(graph, DAD_BAD_SHAPE);
+    }
+    dad_node *node = add_node(graph, DAD_OP_DEPTH_TO_SPACE, x, input->C / (block * block),
+                              input->H * block, input->W * block);
+    if (node == NULL) {
+        return DAD_NONE;
+    }
+    node->block = block;
+    return last(graph);
+}
+
 static bool same_size(const dad_node *a, const dad_node *b) {
     return a->H == b->H && a->W == b->W;
 }
@@ -282,6 +316,15 @@ static bool propagate(dad_graph *graph, ptrdiff_t H, ptrdiff_t W) {
         } else if (node->op == DAD_OP_CONV2D) {
             node->H = dad_conv2d_out(input->H, node->kernel, node->stride, node->kernel / 2);
             node->W = dad_conv2d_out(input->W, node->kernel, node->stride, node->kernel / 2);
+        } else if (node->op == DAD_OP_SPACE_TO_DEPTH) {
+            if (input->H % node->block != 0 || input->W % node->block != 0) {
+                return false;
+            }
+            node->H = input->H / node->block;
+            node->W = input->W / node->block;
+        } else if (node->op == DAD_OP_DEPTH_TO_SPACE) {
+            node->H = input->H * node->block;
+            node->W = input->W * node->block;
         } else if (input != NULL) {
             node->H = resampled(node->op, input->H);
             node->W = resampled(node->op, input->W);

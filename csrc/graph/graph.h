@@ -34,6 +34,8 @@ typedef enum {
     DAD_OP_SIGMOID,
     DAD_OP_UPSAMPLE_NEAREST,
     DAD_OP_UPSAMPLE_BILINEAR,
+    DAD_OP_SPACE_TO_DEPTH,
+    DAD_OP_DEPTH_TO_SPACE,
     DAD_OP_AVG_POOL,
     DAD_OP_MAX_POOL,
     DAD_OP_CONCAT,
@@ -57,6 +59,7 @@ typedef struct {
     int parameter[DAD_MAX_PARAMETERS]; /* weight, bias, running mean, running variance */
     int segment;                       /* unit of recomputation */
     ptrdiff_t kernel, stride;          /* convolution */
+    ptrdiff_t block;                   /* space to depth and back */
     ptrdiff_t heads;                   /* attention */
     dad_activation activation;         /* normalisation */
     float dropout;
@@ -108,6 +111,9 @@ dad_value dad_graph_batch_norm(dad_graph *graph, dad_value x, dad_activation act
                                const char *name);
 dad_value dad_graph_attention(dad_graph *graph, dad_value qkv, ptrdiff_t heads);
 dad_value dad_graph_dropout(dad_graph *graph, dad_value x, float p);
+/* Each block x block of pixels as one pixel of block^2 times the channels, and back. */
+dad_value dad_graph_space_to_depth(dad_graph *graph, dad_value x, ptrdiff_t block);
+dad_value dad_graph_depth_to_space(dad_graph *graph, dad_value x, ptrdiff_t block);
 dad_value dad_graph_concat(dad_graph *graph, dad_value a, dad_value b);
 
 /* Ops of one input and no parameters: activations, pooling, upsampling. */

@@ -233,6 +233,27 @@ MAP_OP(upsample_nearest)
 MAP_OP(upsample_bilinear)
 MAP_OP(avg_pool)
 
+static void space_to_depth_forward(const dad_task *task) {
+    dad_map_shape shape = map_shape(task);
+    dad_space_to_depth(task->y, task->x[0], task->node->block, &shape);
+}
+static void space_to_depth_backward(const dad_task *task) {
+    dad_map_shape shape = map_shape(task);
+    dad_depth_to_space(task->dx[0], task->dy, task->node->block, &shape);
+}
+static dad_map_shape output_shape(const dad_task *task) {
+    const dad_node *node = task->node;
+    return (dad_map_shape){.N = task->N, .H = node->H, .W = node->W, .C = node->C};
+}
+static void depth_to_space_forward(const dad_task *task) {
+    dad_map_shape shape = output_shape(task);
+    dad_depth_to_space(task->y, task->x[0], task->node->block, &shape);
+}
+static void depth_to_space_backward(const dad_task *task) {
+    dad_map_shape shape = output_shape(task);
+    dad_space_to_depth(task->dx[0], task->dy, task->node->block, &shape);
+}
+
 /* A byte per output element; evaluation has nowhere to keep it and uses the scratch. */
 static ptrdiff_t max_pool_aux(const dad_graph *graph, const dad_node *node) {
     (void)graph;
@@ -272,6 +293,10 @@ static const dad_op_kind kinds[DAD_OPS] = {
                                  upsample_nearest_forward, upsample_nearest_backward},
     [DAD_OP_UPSAMPLE_BILINEAR] = {"upsample bilinear", false, false, no_aux, no_scratch,
                                   upsample_bilinear_forward, upsample_bilinear_backward},
+    [DAD_OP_SPACE_TO_DEPTH] = {"space to depth", false, false, no_aux, no_scratch,
+                               space_to_depth_forward, space_to_depth_backward},
+    [DAD_OP_DEPTH_TO_SPACE] = {"depth to space", false, false, no_aux, no_scratch,
+                               depth_to_space_forward, depth_to_space_backward},
     [DAD_OP_AVG_POOL] = {"average pool", false, false, no_aux, no_scratch, avg_pool_forward,
                          avg_pool_backward},
     [DAD_OP_MAX_POOL] = {"max pool", false, false, max_pool_aux, max_pool_scratch,

@@ -105,9 +105,26 @@ static void plan_input_gradient(planner *p, dad_step *step, int i, dad_value inp
     }
 }
 
+static bool gradient_wanted(const planner *p, dad_value input) {
+    if (input == DAD_NONE) {
+        return false;
+    }
+    dad_op op = p->graph->nodes[input].op;
+    return op == DAD_OP_INPUT ? p->plan->options.input_gradient : op != DAD_OP_TIME_EMBEDDING;
+}
+
+static bool has_backward(const planner *p, int index) {
+    const dad_node *node = &p->graph->nodes[index];
+    bool wanted = node->parameter[0] != DAD_NONE;
+    for (int i = 0; i < DAD_MAX_INPUTS; i++) {
+        wanted = wanted || gradient_wanted(p, node->in[i]);
+    }
+    return wanted && p->gradient[index] != DAD_NONE;
+}
+
 static void plan_backward(planner *p, int index) {
     const dad_node *node = &p->graph->nodes[index];
-    if (node->op == DAD_OP_INPUT || p->gradient[index] == DAD_NONE) {
+    if (!has_backward(p, index)) {
         return;
     }
     dad_step *step = new_step(p, index, true);
@@ -126,10 +143,7 @@ static void plan_backward(planner *p, int index) {
         if (kind->backward_reads_x && i == 0) {
             step->x[i] = touch(p, p->value[input]);
         }
-        dad_op op = p->graph->nodes[input].op;
-        bool wanted = op == DAD_OP_INPUT ? p->plan->options.input_gradient
-                                         : op != DAD_OP_TIME_EMBEDDING;
-        if (wanted) {
+        if (gradient_wanted(p, input)) {
             plan_input_gradient(p, step, i, input);
         }
     }

@@ -8,7 +8,7 @@
  *   attention.c    multi-head self-attention over a map
  *   linear.c       fully connected layer; sinusoidal time embedding
  *   activations.c  SiLU, ReLU, sigmoid, dropout, addition, concatenation
- *   resample.c     nearest and bilinear upsampling
+ *   resample.c     nearest and bilinear upsampling, space to depth and back
  *   pool.c         average and max pooling
  *   losses.c       squared error, focal, smooth L1, BCE, Dice
  *   adam.c         the optimizer's update
@@ -211,6 +211,11 @@ void dad_upsample_nearest_backward(float *dx, const float *dy, const dad_map_sha
 /* y [N, 2H, 2W, C], corners aligned: output i reads input i * (H - 1) / (2H - 1). */
 void dad_upsample_bilinear_forward(float *y, const float *x, const dad_map_shape *shape);
 void dad_upsample_bilinear_backward(float *dx, const float *dy, const dad_map_shape *shape);
+
+/* y [N, H / B, W / B, B * B * C] from x, and back: each BxB block of pixels as one, its channels in
+ * the order (row, column, channel). Either is the other's gradient. B divides H and W. */
+void dad_space_to_depth(float *y, const float *x, ptrdiff_t B, const dad_map_shape *shape);
+void dad_depth_to_space(float *x, const float *y, ptrdiff_t B, const dad_map_shape *shape);
 
 /* 2x2 windows, stride 2; y [N, H / 2, W / 2, C], an odd last row or column is left out. */
 void dad_avg_pool_forward(float *y, const float *x, const dad_map_shape *shape);

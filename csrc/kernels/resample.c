@@ -2,7 +2,11 @@
  *
  * Bilinear: output row 2k lies k / (2H - 1) above input row k, output row 2k + 1 lies
  * (H - 1 - k) / (2H - 1) below it. Backward gathers, for each input row, from the at most four
- * output rows 2k - 1 .. 2k + 2 that read it. Threads share (image, row). */
+ * output rows 2k - 1 .. 2k + 2 that read it. Threads share (image, row).
+ *
+ * Space to depth only moves runs of B * C floats: rows of B pixels stay together. */
+#include <string.h>
+
 #include "base/threads.h"
 #include "kernels/kernels.h"
 #include "simd/simd.h"
@@ -58,4 +62,28 @@ void dad_upsample_bilinear_backward(float *dx, const float *dy, const dad_map_sh
         ops->bilinear_backward(dx + r * size, first, weights + skipped, count, shape->W,
                                shape->C);
     }
+}
+
+/* Moves the runs of B pixels between a row of blocks and the B rows of pixels it stands for. */
+static void move_blocks(float *y, const float *x, ptrdiff_t B, const dad_map_shape *shape,
+                        bool to_depth) {
+    const ptrdiff_t run = B * shape->C, row = shape->W * shape->C, blocks = shape->W / B;
+#pragma omp parallel for num_threads(dad_num_threads()) schedule(static)
+    for (ptrdiff_t r = 0; r < shape->N * (shape->H / B); r++) {
+        for (ptrdiff_t i = 0; i < B; i++) {
+            for (ptrdiff_t k = 0; k < blocks; k++) {
+                ptrdiff_t pixels = (r * B + i) * row + k * run, deep = r * B * row + (k * B + i) * run;
+                memcpy(y + (to_depth ? deep : pixels), x + (to_depth ? pixels : deep),
+                       (size_t)run * sizeof(float));
+            }
+        }
+    }
+}
+
+void dad_space_to_depth(float *y, const float *x, ptrdiff_t B, const dad_map_shape *shape) {
+    move_blocks(y, x, B, shape, true);
+}
+
+void dad_depth_to_space(float *x, const float *y, ptrdiff_t B, const dad_map_shape *shape) {
+    move_blocks(x, y, B, shape, false);
 }

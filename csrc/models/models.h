@@ -19,6 +19,7 @@ typedef struct {
     int attention_count;
     bool resblock_updown; /* resample inside residual blocks, or by convolutions of their own */
     float dropout;
+    ptrdiff_t patch; /* blocks of patch x patch pixels enter as one, and leave as many; 1: pixels */
 } dad_unet_options;
 
 /* x, t -> predicted noise [out_channels, height, width]. */
@@ -27,6 +28,7 @@ void dad_build_unet(dad_graph *graph, const dad_unet_options *options);
 typedef struct {
     ptrdiff_t height, width; /* divisible by 32 */
     ptrdiff_t in_channels, out_channels, base_channels;
+    ptrdiff_t patch;
 } dad_segmenter_options;
 
 /* concat(x0, repaired x0) -> anomaly probability [out_channels, height, width]. */

@@ -40,6 +40,7 @@ void dad_build_segmenter(dad_graph *graph, const dad_segmenter_options *options)
     dad_value maps[BLOCKS];
     dad_value x =
         dad_graph_input(graph, options->in_channels, options->height, options->width);
+    x = dad_graph_space_to_depth(graph, x, options->patch);
     for (int i = 0; i < BLOCKS; i++) {
         dad_graph_new_segment(graph);
         if (i > 0) {
@@ -56,9 +57,11 @@ void dad_build_segmenter(dad_graph *graph, const dad_segmenter_options *options)
         x = dad_graph_concat(graph, x, maps[i]);
         x = pair(graph, x, width, stages[i][1]);
     }
-    const dad_conv_options last = {.channels = options->out_channels, .kernel = 3, .stride = 1,
-                                   .image_bias = DAD_NONE, .residual = DAD_NONE};
+    const dad_conv_options last = {
+        .channels = options->out_channels * options->patch * options->patch, .kernel = 3,
+        .stride = 1, .image_bias = DAD_NONE, .residual = DAD_NONE};
     dad_graph_new_segment(graph);
     x = dad_graph_conv2d(graph, x, &last, "decoder_segment.fin_out.0");
+    x = dad_graph_depth_to_space(graph, x, options->patch);
     graph->output = dad_graph_unary(graph, DAD_OP_SIGMOID, x);
 }

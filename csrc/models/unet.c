@@ -204,12 +204,14 @@ void dad_build_unet(dad_graph *graph, const dad_unet_options *options) {
     t = dad_graph_linear(graph, t, 4 * options->embedding, "time_embedding.1");
     t = dad_graph_unary(graph, DAD_OP_SILU, t);
     t = dad_graph_linear(graph, t, 4 * options->embedding, "time_embedding.3");
+    x = dad_graph_space_to_depth(graph, x, options->patch);
     b.time = dad_graph_unary(graph, DAD_OP_SILU, t);
     x = build_down(&b, x);
     x = build_middle(&b, x);
     x = build_up(&b, x);
     dad_graph_new_segment(graph);
-    dad_conv_options last = conv3(options->out_channels);
+    dad_conv_options last = conv3(options->out_channels * options->patch * options->patch);
     x = dad_graph_group_norm(graph, x, DAD_SILU, "out.0");
-    graph->output = dad_graph_conv2d(graph, x, &last, "out.2");
+    x = dad_graph_conv2d(graph, x, &last, "out.2");
+    graph->output = dad_graph_depth_to_space(graph, x, options->patch);
 }

@@ -138,6 +138,15 @@ void dad_q_sample(float *x_t, const float *x0, const float *noise,
 void dad_predict_x0(float *x0, const float *x_t, const float *eps, const double *abar,
                     bool clip, ptrdiff_t N, ptrdiff_t size);
 
+/* Noise from the output of a preconditioned network (Karras et al. 2022, table 1, for x_t of unit
+ * signal and noise power): with s^2 = (1 - abar) / abar and the data's spread d = 1/4 about 1/2,
+ *   eps = (1 - c) / sqrt(1 - abar) (x_t - sqrt(abar) / 2) - sqrt(c) output,  c = d^2 / (s^2 + d^2).
+ * Backward: doutput and, unless NULL, the part of dx_t that does not go through the network. */
+void dad_precondition(float *eps, const float *x_t, const float *output, const double *abar,
+                      ptrdiff_t N, ptrdiff_t size);
+void dad_precondition_backward(float *doutput, float *dx_t, const float *deps,
+                               const double *abar, ptrdiff_t N, ptrdiff_t size);
+
 typedef struct {
     double abar, abar_prev; /* at t and t - 1 (1 at t = 0) */
     double beta, variance;  /* at t */

@@ -474,14 +474,14 @@ static int read_sizes(PyObject *object, const char *name, ptrdiff_t *sizes) {
 static PyObject *unet(PyObject *module, PyObject *args, PyObject *keywords) {
     static char *names[] = {"height", "width", "in_channels", "out_channels", "channels",
                             "embedding", "res_blocks", "heads", "head_channels",
-                            "attention_strides", "resblock_updown", "dropout", NULL};
+                            "attention_strides", "resblock_updown", "dropout", "patch", NULL};
     dad_unet_options o = {.levels = 0};
     PyObject *channels, *strides;
     int updown;
-    if (!PyArg_ParseTupleAndKeywords(args, keywords, "nnnnOninnOpf:unet", names, &o.height,
+    if (!PyArg_ParseTupleAndKeywords(args, keywords, "nnnnOninnOpfn:unet", names, &o.height,
                                      &o.width, &o.in_channels, &o.out_channels, &channels,
                                      &o.embedding, &o.res_blocks, &o.heads, &o.head_channels,
-                                     &strides, &updown, &o.dropout)) {
+                                     &strides, &updown, &o.dropout, &o.patch)) {
         return NULL;
     }
     o.resblock_updown = updown;
@@ -501,11 +501,11 @@ static PyObject *unet(PyObject *module, PyObject *args, PyObject *keywords) {
 
 static PyObject *segmenter(PyObject *module, PyObject *args, PyObject *keywords) {
     static char *names[] = {"height", "width", "in_channels", "out_channels", "base_channels",
-                            NULL};
+                            "patch", NULL};
     dad_segmenter_options o;
-    if (!PyArg_ParseTupleAndKeywords(args, keywords, "nnnnn:segmenter", names, &o.height,
+    if (!PyArg_ParseTupleAndKeywords(args, keywords, "nnnnnn:segmenter", names, &o.height,
                                      &o.width, &o.in_channels, &o.out_channels,
-                                     &o.base_channels)) {
+                                     &o.base_channels, &o.patch)) {
         return NULL;
     }
     dad_graph graph;
@@ -517,10 +517,10 @@ static PyObject *segmenter(PyObject *module, PyObject *args, PyObject *keywords)
 PyMethodDef dad_network_methods[] = {
     DAD_METHOD(unet,
                "unet(height, width, in_channels, out_channels, channels, embedding, res_blocks, "
-               "heads, head_channels, attention_strides, resblock_updown, dropout)\n--\n\n"
+               "heads, head_channels, attention_strides, resblock_updown, dropout, patch)\n--\n\n"
                "A guided-diffusion UNet; see diffusionad.UNet."),
     DAD_METHOD(segmenter,
-               "segmenter(height, width, in_channels, out_channels, base_channels)\n--\n\n"
+               "segmenter(height, width, in_channels, out_channels, base_channels, patch)\n--\n\n"
                "The segmentation network; see diffusionad.SegmentationNet."),
     {NULL, NULL, 0, NULL},
 };

@@ -114,6 +114,59 @@ done:
     return (PyObject *)x0;
 }
 
+static PyObject *precondition(PyObject *self, PyObject *args, PyObject *kwargs) {
+    (void)self;
+    static char *names[] = {"x_t", "output", "abar", NULL};
+    PyObject *x_t_object, *output_object, *abar_object;
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "OOO:precondition", names, &x_t_object,
+                                     &output_object, &abar_object)) {
+        return NULL;
+    }
+    PyArrayObject *x_t = NULL, *output = NULL, *abar = NULL, *eps = NULL;
+    if ((x_t = input_images(x_t_object, "x_t")) == NULL ||
+        (output = input_like(output_object, "output", x_t)) == NULL ||
+        (abar = input_levels(abar_object, "abar", x_t, true)) == NULL ||
+        (eps = output_like(x_t)) == NULL) {
+        goto done;
+    }
+    Py_BEGIN_ALLOW_THREADS;
+    dad_precondition(dad_floats(eps), dad_floats(x_t), dad_floats(output), PyArray_DATA(abar),
+                     PyArray_DIM(x_t, 0), image_size(x_t));
+    Py_END_ALLOW_THREADS;
+done:
+    Py_XDECREF(x_t);
+    Py_XDECREF(output);
+    Py_XDECREF(abar);
+    return (PyObject *)eps;
+}
+
+static PyObject *precondition_backward(PyObject *self, PyObject *args, PyObject *kwargs) {
+    (void)self;
+    static char *names[] = {"deps", "abar", NULL};
+    PyObject *deps_object, *abar_object, *result = NULL;
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "OO:precondition_backward", names,
+                                     &deps_object, &abar_object)) {
+        return NULL;
+    }
+    PyArrayObject *deps = NULL, *abar = NULL, *doutput = NULL, *dx_t = NULL;
+    if ((deps = input_images(deps_object, "deps")) == NULL ||
+        (abar = input_levels(abar_object, "abar", deps, true)) == NULL ||
+        (doutput = output_like(deps)) == NULL || (dx_t = output_like(deps)) == NULL) {
+        goto done;
+    }
+    Py_BEGIN_ALLOW_THREADS;
+    dad_precondition_backward(dad_floats(doutput), dad_floats(dx_t), dad_floats(deps),
+                              PyArray_DATA(abar), PyArray_DIM(deps, 0), image_size(deps));
+    Py_END_ALLOW_THREADS;
+    result = PyTuple_Pack(2, doutput, dx_t);
+done:
+    Py_XDECREF(deps);
+    Py_XDECREF(abar);
+    Py_XDECREF(doutput);
+    Py_XDECREF(dx_t);
+    return result;
+}
+
 /* The four levels of each image, checked; to be freed with PyMem_Free. */
 static dad_ancestral *input_steps(PyObject *const objects[4], PyArrayObject *images) {
     static const char *const names[] = {"abar", "abar_prev", "beta", "variance"};
@@ -331,6 +384,12 @@ PyMethodDef dad_pipeline_methods[] = {
         "sqrt(abar) x0 + sqrt(1 - abar) noise; abar: alphas_cumprod[t], float64 (N,)."),
     DAD_METHOD(predict_x0, "predict_x0(x_t, eps, abar, clip=False)\n--\n\n"
                            "x_t / sqrt(abar) - sqrt(1 / abar - 1) eps; clip: to [-1, 1]."),
+    DAD_METHOD(precondition,
+               "precondition(x_t, output, abar)\n--\n\n"
+               "The noise that a preconditioned network's output stands for."),
+    DAD_METHOD(precondition_backward,
+               "precondition_backward(deps, abar)\n--\n\n"
+               "(doutput, dx_t): dx_t without the part that goes through the network."),
     DAD_METHOD(
         ancestral_step,
         "ancestral_step(x_t, eps, noise, abar, abar_prev, beta, variance)\n--\n\n"
