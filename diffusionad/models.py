@@ -27,7 +27,7 @@ CHANNEL_MULTS: dict[int, tuple[float, ...]] = {
     64: (1, 2, 3, 4),
     32: (1, 2, 3, 4),
 }
-"""Channel multipliers per level for each image size of the reference (section 4)."""
+"""Channel multipliers per level for each image size of the reference."""
 
 MAX_LEVELS, MAX_RES_BLOCKS = 16, 30  # what the core builds
 
@@ -109,7 +109,7 @@ class _Network:
 
 
 class UNet(_Network):
-    """The reconstruction sub-network: predicts the noise in ``x_t`` (section 4).
+    """The reconstruction sub-network: a guided-diffusion UNet, predicts the noise in ``x_t``.
 
     ``image_size`` (pixels, square) sets the default ``channel_mults`` and, divided by
     ``attention_resolutions``, the strides at which attention is used. ``base_channels`` and every
@@ -252,7 +252,7 @@ class UNet(_Network):
 
 
 class SegmentationNet(_Network):
-    """The segmentation sub-network: image and repair to a probability per pixel (section 5).
+    """The segmentation sub-network: image and repair to a probability per pixel.
 
     Takes any height and width that are multiples of 32 times ``patch_size``; see UNet for patches.
 

@@ -1,4 +1,4 @@
-"""One training step of both networks, exactly as section 3 says, and its options."""
+"""One training step of both networks, as the reference does it, and its options."""
 
 from __future__ import annotations
 
