@@ -53,9 +53,10 @@ def denoise(
     """Repair images ``x0`` (N, C, H, W) in [0, 1].
 
     ``"norm_guided"`` denoises from ``t_s`` in one step, guided with weight ``w`` by the coarse
-    repair from ``t_b`` (paper, section 3.3); ``noise=(eps_s, eps_b)``. ``"one_step"`` does without the
-    guidance (paper, eq. 6); ``noise=(eps_s,)``. ``"iterative"`` takes ``t_s`` ancestral steps
-    (DDPM); ``noise=(first, per_step)`` with ``per_step`` (t_s, N, C, H, W), used in order.
+    repair from ``t_b`` (paper, section 3.3); ``noise=(eps_s, eps_b)``. ``"one_step"`` does
+    without the guidance (paper, eq. 6); ``noise=(eps_s,)``. ``"iterative"`` takes ``t_s``
+    ancestral steps (DDPM); ``noise=(first, per_step)`` with ``per_step`` (t_s, N, C, H, W), used
+    in order.
 
     ``t_s`` and ``t_b`` are ints, or (N,) ints. Without ``noise``, the noise images of ``seed`` are
     used, the same for every image. Raises ValueError for an unknown mode, steps outside the

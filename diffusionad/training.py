@@ -11,13 +11,12 @@ import numpy as np
 import numpy.typing as npt
 
 from . import _core
+from .config import LOSSES
 from .diffusion import Floats, Schedule, check_steps
 from .models import SegmentationNet, UNet
 
 REFERENCE_LOSSES: Mapping[str, float] = {"noise": 1.0, "focal": 5.0, "smooth_l1": 1.0}
 """Weights of the reference's loss, ``L = L_noise + 5 L_focal + L_smoothL1``."""
-
-_SEGMENTATION_LOSSES = ("focal", "smooth_l1", "bce", "dice")
 
 SMALL_STEPS = (0, 300)  # t_s is drawn from here, t_b from the rest of the schedule
 
@@ -66,11 +65,9 @@ class Trainer:
         recompute: bool = False,
         seed: int = 0,
     ) -> None:
-        unknown = sorted(set(losses) - {"noise", *_SEGMENTATION_LOSSES})
+        unknown = sorted(set(losses) - set(LOSSES))
         if unknown:
-            raise ValueError(
-                f"losses: {unknown[0]!r} is none of noise, {', '.join(_SEGMENTATION_LOSSES)}"
-            )
+            raise ValueError(f"losses: {unknown[0]!r} is none of {', '.join(LOSSES)}")
         self.unet = unet
         self.seg = seg
         self.unet_lr = unet_lr
@@ -216,7 +213,7 @@ class Trainer:
         values: dict[str, float] = {}
         gradient = np.zeros_like(mask)
         for name, weight in self.losses.items():
-            if name in _SEGMENTATION_LOSSES:
+            if name != "noise":
                 values[name], part = getattr(_core, f"{name}_loss")(mask, target)
                 gradient += np.float32(weight) * part
         return values, gradient
