@@ -9,19 +9,12 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .model import Progress
 
 PLAIN_INTERVAL = 10.0  # seconds between progress lines where there is no terminal
-
-
-class TrainProgress(Protocol):
-    """What DiffusionAD.fit tells its progress callback."""
-
-    step: int
-    steps: int
-    losses: Mapping[str, float]
-    images_per_second: float
-    seconds_left: float
 
 
 class Console:
@@ -66,7 +59,7 @@ class Console:
             yield lambda done, of: update(done, of, "")
 
     @contextmanager
-    def training(self) -> Iterator[Callable[[TrainProgress], None]]:
+    def training(self) -> Iterator[Callable[[Progress], None]]:
         """Progress of training: losses, images per second, time left."""
         with self._bar("train", None) as update:
             yield lambda p: update(p.step, p.steps, training_text(p))
@@ -100,7 +93,7 @@ class _PlainBar:
         print(f"{self.what} {of}  {text}".rstrip(), file=sys.stderr, flush=True)
 
 
-def training_text(progress: TrainProgress) -> str:
+def training_text(progress: Progress) -> str:
     """One line: "noise 0.0123  total 0.456  21.3 images/s  3m05s left"."""
     losses = "  ".join(f"{name} {value:.4f}" for name, value in progress.losses.items())
     left = duration_text(progress.seconds_left)

@@ -262,7 +262,7 @@ def _as_floats(images: npt.NDArray[Any]) -> Floats:
 
 
 def _load_images(source: Any, size: int) -> tuple[npt.NDArray[Any], list[str], dict[str, Any]]:
-    """Images at network size (uint8 NHWC from files, float32 NCHW from float arrays), names, origin."""
+    """Images at network size, names, origin; uint8 NHWC from files, float32 NCHW from arrays."""
     if isinstance(source, (str, Path)):
         source = datasets.open(source, test_fraction=0.0)
     if isinstance(source, Dataset):

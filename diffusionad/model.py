@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -28,9 +29,9 @@ FALSE_ALARM_RATE = 0.01  # of good images, at the threshold that fit() sets
 class Prediction:
     """What the model says of N images.
 
-    ``scores`` (N,) float64; ``maps`` (N, H, W) float32 in [0, 1], or a list of (H, W) maps where the
-    images differ in size; ``reconstructions`` (N, 3, H, W) float32; ``labels`` (N,), 1 where the
-    score reaches the model's threshold, or None without one.
+    ``scores`` (N,) float64; ``maps`` (N, H, W) float32 in [0, 1], or a list of (H, W) maps where
+    the images differ in size; ``reconstructions`` (N, 3, H, W) float32; ``labels`` (N,), 1 where
+    the score reaches the model's threshold, or None without one.
     """
 
     scores: npt.NDArray[np.float64]
@@ -168,7 +169,7 @@ class DiffusionAD:
         )
 
     def explain(self, images: ImageSource) -> Explanation:
-        """Every stage for a batch of images: noised, repaired at both scales, guided, map, score."""
+        """Every stage of a batch: noised, repaired at both scales, guided, map, score."""
         x0 = to_network(images, self.config.image_size)
         repair = self._repair(x0)
         found = self._map(x0, repair)
@@ -299,15 +300,14 @@ def _settings(name: str, **overrides: Any) -> tuple[ModelConfig, TrainConfig]:
 
 def _as_sequence(images: ImageSource) -> Any:
     """Images as something to take batches from."""
-    if isinstance(images, (str, Path)):
-        images = list_images(images) if Path(images).is_dir() else [images]
-    elif isinstance(images, np.ndarray) and images.ndim == 3:
-        images = images[None]
-    if len(images) == 0:
+    found: Any = images
+    if isinstance(images, (str, os.PathLike)):
+        found = list_images(images) if Path(images).is_dir() else [images]
+    elif isinstance(images, np.ndarray):
+        found = images[None] if images.ndim == 3 else images
+    if len(found) == 0:
         raise InputError("images: expected at least one image, got none")
-    if isinstance(images, np.ndarray):
-        return images
-    return list(images)
+    return found if isinstance(found, np.ndarray) else list(found)
 
 
 def _image_size(pixels: npt.NDArray[Any]) -> tuple[int, int]:
