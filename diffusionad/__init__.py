@@ -23,3 +23,18 @@ from .diffusion import Schedule
 from .model import DiffusionAD, Prediction, load
 from .models import SegmentationNet, UNet
 from .training import Trainer
+
+__all__ = [
+    "DiffusionAD",
+    "Prediction",
+    "Repair",
+    "Schedule",
+    "SegmentationNet",
+    "Trainer",
+    "UNet",
+    "datasets",
+    "denoise",
+    "load",
+    "metrics",
+    "synthesis",
+]

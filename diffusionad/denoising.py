@@ -12,12 +12,14 @@ from . import _core
 from .diffusion import Floats, Schedule, check_steps
 from .models import UNet
 
+Steps = npt.NDArray[np.intp]
+
 MODES = ("norm_guided", "one_step", "iterative")
 
 
 @dataclass(frozen=True)
 class Repair:
-    """A repaired batch and what led to it; each (N, C, H, W) float32, None where the mode has none.
+    """A repaired batch and what led to it, each (N, C, H, W); None where the mode has none.
 
     ``x0`` is the repair; ``x_s`` and ``x_b`` are the image noised to ``t_s`` and ``t_b``; ``x0_s``
     and ``x0_b`` their one-step repairs; ``x_s_from_b`` is ``x0_b`` noised again to ``t_s``.
@@ -32,7 +34,7 @@ class Repair:
 
 
 def evaluation_noise(shape: tuple[int, ...], seed: int, count: int = 2) -> list[Floats]:
-    """The noise images of ``seed``, each ``shape`` (C, H, W): the same for every image evaluated."""
+    """The noise images of ``seed``, each ``shape`` (C, H, W): the same for every image."""
     rng = np.random.default_rng(seed)
     return [rng.standard_normal(shape, dtype=np.float32) for _ in range(count)]
 
@@ -50,10 +52,11 @@ def denoise(
 ) -> Repair:
     """Repair images ``x0`` (N, C, H, W) in [0, 1].
 
-    ``"norm_guided"`` denoises from ``t_s`` in one step, guided with weight ``w`` by the coarse repair
-    from ``t_b`` (section 2); ``noise=(eps_s, eps_b)``. ``"one_step"`` does without the guidance
-    (paper, eq. 6); ``noise=(eps_s,)``. ``"iterative"`` takes ``t_s`` ancestral steps (section 1);
-    ``noise=(first, per_step)`` with ``per_step`` (t_s, N, C, H, W), used in that order.
+    ``"norm_guided"`` denoises from ``t_s`` in one step, guided with weight ``w`` by the coarse
+    repair from ``t_b`` (paper, section 3.3); ``noise=(eps_s, eps_b)``. ``"one_step"`` does
+    without the guidance (paper, eq. 6); ``noise=(eps_s,)``. ``"iterative"`` takes ``t_s``
+    ancestral steps (DDPM); ``noise=(first, per_step)`` with ``per_step`` (t_s, N, C, H, W), used
+    in order.
 
     ``t_s`` and ``t_b`` are ints, or (N,) ints. Without ``noise``, the noise images of ``seed`` are
     used, the same for every image. Raises ValueError for an unknown mode, steps outside the
@@ -65,23 +68,17 @@ def denoise(
     if mode == "iterative":
         return _iterative(unet, x0, t_s, noise, schedule, seed)
     eps = _noise_like(x0, noise, 2 if mode == "norm_guided" else 1, seed)
-    x_s = schedule.q_sample(x0, t_s, eps[0])
+    t_s = check_steps(t_s, len(x0), schedule.timesteps, "t_s")
+    abar_s = schedule.alphas_cumprod[t_s]
+    x_s = _core.q_sample(x0, eps[0], abar_s)
     if mode == "one_step":
-        repaired = _core.predict_x0(
-            x_s, unet(x_s, t_s), schedule.alphas_cumprod_at(t_s, len(x0), "t_s"), clip=True
-        )
+        repaired = _core.predict_x0(x_s, unet(x_s, t_s), abar_s, clip=True)
         return Repair(x0=repaired, x_s=x_s, x0_s=repaired)
-    x_b = schedule.q_sample(x0, t_b, eps[1])
-    e_s, e_b = predict_both(unet, x_s, x_b, t_s, t_b, schedule)
-    guided = _core.guide(
-        x_s,
-        x_b,
-        e_s,
-        e_b,
-        schedule.alphas_cumprod_at(t_s, len(x0), "t_s"),
-        schedule.alphas_cumprod_at(t_b, len(x0), "t_b"),
-        w,
-    )
+    t_b = check_steps(t_b, len(x0), schedule.timesteps, "t_b")
+    abar_b = schedule.alphas_cumprod[t_b]
+    x_b = _core.q_sample(x0, eps[1], abar_b)
+    e_s, e_b = predict_both(unet, x_s, x_b, t_s, t_b)
+    guided = _core.guide(x_s, x_b, e_s, e_b, abar_s, abar_b, w)
     return Repair(
         x0=guided["x0_hat"],
         x_s=x_s,
@@ -93,17 +90,11 @@ def denoise(
 
 
 def predict_both(
-    unet: UNet, x_s: Floats, x_b: Floats, t_s: npt.ArrayLike, t_b: npt.ArrayLike, schedule: Schedule
+    unet: UNet, x_s: Floats, x_b: Floats, t_s: Steps, t_b: Steps
 ) -> tuple[Floats, Floats]:
     """Noise predicted at both scales: the two passes are one batch of 2N."""
     count = len(x_s)
-    steps = np.concatenate(
-        [
-            check_steps(t_s, count, schedule.timesteps, "t_s"),
-            check_steps(t_b, count, schedule.timesteps, "t_b"),
-        ]
-    )
-    eps = unet(np.concatenate([x_s, x_b]), steps)
+    eps = unet(np.concatenate([x_s, x_b]), np.concatenate([t_s, t_b]))
     return eps[:count], eps[count:]
 
 

@@ -13,21 +13,24 @@ Floats = NDArray[np.float32]
 Table = NDArray[np.float64]
 
 
-def check_steps(t: ArrayLike, images: int, timesteps: int, name: str = "t") -> NDArray[np.intp]:
+def check_steps(
+    t: ArrayLike, images: int, timesteps: int | None = None, name: str = "t"
+) -> NDArray[np.intp]:
     """One step per image, (images,), from an int or (images,) ints.
 
     Raises:
         TypeError: t holds no integers.
-        ValueError: t has another length, or a step outside 0 .. timesteps − 1.
+        ValueError: t has another length, or a step below 0 or not below ``timesteps``.
     """
     steps = np.asarray(t)
     if not np.issubdtype(steps.dtype, np.integer):
         raise TypeError(f"{name}: expected an int or an array of ints, got {steps.dtype}")
     if steps.shape not in ((), (images,)):
         raise ValueError(f"{name}: expected an int or shape ({images},), got shape {steps.shape}")
-    if steps.size and (steps.min() < 0 or steps.max() >= timesteps):
-        wrong = steps.min() if steps.min() < 0 else steps.max()
-        raise ValueError(f"{name}: expected steps from 0 to {timesteps - 1}, got {wrong}")
+    if steps.size and steps.min() < 0:
+        raise ValueError(f"{name}: expected steps from 0 up, got {steps.min()}")
+    if steps.size and timesteps is not None and steps.max() >= timesteps:
+        raise ValueError(f"{name}: expected steps from 0 to {timesteps - 1}, got {steps.max()}")
     return np.broadcast_to(steps.astype(np.intp), (images,))
 
 

@@ -32,8 +32,8 @@ class Prediction:
     """What the model says of N images.
 
     ``scores`` (N,) float64; ``maps`` (N, H, W) float32 in [0, 1], or a list of (H, W) maps where
-    the images differ in size; ``reconstructions`` (N, 3, H, W) float32; ``labels`` (N,), 1 where the
-    score reaches the model's threshold, or None without one.
+    the images differ in size; ``reconstructions`` (N, 3, H, W) float32; ``labels`` (N,), 1 where
+    the score reaches the model's threshold, or None without one.
     """
 
     scores: npt.NDArray[np.float64]
@@ -186,7 +186,7 @@ class DiffusionAD:
         )
 
     def explain(self, images: ImageSource) -> Explanation:
-        """Every stage for a batch: noised, repaired at both scales, guided, map, score."""
+        """Every stage of a batch: noised, repaired at both scales, guided, map, score."""
         x0 = to_network(images, self.config.image_size)
         repair = self._repair(x0)
         found = self._map(x0, repair)

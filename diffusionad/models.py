@@ -14,7 +14,8 @@ import numpy as np
 import numpy.typing as npt
 
 from . import _core
-from .diffusion import Schedule
+from .config import GROUPS
+from .diffusion import Schedule, check_steps
 
 FloatArray = npt.NDArray[np.float32]
 StateDict = dict[str, npt.NDArray[Any]]
@@ -26,9 +27,9 @@ CHANNEL_MULTS: dict[int, tuple[float, ...]] = {
     64: (1, 2, 3, 4),
     32: (1, 2, 3, 4),
 }
-"""Channel multipliers per level for each image size of the reference (section 4)."""
+"""Channel multipliers per level for each image size of the reference."""
 
-GROUPS = 32  # of every GroupNorm: channel counts are multiples of it
+MAX_LEVELS, MAX_RES_BLOCKS = 16, 30  # what the core builds
 
 
 class _Network:
@@ -58,9 +59,11 @@ class _Network:
             values: FloatArray
             if name.endswith("running_var") or (name.endswith("weight") and len(shape) == 1):
                 values = np.ones(shape, np.float32)
-            elif name.endswith("running_mean") or len(weight_shape) == 1:
-                values = np.zeros(shape, np.float32)
-            elif any(f".{part}." in f".{name}" for part in self._zero_initialised):
+            elif (
+                name.endswith("running_mean")
+                or len(weight_shape) == 1
+                or any(f".{part}." in f".{name}" for part in self._zero_initialised)
+            ):
                 values = np.zeros(shape, np.float32)
             else:
                 bound = 1.0 / math.sqrt(math.prod(weight_shape[1:]))
@@ -69,7 +72,7 @@ class _Network:
             self._core.write(name, values)
 
     def state_dict(self) -> StateDict:
-        """Copies of all parameters and buffers, under the reference's names, in PyTorch's shapes."""
+        """Copies of all parameters and buffers: the reference's names, PyTorch's shapes."""
         return {name: self._core.read(name) for name, _, _ in self._core.parameters()}
 
     def load_state_dict(self, state: Mapping[str, npt.ArrayLike]) -> None:
@@ -79,20 +82,7 @@ class _Network:
         nothing is changed then.
         """
         shapes = {name: shape for name, shape, _ in self._core.parameters()}
-        missing = sorted(set(shapes) - set(state))
-        unknown = sorted(set(state) - set(shapes))
-        if missing or unknown:
-            raise KeyError(
-                f"state: {len(missing)} names missing, {len(unknown)} unknown, "
-                f"for example {(missing or unknown)[0]!r}"
-            )
-        arrays = {}
-        for name, shape in shapes.items():
-            array = np.asarray(state[name], dtype=np.float32)
-            if array.shape != shape:
-                raise ValueError(f"state[{name!r}]: expected shape {shape}, got {array.shape}")
-            arrays[name] = array
-        for name, array in arrays.items():
+        for name, array in _arrays(state, shapes).items():
             self._core.write(name, array)
 
     def training_state(self) -> StateDict:
@@ -105,13 +95,13 @@ class _Network:
         return state
 
     def load_training_state(self, state: Mapping[str, npt.ArrayLike]) -> None:
-        """Take over what training_state() gave. Raises KeyError and ValueError as load_state_dict."""
-        moments = {name for name in state if name.startswith(("m.", "v."))}
+        """Take over what training_state() gave. Raises as load_state_dict does."""
+        shapes = {f"{m}.{name}": s for m in ("m", "v") for name, s in self.parameters().items()}
+        moments = _arrays({n: v for n, v in state.items() if n.startswith(("m.", "v."))}, shapes)
         self.load_state_dict({name: v for name, v in state.items() if name not in moments})
         for moment in ("m", "v"):
             for name in self.parameters():
-                values = np.asarray(state[f"{moment}.{name}"], dtype=np.float32)
-                self._core.write(name, values, moment)
+                self._core.write(name, moments[f"{moment}.{name}"], moment)
 
     def gradients(self) -> dict[str, FloatArray]:
         """Copies of the gradients accumulated so far, by parameter."""
@@ -119,7 +109,7 @@ class _Network:
 
 
 class UNet(_Network):
-    """The reconstruction sub-network: predicts the noise in ``x_t`` (section 4).
+    """The reconstruction sub-network: a guided-diffusion UNet, predicts the noise in ``x_t``.
 
     ``image_size`` (pixels, square) sets the default ``channel_mults`` and, divided by
     ``attention_resolutions``, the strides at which attention is used. ``base_channels`` and every
@@ -163,11 +153,13 @@ class UNet(_Network):
             channel_mults = CHANNEL_MULTS[image_size]
         if base_channels < GROUPS or base_channels % GROUPS:
             raise ValueError(f"base_channels: expected a multiple of {GROUPS}, got {base_channels}")
-        channels = [round(base_channels * m / GROUPS) * GROUPS for m in channel_mults]
-        if not channels or min(channels) < GROUPS:
+        widths = [base_channels * m for m in channel_mults]
+        if not 1 <= len(widths) <= MAX_LEVELS or any(w < GROUPS or w % GROUPS for w in widths):
             raise ValueError(
-                f"channel_mults: level widths {channels} of which each must be >= {GROUPS}"
+                f"channel_mults: expected 1 to {MAX_LEVELS} level widths that are multiples of "
+                f"{GROUPS}, got {widths}"
             )
+        channels = [int(width) for width in widths]
         _check_patch(patch_size)
         factor = patch_size * 2 ** (len(channels) - 1)
         if image_size < factor or image_size % factor:
@@ -181,8 +173,15 @@ class UNet(_Network):
             _check_divisible("num_head_channels", channels, num_head_channels)
         else:
             _check_divisible("num_heads", channels, num_heads)
-        if num_res_blocks < 1:
-            raise ValueError(f"num_res_blocks: expected 1 or more, got {num_res_blocks}")
+        if not 1 <= num_res_blocks <= MAX_RES_BLOCKS:
+            raise ValueError(
+                f"num_res_blocks: expected 1 to {MAX_RES_BLOCKS}, got {num_res_blocks}"
+            )
+        _check_positive(in_channels=in_channels, out_channels=out_channels)
+        if preconditioned and in_channels != out_channels:
+            raise ValueError(
+                f"preconditioned: {out_channels} channels of noise for {in_channels} of the image"
+            )
         self.config: dict[str, Any] = {
             "image_size": image_size,
             "base_channels": base_channels,
@@ -209,11 +208,13 @@ class UNet(_Network):
             res_blocks=num_res_blocks,
             heads=num_heads,
             head_channels=num_head_channels,
-            attention_strides=[
-                max(1, image_size // (patch_size * r))
-                for r in attention_resolutions
-                if 0 < r <= image_size
-            ],
+            attention_strides=sorted(
+                {
+                    max(1, image_size // (patch_size * r))
+                    for r in attention_resolutions
+                    if 0 < r <= image_size
+                }
+            ),
             resblock_updown=resblock_updown,
             dropout=dropout,
             patch=patch_size,
@@ -235,7 +236,7 @@ class UNet(_Network):
         return {**self.gradients(), "x": dx}
 
     def _forward(self, x: FloatArray, t: npt.ArrayLike, **options: Any) -> FloatArray:
-        output = self._core.forward(x, time_steps(t, len(x)), **options)
+        output = self._core.forward(x, check_steps(t, len(x)).astype(np.float32), **options)
         if not self.config["preconditioned"]:
             return output
         return _core.precondition(x, output, self.schedule.alphas_cumprod_at(t, len(x)))
@@ -251,7 +252,7 @@ class UNet(_Network):
 
 
 class SegmentationNet(_Network):
-    """The segmentation sub-network: ``concat(x0, repaired x0)`` to a probability per pixel (section 5).
+    """The segmentation sub-network: image and repair to a probability per pixel.
 
     Takes any height and width that are multiples of 32 times ``patch_size``; see UNet for patches.
 
@@ -269,13 +270,9 @@ class SegmentationNet(_Network):
         seed: int = 0,
     ) -> None:
         _check_patch(patch_size)
-        for name, value in (
-            ("in_channels", in_channels),
-            ("out_channels", out_channels),
-            ("base_channels", base_channels),
-        ):
-            if value < 1:
-                raise ValueError(f"{name}: expected 1 or more, got {value}")
+        _check_positive(
+            in_channels=in_channels, out_channels=out_channels, base_channels=base_channels
+        )
         self.config: dict[str, Any] = {
             "in_channels": in_channels,
             "out_channels": out_channels,
@@ -309,19 +306,29 @@ class SegmentationNet(_Network):
         for name in self._batches_tracked:
             self._batches_tracked[name] += 1
 
-    def backward(self, x: FloatArray, grad_mask: FloatArray) -> dict[str, FloatArray]:
-        """Gradients of ``sum(mask * grad_mask)`` with batch statistics; the running ones stay."""
-        kept = {
+    def running_statistics(self) -> dict[str, FloatArray]:
+        """Copies of every BatchNorm's running mean and variance."""
+        return {
             name: self._core.read(name)
             for name, _, trainable in self._core.parameters()
             if not trainable
         }
-        self._core.zero_gradients()
-        self._core.forward(x, training=True, input_gradient=True)
-        dx = self._core.backward(grad_mask)
-        assert dx is not None
-        for name, values in kept.items():
+
+    def set_running_statistics(self, statistics: Mapping[str, FloatArray]) -> None:
+        """Put back what ``running_statistics`` returned."""
+        for name, values in statistics.items():
             self._core.write(name, values)
+
+    def backward(self, x: FloatArray, grad_mask: FloatArray) -> dict[str, FloatArray]:
+        """Gradients of ``sum(mask * grad_mask)`` with batch statistics; the running ones stay."""
+        kept = self.running_statistics()
+        try:
+            self._core.zero_gradients()
+            self._core.forward(x, training=True, input_gradient=True)
+            dx = self._core.backward(grad_mask)
+        finally:
+            self.set_running_statistics(kept)
+        assert dx is not None
         return {**self.gradients(), "x": dx}
 
     def state_dict(self) -> StateDict:
@@ -335,6 +342,32 @@ class SegmentationNet(_Network):
         self._batches_tracked = counts
 
 
+def _arrays(
+    state: Mapping[str, npt.ArrayLike], shapes: Mapping[str, tuple[int, ...]]
+) -> dict[str, FloatArray]:
+    """All of ``state`` as float32. Raises KeyError and ValueError unless it has these shapes."""
+    missing = sorted(set(shapes) - set(state))
+    unknown = sorted(set(state) - set(shapes))
+    if missing or unknown:
+        raise KeyError(
+            f"state: {len(missing)} names missing, {len(unknown)} unknown, "
+            f"for example {(missing or unknown)[0]!r}"
+        )
+    arrays = {}
+    for name, shape in shapes.items():
+        array = np.asarray(state[name], dtype=np.float32)
+        if array.shape != shape:
+            raise ValueError(f"state[{name!r}]: expected shape {shape}, got {array.shape}")
+        arrays[name] = array
+    return arrays
+
+
+def _check_positive(**values: int) -> None:
+    for name, value in values.items():
+        if value < 1:
+            raise ValueError(f"{name}: expected 1 or more, got {value}")
+
+
 def _check_divisible(name: str, channels: Sequence[int], divisor: int) -> None:
     if divisor < 1 or any(c % divisor for c in channels):
         raise ValueError(f"{name}: {divisor} does not divide the level widths {list(channels)}")
@@ -343,13 +376,3 @@ def _check_divisible(name: str, channels: Sequence[int], divisor: int) -> None:
 def _check_patch(patch_size: int) -> None:
     if not 1 <= patch_size <= 16:
         raise ValueError(f"patch_size: expected 1 to 16, got {patch_size}")
-
-
-def time_steps(t: npt.ArrayLike, count: int) -> FloatArray:
-    """Time steps as float32 (count,): one int for all images, or one each."""
-    steps = np.asarray(t)
-    if steps.dtype.kind not in "iu":
-        raise TypeError(f"t: expected integers, got dtype {steps.dtype}")
-    if steps.ndim > 1 or (steps.ndim == 1 and len(steps) != count):
-        raise ValueError(f"t: expected an int or shape ({count},), got shape {steps.shape}")
-    return np.ascontiguousarray(np.broadcast_to(steps, (count,)), dtype=np.float32)

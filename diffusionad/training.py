@@ -1,4 +1,4 @@
-"""One training step of both networks, exactly as section 3 says, and its options."""
+"""One training step of both networks, as the reference does it, and its options."""
 
 from __future__ import annotations
 
@@ -11,13 +11,12 @@ import numpy as np
 import numpy.typing as npt
 
 from . import _core
+from .config import LOSSES
 from .diffusion import Floats, Schedule, check_steps
 from .models import SegmentationNet, UNet
 
 REFERENCE_LOSSES: Mapping[str, float] = {"noise": 1.0, "focal": 5.0, "smooth_l1": 1.0}
 """Weights of the reference's loss, ``L = L_noise + 5 L_focal + L_smoothL1``."""
-
-_SEGMENTATION_LOSSES = ("focal", "smooth_l1", "bce", "dice")
 
 SMALL_STEPS = (0, 300)  # t_s is drawn from here, t_b from the rest of the schedule
 
@@ -31,7 +30,7 @@ class StepResult:
     mask: Floats
 
     def __getitem__(self, name: str) -> Any:
-        """A loss by name (``"noise"``, ``"focal"``, ``"smooth_l1"``, ``"total"``), ``"x0"`` or ``"mask"``."""
+        """``"x0"``, ``"mask"``, ``"total"``, or a loss term by its name, such as ``"noise"``."""
         return getattr(self, name) if name in ("x0", "mask") else self.losses[name]
 
 
@@ -66,11 +65,9 @@ class Trainer:
         recompute: bool = False,
         seed: int = 0,
     ) -> None:
-        unknown = sorted(set(losses) - {"noise", *_SEGMENTATION_LOSSES})
+        unknown = sorted(set(losses) - set(LOSSES))
         if unknown:
-            raise ValueError(
-                f"losses: {unknown[0]!r} is none of noise, {', '.join(_SEGMENTATION_LOSSES)}"
-            )
+            raise ValueError(f"losses: {unknown[0]!r} is none of {', '.join(LOSSES)}")
         self.unet = unet
         self.seg = seg
         self.unet_lr = unet_lr
@@ -113,11 +110,12 @@ class Trainer:
         t: tuple[npt.ArrayLike, npt.ArrayLike] | None = None,
         noise: tuple[Floats, Floats] | None = None,
     ) -> StepResult:
-        """One update from ``images`` (N, 3, H, W) in [0, 1], ``masks`` (N, 1, H, W), ``labels`` (N,).
+        """One update from ``images`` (N, 3, H, W) in [0, 1], ``masks`` (N, 1, H, W) and ``labels``.
 
         Label 0 is a normal image: only those enter the noise loss. ``t=(t_s, t_b)`` and
         ``noise=(eps_s, eps_b)`` replace the random draws. Raises ValueError for shapes that do not
-        fit, and FloatingPointError when the loss is not finite (the weights are left as they were).
+        fit, and FloatingPointError when the loss is not finite; both networks then stay as they
+        were.
         """
         count = len(images)
         normal = np.asarray(labels).reshape(-1) == 0
@@ -135,25 +133,26 @@ class Trainer:
             steps,
             training=True,
             recompute=self.recompute,
-            seed=self.iteration,
+            seed=self._dropout_seed(),
         )
         e_s, e_b = predicted[:count], predicted[count:]
         guided = _core.guide(x_s, x_b, e_s, e_b, abar_s, abar_b, self.guidance)
         repaired = guided["x0_hat"]
+        statistics = self.seg.running_statistics()
         mask = self.seg._core.forward(
             np.concatenate([images, repaired], axis=1),
             training=True,
             recompute=self.recompute,
             input_gradient=True,
         )
-        losses, d_mask = self._segmentation_losses(mask, masks)
-        losses["noise"], d_predicted = self._noise_loss(predicted, eps, normal)
-        losses["total"] = sum(weight * losses[name] for name, weight in self.losses.items())
-        if not math.isfinite(losses["total"]):
-            raise FloatingPointError(
-                f"the loss is {losses['total']} at iteration {self.iteration}: "
-                "lower the learning rates, or look at the images"
-            )
+        try:
+            losses, d_mask = self._segmentation_losses(mask, masks)
+            losses["noise"], d_predicted = self._noise_loss(predicted, eps, normal)
+            losses["total"] = sum(weight * losses[name] for name, weight in self.losses.items())
+            self._check_finite(losses["total"])
+        except Exception:
+            self.seg.set_running_statistics(statistics)
+            raise
 
         self.unet._core.zero_gradients()
         self.seg._core.zero_gradients()
@@ -181,7 +180,7 @@ class Trainer:
                 rng.integers(*SMALL_STEPS, count),
                 rng.integers(SMALL_STEPS[1], timesteps, count),
             )
-        t_s, t_b = (check_steps(steps, count, timesteps) for steps in t)
+        t_s, t_b = (check_steps(t[i], count, timesteps, f"t[{i}]") for i in range(2))
         if noise is None:
             return t_s, t_b, rng.standard_normal((2 * count, *shape[1:]), dtype=np.float32)
         for i, eps in enumerate(noise):
@@ -189,10 +188,21 @@ class Trainer:
                 raise ValueError(f"noise[{i}]: expected shape {shape}, got {eps.shape}")
         return t_s, t_b, np.concatenate(noise)
 
+    def _dropout_seed(self) -> int:
+        """Of a stream beside that of ``_draw``, which does not depend on what is given there."""
+        return int(np.random.default_rng([self.seed, self.iteration, 1]).integers(2**63))
+
+    def _check_finite(self, total: float) -> None:
+        if not math.isfinite(total):
+            raise FloatingPointError(
+                f"the loss is {total} at iteration {self.iteration}: "
+                "lower the learning rates, or look at the images"
+            )
+
     def _noise_loss(
         self, predicted: Floats, eps: Floats, normal: npt.NDArray[np.bool_]
     ) -> tuple[float, Floats]:
-        """Mean over the normal images of both passes' mean squared errors; 0 where there are none."""
+        """Both passes' mean squared errors, mean over the normal images; 0 where there are none."""
         share = (np.tile(normal, 2) / max(1, int(normal.sum()))).astype(np.float32)
         per_image, gradient = _core.squared_error(
             predicted, eps, share * np.float32(self.losses.get("noise", 0.0))
@@ -203,7 +213,7 @@ class Trainer:
         values: dict[str, float] = {}
         gradient = np.zeros_like(mask)
         for name, weight in self.losses.items():
-            if name in _SEGMENTATION_LOSSES:
+            if name != "noise":
                 values[name], part = getattr(_core, f"{name}_loss")(mask, target)
                 gradient += np.float32(weight) * part
         return values, gradient

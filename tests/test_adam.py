@@ -48,7 +48,5 @@ def test_adam_keeps_its_promises() -> None:
 @pytest.mark.parametrize("count", [1, 17, 20_000])
 def test_moving_average(count: int) -> None:
     average, w = draw(count), draw(count, seed=1)
-    assert_close(
-        _core.moving_average(average, w, 0.99), reference.moving_average(average, w, 0.99)
-    )
+    assert_close(_core.moving_average(average, w, 0.99), reference.moving_average(average, w, 0.99))
     assert_same_for_any_thread_count(_core.moving_average, average, w, 0.99)

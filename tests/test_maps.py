@@ -50,9 +50,7 @@ def test_pools(n: int, c: int, h: int, w: int) -> None:
     x = np.round(2.0 * draw(n, c, h, w))  # ties: the first maximum gets the gradient
     dy = draw(n, c, h // 2, w // 2, seed=1)
     assert_close(_core.avg_pool(x), reference.avg_pool(x), 5e-7)
-    assert_close(
-        _core.avg_pool_backward(dy, h, w), reference.avg_pool_backward(dy, h, w), 5e-7
-    )
+    assert_close(_core.avg_pool_backward(dy, h, w), reference.avg_pool_backward(dy, h, w), 5e-7)
     np.testing.assert_array_equal(_core.max_pool(x), reference.max_pool(x))
     np.testing.assert_array_equal(
         _core.max_pool_backward(dy, x), reference.max_pool_backward(dy, x)

@@ -29,6 +29,18 @@ float *dad_alloc(ptrdiff_t count) {
 
 void dad_free(float *buffer) { free(buffer); }
 
+void *dad_grow(void *items, int *capacity, int count, size_t size) {
+    if (count < *capacity) {
+        return items;
+    }
+    int wanted = *capacity > 0 ? 2 * *capacity : 64;
+    void *grown = realloc(items, (size_t)wanted * size);
+    if (grown != NULL) {
+        *capacity = wanted;
+    }
+    return grown;
+}
+
 bool dad_checked_product(ptrdiff_t *product, int count, const ptrdiff_t *factors) {
     ptrdiff_t result = 1;
     for (int i = 0; i < count; i++) {

@@ -8,7 +8,7 @@
 
 #include "base/memory.h"
 
-enum { ALIGNMENT = 16, GROUPS = 32 }; /* parameters start on cache lines */
+enum { ALIGNMENT = 16 }; /* parameters start on cache lines */
 
 void dad_graph_init(dad_graph *graph) {
     memset(graph, 0, sizeof(*graph));
@@ -22,18 +22,6 @@ void dad_graph_free(dad_graph *graph) {
 }
 
 void dad_graph_new_segment(dad_graph *graph) { graph->segments++; }
-
-static void *grow(void *items, int *capacity, int count, size_t size) {
-    if (count < *capacity) {
-        return items;
-    }
-    int wanted = *capacity > 0 ? 2 * *capacity : 64;
-    void *grown = realloc(items, (size_t)wanted * size);
-    if (grown != NULL) {
-        *capacity = wanted;
-    }
-    return grown;
-}
 
 static dad_value fail(dad_graph *graph, dad_status status) {
     if (graph->status == DAD_OK) {
@@ -64,7 +52,7 @@ static dad_node *add_node(dad_graph *graph, dad_op op, dad_value x, ptrdiff_t C,
         fail(graph, DAD_BAD_SHAPE);
         return NULL;
     }
-    dad_node *nodes = grow(graph->nodes, &graph->capacity, graph->count, sizeof(*nodes));
+    dad_node *nodes = dad_grow(graph->nodes, &graph->capacity, graph->count, sizeof(*nodes));
     if (nodes == NULL) {
         fail(graph, DAD_NO_MEMORY);
         return NULL;
@@ -96,8 +84,8 @@ static int add_parameter(dad_graph *graph, const char *prefix, const char *suffi
     if (graph->status != DAD_OK) {
         return DAD_NONE;
     }
-    dad_parameter *items = grow(graph->parameters, &graph->parameter_capacity,
-                                graph->parameter_count, sizeof(*items));
+    dad_parameter *items = dad_grow(graph->parameters, &graph->parameter_capacity,
+                                    graph->parameter_count, sizeof(*items));
     if (items == NULL) {
         return fail(graph, DAD_NO_MEMORY);
     }
@@ -198,7 +186,7 @@ static dad_node *add_norm(dad_graph *graph, dad_op op, dad_value x, dad_activati
 
 dad_value dad_graph_group_norm(dad_graph *graph, dad_value x, dad_activation activation,
                                const char *name) {
-    if (valid(graph, x) && graph->nodes[x].C % GROUPS != 0) {
+    if (valid(graph, x) && graph->nodes[x].C % DAD_GROUPS != 0) {
         return fail(graph, DAD_BAD_SHAPE);
     }
     dad_node *node = add_norm(graph, DAD_OP_GROUP_NORM, x, activation, name);

@@ -20,6 +20,7 @@
 
 typedef int dad_value;
 enum { DAD_NONE = -1, DAD_MAX_INPUTS = 3, DAD_MAX_PARAMETERS = 4, DAD_NAME_SIZE = 80 };
+enum { DAD_GROUPS = 32 }; /* of every GroupNorm */
 
 typedef enum {
     DAD_OP_INPUT,

@@ -183,7 +183,8 @@ dad_status dad_network_resize(dad_network *network, ptrdiff_t H, ptrdiff_t W) {
 /* Evaluation keeps the filters packed: they are the same at every call. */
 static dad_status pack_filters(dad_network *network) {
     const dad_graph *graph = &network->graph;
-    if (network->packed != NULL && !network->packed_is_stale) {
+    if (network->packed != NULL && !network->packed_is_stale &&
+        network->packed_level == dad_simd()) {
         return DAD_OK;
     }
     if (network->packed == NULL) {
@@ -209,6 +210,7 @@ static dad_status pack_filters(dad_network *network) {
         }
     }
     network->packed_is_stale = false;
+    network->packed_level = dad_simd();
     return DAD_OK;
 }
 

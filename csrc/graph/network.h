@@ -7,6 +7,7 @@
 #define DAD_NETWORK_H
 
 #include "graph/plan.h"
+#include "simd/simd.h"
 
 typedef struct {
     dad_graph graph;
@@ -17,6 +18,7 @@ typedef struct {
     float *packed;            /* all filters packed for evaluation, or NULL */
     ptrdiff_t *packed_offset; /* [graph.count]: into packed, -1 for other nodes */
     bool packed_is_stale;
+    const dad_simd_level *packed_level; /* at which they were packed: last bits may differ */
     dad_plan plan;
     float *arena, *scratch;
     ptrdiff_t arena_size, scratch_size; /* floats allocated */

@@ -5,7 +5,6 @@
 #include "kernels/kernels.h"
 
 static const float EPSILON = 1e-5f, MOMENTUM = 0.1f;
-enum { GROUPS = 32 };
 
 static ptrdiff_t pixels(const dad_node *node) { return node->H * node->W; }
 static ptrdiff_t size_of(const dad_task *task) {
@@ -89,24 +88,24 @@ static void conv_backward(const dad_task *task) {
 
 static dad_group_norm_shape group_shape(const dad_task *task) {
     return (dad_group_norm_shape){.N = task->N, .P = pixels(task->node), .C = task->node->C,
-                                  .G = GROUPS, .eps = EPSILON,
+                                  .G = DAD_GROUPS, .eps = EPSILON,
                                   .activation = task->node->activation};
 }
 /* Evaluation keeps no statistics: they go to the end of the scratch. */
 static ptrdiff_t group_aux(const dad_graph *graph, const dad_node *node) {
     (void)graph, (void)node;
-    return 2 * GROUPS;
+    return 2 * DAD_GROUPS;
 }
 static ptrdiff_t group_scratch(const dad_task *task, bool backward) {
     (void)backward;
     dad_group_norm_shape shape = group_shape(task);
-    return task->N * 2 * GROUPS + dad_group_norm_scratch(&shape);
+    return task->N * 2 * DAD_GROUPS + dad_group_norm_scratch(&shape);
 }
 static void group_forward(const dad_task *task) {
     dad_group_norm_shape shape = group_shape(task);
     float *stats = task->aux != NULL ? task->aux : task->scratch;
     dad_group_norm_forward(task->y, stats, task->x[0], task->weight, task->bias, &shape,
-                           task->scratch + task->N * 2 * GROUPS);
+                           task->scratch + task->N * 2 * DAD_GROUPS);
 }
 static void group_backward(const dad_task *task) {
     dad_group_norm_shape shape = group_shape(task);

@@ -20,23 +20,11 @@ typedef struct {
     dad_status status;
 } planner;
 
-static void *grow(void *items, int *capacity, int count, size_t size) {
-    if (count < *capacity) {
-        return items;
-    }
-    int wanted = *capacity > 0 ? 2 * *capacity : 256;
-    void *grown = realloc(items, (size_t)wanted * size);
-    if (grown != NULL) {
-        *capacity = wanted;
-    }
-    return grown;
-}
-
 /* A new tensor of `count` floats per image. */
 static int new_tensor(planner *p, ptrdiff_t count) {
     dad_plan *plan = p->plan;
     dad_tensor *tensors =
-        grow(plan->tensors, &plan->tensor_capacity, plan->tensor_count, sizeof(*tensors));
+        dad_grow(plan->tensors, &plan->tensor_capacity, plan->tensor_count, sizeof(*tensors));
     const ptrdiff_t factors[2] = {plan->options.N, count};
     ptrdiff_t size;
     if (tensors != NULL) {
@@ -62,7 +50,7 @@ static ptrdiff_t value_size(const dad_node *node) { return node->C * node->H * n
 
 static dad_step *new_step(planner *p, int node, bool backward) {
     dad_plan *plan = p->plan;
-    dad_step *steps = grow(plan->steps, &plan->capacity, plan->count, sizeof(*steps));
+    dad_step *steps = dad_grow(plan->steps, &plan->capacity, plan->count, sizeof(*steps));
     if (steps == NULL) {
         p->status = DAD_NO_MEMORY;
         return NULL;

@@ -1,4 +1,4 @@
-/* The segmentation sub-network (method: section 5): a U-Net of [conv3x3, BN, ReLU] pairs.
+/* The segmentation sub-network (of DRAEM): a U-Net of [conv3x3, BN, ReLU] pairs.
  *
  *   encoder  six blocks of widths (1, 2, 4, 8, 8, 8) * base, 2x2 max pooling between
  *   decoder  five stages: bilinear x2, conv, BN, ReLU; [it, encoder map]; two more pairs

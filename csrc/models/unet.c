@@ -1,4 +1,4 @@
-/* The reconstruction sub-network: a guided-diffusion UNet (method: section 4).
+/* The reconstruction sub-network: a guided-diffusion UNet.
  *
  *   down   3x3 convolution; per level: residual blocks [+ attention], then halve
  *   middle residual block, attention, residual block

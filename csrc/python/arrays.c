@@ -47,7 +47,7 @@ bool dad_input_float_optional(PyArrayObject **array, PyObject *object, const cha
     return *array != NULL;
 }
 
-static PyObject *shape_tuple(int dimensions, const npy_intp *shape) {
+PyObject *dad_shape_tuple(int dimensions, const npy_intp *shape) {
     PyObject *tuple = PyTuple_New(dimensions);
     for (int i = 0; tuple != NULL && i < dimensions; i++) {
         PyObject *size = shape[i] < 0 ? PyUnicode_FromString("any") : PyLong_FromSsize_t(shape[i]);
@@ -69,8 +69,8 @@ bool dad_check_shape(PyArrayObject *array, const char *name, int dimensions,
     if (same) {
         return true;
     }
-    PyObject *expected = shape_tuple(dimensions, shape);
-    PyObject *got = shape_tuple(PyArray_NDIM(array), PyArray_DIMS(array));
+    PyObject *expected = dad_shape_tuple(dimensions, shape);
+    PyObject *got = dad_shape_tuple(PyArray_NDIM(array), PyArray_DIMS(array));
     if (expected != NULL && got != NULL) {
         PyErr_Format(PyExc_ValueError, "%s: expected shape %S, got %S", name, expected, got);
     }

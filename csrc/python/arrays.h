@@ -40,6 +40,9 @@ bool dad_input_float_optional(PyArrayObject **array, PyObject *object, const cha
 bool dad_check_shape(PyArrayObject *array, const char *name, int dimensions,
                      const npy_intp *shape);
 
+/* A shape as a tuple; negative sizes as "any". */
+PyObject *dad_shape_tuple(int dimensions, const npy_intp *shape);
+
 PyArrayObject *dad_output(int type, int dimensions, const npy_intp *shape);
 
 /* `count` floats from dad_alloc, or NULL with MemoryError set; count 0 gives a valid pointer. */

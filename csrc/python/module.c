@@ -72,11 +72,13 @@ static PyMethodDef module_methods[] = {
     {"simd_levels", simd_levels, METH_NOARGS,
      "simd_levels()\n--\n\nNames of the SIMD levels that this processor can run."},
     {"set_simd_level", set_simd_level, METH_VARARGS,
-     "set_simd_level(name)\n--\n\nUse one of simd_levels(). Not while another thread computes."},
+     "set_simd_level(name, /)\n--\n\n"
+     "Use one of simd_levels(). Not while another thread computes."},
     {"get_num_threads", get_num_threads, METH_NOARGS,
      "get_num_threads()\n--\n\nThreads that a call uses."},
     {"set_num_threads", set_num_threads, METH_VARARGS,
-     "set_num_threads(count)\n--\n\nUse `count` threads from now on; results stay the same."},
+     "set_num_threads(count, /)\n--\n\n"
+     "Use `count` threads from now on; results stay the same."},
     {NULL, NULL, 0, NULL},
 };
 

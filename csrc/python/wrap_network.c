@@ -26,26 +26,13 @@ static void leave(network_object *self) { PyThread_release_lock(self->lock); }
 
 /* ---- parameters ---------------------------------------------------------------------------- */
 
-static PyObject *shape_tuple(const dad_parameter *p) {
-    PyObject *shape = PyTuple_New(p->dimensions);
-    for (int i = 0; shape != NULL && i < p->dimensions; i++) {
-        PyObject *size = PyLong_FromSsize_t(p->shape[i]);
-        if (size == NULL) {
-            Py_CLEAR(shape);
-            break;
-        }
-        PyTuple_SET_ITEM(shape, i, size);
-    }
-    return shape;
-}
-
 static PyObject *network_parameters(PyObject *object, PyObject *args) {
     (void)args;
     const dad_graph *graph = &((network_object *)object)->network.graph;
     PyObject *list = PyList_New(graph->parameter_count);
     for (int i = 0; list != NULL && i < graph->parameter_count; i++) {
         const dad_parameter *p = &graph->parameters[i];
-        PyObject *shape = shape_tuple(p);
+        PyObject *shape = dad_shape_tuple(p->dimensions, p->shape);
         PyObject *item =
             shape != NULL ? Py_BuildValue("(sNO)", p->name, shape, p->trainable ? Py_True : Py_False)
                           : NULL;
@@ -105,11 +92,7 @@ static PyObject *network_read(PyObject *object, PyObject *args, PyObject *keywor
     enter(self);
     const float *floats = find_floats(&self->network, name, what, &p);
     if (floats != NULL) {
-        npy_intp shape[4];
-        for (int i = 0; i < p->dimensions; i++) {
-            shape[i] = p->shape[i];
-        }
-        array = dad_output(NPY_FLOAT32, p->dimensions, shape);
+        array = dad_output(NPY_FLOAT32, p->dimensions, p->shape);
         if (array != NULL) {
             memcpy(PyArray_DATA(array), floats, (size_t)p->size * sizeof(float));
         }
@@ -136,11 +119,7 @@ static PyObject *network_write(PyObject *object, PyObject *args, PyObject *keywo
     enter(self);
     float *floats = find_floats(&self->network, name, what, &p);
     if (floats != NULL) {
-        npy_intp shape[4];
-        for (int i = 0; i < p->dimensions; i++) {
-            shape[i] = p->shape[i];
-        }
-        done = dad_check_shape(array, name, p->dimensions, shape);
+        done = dad_check_shape(array, name, p->dimensions, p->shape);
         if (done) {
             memcpy(floats, PyArray_DATA(array), (size_t)p->size * sizeof(float));
             dad_network_weights_changed(&self->network);
@@ -190,6 +169,20 @@ static bool fit_size(network_object *self, npy_intp H, npy_intp W) {
     return status == DAD_OK;
 }
 
+/* ValueError where a training pass would take the variance of a single value. */
+static bool check_statistics(const dad_graph *graph, npy_intp N) {
+    for (int i = 0; i < graph->count; i++) {
+        const dad_node *node = &graph->nodes[i];
+        if (node->op == DAD_OP_BATCH_NORM && N * node->H * node->W < 2) {
+            PyErr_SetString(PyExc_ValueError,
+                            "x: one image of this size leaves batch statistics a single value "
+                            "per channel; expected more or larger images");
+            return false;
+        }
+    }
+    return true;
+}
+
 static PyObject *network_forward(PyObject *object, PyObject *args, PyObject *keywords) {
     static char *names[] = {"x", "t", "training", "recompute", "input_gradient", "seed", NULL};
     network_object *self = (network_object *)object;
@@ -212,7 +205,8 @@ static PyObject *network_forward(PyObject *object, PyObject *args, PyObject *key
     npy_intp N = PyArray_DIM(x, 0);
     const npy_intp x_shape[4] = {-1, input->C, -1, -1};
     if (!dad_check_shape(x, "x", 4, x_shape) || !check_time(graph, t, N) ||
-        !fit_size(self, PyArray_DIM(x, 2), PyArray_DIM(x, 3))) {
+        !fit_size(self, PyArray_DIM(x, 2), PyArray_DIM(x, 3)) ||
+        (training && !check_statistics(graph, N))) {
         goto done;
     }
     const npy_intp y_shape[4] = {N, output->C, output->H, output->W};
@@ -384,26 +378,31 @@ static void network_dealloc(PyObject *object) {
 
 static PyMethodDef methods[] = {
     {"parameters", network_parameters, METH_NOARGS,
-     "parameters()\n--\n\nList of (name, shape, trainable), in the order of the layers."},
+     "parameters($self, /)\n--\n\n"
+     "List of (name, shape, trainable), in the order of the layers."},
     {"read", WITH_KEYWORDS(network_read),
-     "read(name, what='value')\n--\n\nA copy of a parameter's 'value', 'gradient', 'm' or 'v'."},
+     "read($self, /, name, what='value')\n--\n\n"
+     "A copy of a parameter's 'value', 'gradient', 'm' or 'v'."},
     {"write", WITH_KEYWORDS(network_write),
-     "write(name, values, what='value')\n--\n\nReplace a parameter's value or moments."},
+     "write($self, /, name, values, what='value')\n--\n\n"
+     "Replace a parameter's value or moments."},
     {"forward", WITH_KEYWORDS(network_forward),
-     "forward(x, t=None, *, training=False, recompute=False, input_gradient=False, seed=0)\n--\n\n"
+     "forward($self, /, x, t=None, *, training=False, recompute=False, "
+     "input_gradient=False, seed=0)\n--\n\n"
      "Run on x [N, C, H, W]; training keeps what backward() needs."},
     {"backward", WITH_KEYWORDS(network_backward),
-     "backward(dy)\n--\n\nAdd to the gradients; returns dx if the forward pass asked for it."},
+     "backward($self, /, dy)\n--\n\n"
+     "Add to the gradients; returns dx if the forward pass asked for it."},
     {"zero_gradients", network_zero_gradients, METH_NOARGS,
-     "zero_gradients()\n--\n\nSet all gradients to zero."},
+     "zero_gradients($self, /)\n--\n\nSet all gradients to zero."},
     {"adam_step", WITH_KEYWORDS(network_adam_step),
-     "adam_step(lr, step, *, beta1=0.9, beta2=0.999, eps=1e-08, weight_decay=0.0)\n--\n\n"
+     "adam_step($self, /, lr, step, *, beta1=0.9, beta2=0.999, eps=1e-08, weight_decay=0.0)\n--\n\n"
      "One Adam update with the accumulated gradients."},
     {"memory", WITH_KEYWORDS(network_memory),
-     "memory(batch_size, training=False, recompute=False)\n--\n\n"
+     "memory($self, /, batch_size, training=False, recompute=False)\n--\n\n"
      "Bytes that a pass takes: weights (with gradients and moments), arena, scratch."},
     {"trim", network_trim, METH_NOARGS,
-     "trim()\n--\n\nFree work memory and packed filters; they come back when needed."},
+     "trim($self, /)\n--\n\nFree work memory and packed filters; they come back when needed."},
     {NULL, NULL, 0, NULL},
 };
 

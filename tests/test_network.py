@@ -1,0 +1,355 @@
+"""The object _core.Network: passes, gradients, memory, threads, SIMD levels, and its errors."""
+
+from __future__ import annotations
+
+import gc
+import os
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from itertools import product
+from typing import Any
+
+import numpy as np
+import pytest
+from checks import assert_close, draw
+from networks import THREADS, assert_equal, tiny_segmenter, tiny_unet
+
+from diffusionad import _core
+from diffusionad.reference import layers as reference
+
+Gradients = dict[str, np.ndarray]
+SMALL: dict[str, Any] = {"image_size": 8, "channel_mults": (1, 1), "attention_resolutions": (4,)}
+
+
+def times(*steps: int) -> np.ndarray:
+    return np.array(steps, np.float32)
+
+
+def backward(core: Any, x: np.ndarray, dy: np.ndarray, **options: Any) -> tuple[Any, Gradients]:
+    """The output, and all gradients of sum(output * dy)."""
+    core.zero_gradients()
+    y = core.forward(x, training=True, input_gradient=True, **options)
+    dx = core.backward(dy)
+    names = [name for name, _, trainable in core.parameters() if trainable]
+    return y, {**{name: core.read(name, "gradient") for name in names}, "x": dx}
+
+
+# ---- gradients ----------------------------------------------------------------------------------
+
+
+def slope(core: Any, names: list[str], directions: Gradients, loss: Any, step: float) -> float:
+    """The derivative of loss() along the directions, by central differences."""
+    start = {name: core.read(name) for name in names}
+    values = []
+    for sign in (1, -1):
+        for name in names:
+            core.write(name, start[name] + np.float32(sign * step) * directions[name])
+        values.append(loss())
+    for name in names:
+        core.write(name, start[name])
+    return (values[0] - values[1]) / (2 * step)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"in_channels": 1, "out_channels": 5, "num_heads": 1, "dropout": 0.3},
+        {"resblock_updown": False, "num_head_channels": 8, "num_res_blocks": 2},
+        {"patch_size": 2, "dropout": 0.1},
+        {"channel_mults": (1, 3, 1), "attention_resolutions": (8, 4, 2), "num_heads": 2},
+    ],
+)
+def test_unet_gradients_by_differences(options: dict[str, Any]) -> None:
+    net = tiny_unet(**(SMALL | options))
+    x, t = draw(2, net.config["in_channels"], 8, 8), times(3, 700)
+    dy = draw(2, net.config["out_channels"], 8, 8, seed=1)
+
+    def loss() -> float:
+        y = net._core.forward(x, t, training=True, seed=5)
+        return float((y.astype(np.float64) * dy).sum())
+
+    _, gradients = backward(net._core, x, dy, t=t, seed=5)
+    parameters = list(net.parameters())
+    for kind in ("weight", "bias"):
+        for part in range(4):
+            names = [n for n in parameters if n.endswith(kind)][part::4]
+            norm = np.sqrt(sum((gradients[n].astype(np.float64) ** 2).sum() for n in names))
+            along = {n: (gradients[n] / norm).astype(np.float32) for n in names}
+            step = min(3e-3, 0.05 / norm)  # above rounding, below the curvature
+            assert slope(net._core, names, along, loss, step) == pytest.approx(norm, rel=1e-2)
+
+
+def test_gradients_add_up_until_they_are_zeroed() -> None:
+    core, x, dy = tiny_unet()._core, draw(1, 3, 32, 32), draw(1, 3, 32, 32, seed=1)
+    _, once = backward(core, x, dy, t=times(9))
+    core.forward(x, times(9), training=True)
+    assert core.backward(dy) is None  # the image's gradient was not asked for
+    once.pop("x")
+    for name, gradient in once.items():
+        assert_close(core.read(name, "gradient"), 2 * gradient, 1e-6)
+    core.zero_gradients()
+    assert not any(core.read(name, "gradient").any() for name in once)
+
+
+@pytest.mark.parametrize("network", ["unet", "unet with dropout", "segmenter"])
+def test_recomputing_changes_no_bit_and_saves_memory(network: str) -> None:
+    if network == "segmenter":
+        make, x, dy = tiny_segmenter, draw(2, 6, 64, 64), draw(2, 1, 64, 64)
+        options: dict[str, Any] = {}
+    else:
+        x, dy = draw(2, 3, 32, 32), draw(2, 3, 32, 32, seed=1)
+        options = {"t": times(1, 400), "seed": 11}
+
+        def make() -> Any:
+            return tiny_unet(dropout=0.4 if "dropout" in network else 0.0)
+
+    results, networks = {}, {}
+    for again in (False, True):
+        networks[again] = net = make()
+        y, gradients = backward(net._core, x, dy, recompute=again, **options)
+        results[again] = {**gradients, "y": y, **net.state_dict()}
+    assert_equal(results[True], results[False])
+    core = networks[True]._core
+    plain = core.memory(2, training=True)
+    less = core.memory(2, training=True, recompute=True)
+    assert less["arena"] < 0.9 * plain["arena"]
+    assert less["weights"] == plain["weights"] == 4 * core.memory(2)["weights"]
+    assert core.memory(2)["arena"] < less["arena"]
+
+
+def test_dropout_depends_on_the_seed_and_is_off_in_evaluation() -> None:
+    core, x, t = tiny_unet(dropout=0.5)._core, draw(1, 3, 32, 32), times(9)
+
+    def run(seed: int) -> np.ndarray:
+        return core.forward(x, t, training=True, seed=seed)
+
+    np.testing.assert_array_equal(run(3), run(3))
+    assert (run(3) != run(4)).any()
+    want = tiny_unet()._core.forward(x, t)
+    np.testing.assert_array_equal(core.forward(x, t, seed=3), want)
+
+
+# ---- calls out of order -------------------------------------------------------------------------
+
+
+def test_backward_needs_a_training_pass() -> None:
+    core, x, t = tiny_unet()._core, draw(1, 3, 32, 32), times(9)
+    with pytest.raises(RuntimeError, match="expected a forward pass with training=True"):
+        core.backward(x)
+    core.forward(x, t)
+    with pytest.raises(RuntimeError):
+        core.backward(x)
+    core.forward(x, t, training=True)
+    core.backward(x)
+    with pytest.raises(RuntimeError):  # what it needed is gone
+        core.backward(x)
+    core.forward(x, t, training=True)
+    core.trim()
+    with pytest.raises(RuntimeError):
+        core.backward(x)
+
+
+def test_time_is_given_where_the_network_has_it() -> None:
+    with pytest.raises(TypeError, match="t: expected a time step per image, got None"):
+        tiny_unet()._core.forward(draw(1, 3, 32, 32))
+    with pytest.raises(TypeError, match="t: this network has no time"):
+        tiny_segmenter()._core.forward(draw(1, 6, 64, 64), times(1))
+
+
+def test_other_image_sizes() -> None:
+    for net, channels in ((tiny_unet(), 3), (tiny_segmenter(), 6)):
+        t = times(9) if channels == 3 else None
+        small, large = draw(1, channels, 32, 64), draw(1, channels, 96, 32)
+        want = {side: net._core.forward(x, t) for side, x in (("s", small), ("l", large))}
+        assert want["l"].shape[2:] == (96, 32)
+        net._core.forward(small, t, training=True)
+        with pytest.raises(ValueError, match="x: this network halves its maps"):
+            net._core.forward(draw(1, channels, 32, 31), t)
+        with pytest.raises(RuntimeError):
+            net._core.backward(draw(1, net.config["out_channels"], 32, 64))
+        if channels == 3:  # the segmenter's running statistics have moved
+            np.testing.assert_array_equal(net._core.forward(small, t), want["s"])
+            np.testing.assert_array_equal(net._core.forward(large, t), want["l"])
+
+
+def test_networks_are_made_by_functions() -> None:
+    with pytest.raises(TypeError, match="cannot create"):
+        _core.Network()
+    options = {"in_channels": 3, "out_channels": 1, "base_channels": 4, "patch": 1}
+    for height, width in ((32, 33), (0, 32), (16, 16), (32, -32)):
+        with pytest.raises(ValueError, match="network: the shapes do not fit"):
+            _core.segmenter(height, width, **options)
+    with pytest.raises(ValueError, match="network: the shapes do not fit"):
+        _core.segmenter(32, 32, 3, 1, 2**62, 1)
+    unet = {"height": 8, "width": 8, "in_channels": 1, "out_channels": 1, "embedding": 32} | {
+        "res_blocks": 1, "heads": 1, "head_channels": -1, "resblock_updown": True, "dropout": 0.0,
+        "patch": 1,
+    }  # fmt: skip
+    assert _core.unet(channels=(32,), attention_strides=[], **unet).parameters()
+    for channels, error in (
+        ([], ValueError),
+        ([48], ValueError),
+        ([0], ValueError),
+        ([32] * 17, ValueError),
+        ([32.0], TypeError),
+        (32, TypeError),
+    ):
+        with pytest.raises(error):
+            _core.unet(channels=channels, attention_strides=[], **unet)
+
+
+# ---- weights, moments, the optimizer ------------------------------------------------------------
+
+
+def test_read_and_write() -> None:
+    core = tiny_segmenter()._core
+    name, mean = "encoder_segment.block1.0.weight", "encoder_segment.block1.1.running_mean"
+    shape = dict((n, s) for n, s, _ in core.parameters())[name]
+    for what in ("value", "gradient", "m", "v"):
+        values = draw(*shape, seed=len(what))
+        core.write(name, values, what)
+        values_back = core.read(name, what=what)
+        np.testing.assert_array_equal(values_back, values)
+        values_back[:] = 0  # a copy
+        np.testing.assert_array_equal(core.read(name, what), values)
+    core.write(name, np.asfortranarray(draw(*shape)))
+    np.testing.assert_array_equal(core.read(name), draw(*shape))
+    with pytest.raises(KeyError, match='no parameter "nothing"'):
+        core.read("nothing")
+    with pytest.raises(ValueError, match=r'what: parameter ".*" has no "w"'):
+        core.read(name, "w")
+    with pytest.raises(ValueError, match='running_mean" has no "gradient"'):
+        core.read(mean, "gradient")
+    with pytest.raises(ValueError, match="expected shape"):
+        core.write(name, draw(3))
+    with pytest.raises(TypeError, match="expected dtype float32"):
+        core.write(name, np.zeros(shape))
+    np.testing.assert_array_equal(core.read(name), draw(*shape))
+
+
+@pytest.mark.usefixtures("every_level")
+def test_adam_moves_the_weights_as_its_twin_does() -> None:
+    core, x = tiny_unet()._core, draw(1, 3, 32, 32)
+    names = [name for name, _, _ in core.parameters()]
+    expected = {name: (core.read(name), *2 * (np.zeros_like(core.read(name)),)) for name in names}
+    options = {"beta1": 0.8, "beta2": 0.95, "eps": 1e-6, "weight_decay": 0.01}
+    before = core.forward(x, times(9))
+    for step in (1, 2, 3):
+        _, gradients = backward(core, x, draw(1, 3, 32, 32, seed=step), t=times(9))
+        core.adam_step(1e-3, step, **options)
+        for name in names:
+            expected[name] = reference.adam(
+                *expected[name], gradients[name], lr=1e-3, step=step, **options
+            )
+    for name in names:
+        for what, want in zip(("value", "m", "v"), expected[name], strict=True):
+            assert_close(core.read(name, what), want, 2e-6)
+    assert (core.forward(x, times(9)) != before).any()  # no stale packed filters
+    with pytest.raises(ValueError, match="step: expected 1 or more, got 0"):
+        core.adam_step(1e-3, 0)
+
+
+def test_memory_is_of_the_size_asked_for() -> None:
+    core = tiny_unet()._core
+    one, four = core.memory(1), core.memory(4)
+    assert one.keys() == {"weights", "arena", "scratch"}
+    assert 3.9 < four["arena"] / one["arena"] <= 4
+    with pytest.raises(ValueError, match="batch_size: expected 1 or more, got 0"):
+        core.memory(0)
+
+
+def resident_mb() -> float:
+    with open("/proc/self/statm", encoding="ascii") as file:
+        return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/statm"), reason="needs Linux's /proc")
+@pytest.mark.skipif("asan" in os.environ.get("LD_PRELOAD", ""), reason="it keeps freed memory")
+def test_networks_are_freed() -> None:
+    def live() -> None:
+        net = tiny_unet()
+        backward(net._core, draw(1, 3, 32, 32), draw(1, 3, 32, 32), t=times(9))
+        net._core.adam_step(1e-3, 1)
+        with pytest.raises(TypeError):
+            net._core.forward(draw(1, 3, 32, 32))
+        with pytest.raises(ValueError, match="x: "):
+            net._core.forward(draw(1, 3, 31, 32), times(9))
+
+    for _ in range(3):
+        live()
+    gc.collect()
+    before = resident_mb()
+    for _ in range(20):  # each holds 20 MB
+        live()
+    gc.collect()
+    assert resident_mb() < before + 20
+
+
+# ---- threads, SIMD levels, processes ------------------------------------------------------------
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_two_callers_at_once(training: bool) -> None:
+    core, other = tiny_unet()._core, tiny_segmenter()._core
+    jobs = [(draw(1 + i % 2, 3, 32, 32, seed=i), times(*range(1 + i % 2))) for i in range(12)]
+
+    def run(job: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
+        other.forward(draw(1, 6, 32, 32))  # a second network, in between
+        return core.forward(*job, training=training)
+
+    want = [run(job) for job in jobs]
+    with ThreadPoolExecutor(3) as pool:
+        for got, expected in zip(pool.map(run, jobs), want, strict=True):
+            np.testing.assert_array_equal(got, expected)
+
+
+@pytest.mark.usefixtures("every_level")
+def test_the_thread_count_may_change_between_the_passes() -> None:
+    core, x, dy = tiny_segmenter()._core, draw(3, 6, 64, 64), draw(3, 1, 64, 64)
+    _core.set_num_threads(1)
+    _, want = backward(core, x, dy)
+    for first, second in product(THREADS, THREADS):
+        core.zero_gradients()
+        _core.set_num_threads(first)
+        core.forward(x, training=True)
+        _core.set_num_threads(second)
+        core.backward(dy)
+        for name in ("encoder_segment.block1.0.weight", "decoder_segment.fin_out.0.weight"):
+            np.testing.assert_array_equal(core.read(name, "gradient"), want[name])
+
+
+@pytest.mark.usefixtures("every_level")
+def test_filters_are_packed_for_the_level_in_use() -> None:
+    x, t = draw(1, 3, 32, 32), times(9)
+    now = _core.simd_level()
+    want = tiny_unet()._core.forward(x, t)
+    for other in _core.simd_levels():
+        core = tiny_unet()._core
+        _core.set_simd_level(other)
+        core.forward(x, t)
+        _core.set_simd_level(now)
+        np.testing.assert_array_equal(core.forward(x, t), want)
+
+
+def import_with(level: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-c", "from diffusionad import _core; print(_core.simd_level())"],
+        env={**os.environ, "DIFFUSIONAD_ISA": level},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+@pytest.mark.parametrize("level", ["", *_core.simd_levels()])
+def test_the_environment_chooses_the_level(level: str) -> None:
+    done = import_with(level)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == [level or _core.simd_levels()[-1]]
+
+
+def test_an_unknown_level_is_an_import_error() -> None:
+    done = import_with("mmx")
+    assert done.returncode == 1
+    assert 'ImportError: DIFFUSIONAD_ISA: this processor has no level "mmx"' in done.stderr
