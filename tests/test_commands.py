@@ -1,0 +1,308 @@
+"""The command line with real networks, on a few of the bundled photographs."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from test_cli import fails, run
+from test_evaluation import FIELDS
+
+import diffusionad as dad
+from diffusionad import _core, commands, datasets
+
+SMALL = ("--image-size", "64", "--batch-size", "2")
+MODEL = "model.safetensors"
+ENVIRONMENT = {**os.environ, "PYTHONPATH": str(Path(dad.__file__).parents[1])}
+
+
+@pytest.fixture(autouse=True)
+def _threads():
+    count = _core.get_num_threads()
+    yield
+    _core.set_num_threads(count)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory) -> Path:
+    """A dataset of one category, `part`: the bundled images with the largest defects."""
+    root, bundled = tmp_path_factory.mktemp("data"), datasets.bundled()
+    bad = [s for s in bundled.test if s.label]
+    bad.sort(key=lambda sample: -np.count_nonzero(sample.mask))
+    good = [s for s in bundled.test if not s.label]
+    for sample in [*bundled.train[:4], *good[:3], *bad[:3]]:
+        for path in filter(None, (sample.path, sample.mask_path)):
+            copy = root / "part" / path.relative_to(bundled.root)
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(path, copy)
+    return root
+
+
+@pytest.fixture(scope="module")
+def trained(data, tmp_path_factory) -> Path:
+    """The folder of a model that was trained for four steps."""
+    out = tmp_path_factory.mktemp("runs") / "part"
+    assert run("train", data, "--out", out, "--steps", 4, *SMALL, "--quiet") == 0
+    return out
+
+
+def diffusionad(*arguments: object, **options: object) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "diffusionad", *map(str, arguments)]
+    return subprocess.run(
+        command, capture_output=True, text=True, check=False, env=ENVIRONMENT, **options
+    )
+
+
+def tensors(out: Path) -> dict[str, bytes]:
+    model = dad.load(out / MODEL)
+    networks = (model.unet, model.seg)
+    return {n: v.tobytes() for network in networks for n, v in network.state_dict().items()}
+
+
+def test_train_evaluate_predict_info(capsys, tmp_path, data, trained):
+    out = tmp_path / "run"
+    assert run("train", data, "--category", "part", "--out", out, "--steps", 4, *SMALL,
+               "--json", tmp_path / "t.json") == 0  # fmt: skip
+    captured = capsys.readouterr()
+    lines = captured.out.splitlines()
+    assert lines[0] == "part (mvtec): 4 train, 3 test good, 3 test defective"
+    assert "million parameters, batches of 2 images" in lines[1]
+    assert lines[1].endswith("of memory planned")
+    assert "train 4/4" in captured.err
+    result = json.loads((tmp_path / "t.json").read_text())
+    assert result["provenance"]["train_steps"] == 4
+    assert result["provenance"]["planned_memory"]["total"] > 10**6
+    assert tensors(out) == tensors(trained)
+
+    assert run("evaluate", out / MODEL, data, "--json", "-", "--seed", 5) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert set(result) == FIELDS
+    assert (result["category"], result["layout"], result["seed"]) == ("part", "mvtec", 5)
+    assert (result["train_steps"], result["preset"]) == (4, "compact")
+    for name in ("image_auroc", "pixel_ap", "aupro", "images_per_second", "peak_memory_mb"):
+        assert result[name] >= 0
+    assert result["per_defect"]["pitting"]["images"] == 3
+
+    assert run("predict", out / MODEL, data / "part" / "test", "--out", tmp_path / "p") == 0
+    with (tmp_path / "p" / "scores.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 6
+    model = dad.load(out / MODEL)
+    expected = model.predict([row["path"] for row in rows])
+    assert [row["score"] for row in rows] == [f"{score:.9g}" for score in expected.scores]
+    assert [row["label"] for row in rows] == [str(label) for label in expected.labels]
+    score_map = np.load(tmp_path / "p" / (Path(rows[2]["path"]).stem + ".npy"))
+    np.testing.assert_array_equal(score_map, expected.maps[2])
+
+    assert run("info", out / MODEL) == 0
+    text = capsys.readouterr().out
+    for word in ("image_size", "train_steps", "planned_memory", "threshold"):
+        assert word in text
+
+
+def test_resume_on_the_command_line(capsys, tmp_path, data, trained):
+    out = tmp_path / "run"
+    shutil.copytree(trained, out)
+    whole = tensors(out)
+    same = ("train", data, "--out", out, "--steps", 4, *SMALL, "--seed", 0)
+    assert run(*same, "--resume", "--quiet") == 0
+    assert run("train", data, "--out", out, "--time-budget", "1h", "--resume", "--quiet") == 0
+    assert tensors(out) == whole
+    capsys.readouterr()
+    for options, words in (
+        (["--steps", 9], "steps: a run that is resumed keeps its 4 steps"),
+        (["--image-size", 128], "--image-size: this run has 64 and keeps it"),
+        (["--seed", 1], "--seed: this run has 0"),
+        (["--preset", "paper"], "--preset: this run has compact"),
+        (["--anomaly-source", data], "trained with other anomaly_source"),
+    ):
+        line = fails(capsys, 2, "train", data, "--out", out, "--resume", "--quiet", *options)
+        assert words in line
+    (out / "state.safetensors").unlink()
+    line = fails(capsys, 2, "train", data, "--out", out, "--resume", "--quiet")
+    assert "state.safetensors: no such file, so nothing to resume" in line
+
+
+def test_demo_in_a_process_of_its_own(tmp_path, data):
+    script = (
+        "import sys; from diffusionad import cli, commands, datasets;"
+        "commands.bundled = lambda: datasets.open(sys.argv[1]);"
+        "sys.exit(cli.main(sys.argv[2:]))"
+    )
+    demo = ["demo", "--steps", "2", *SMALL, "--json", "d.json"]
+    done = subprocess.run(
+        [sys.executable, "-c", script, str(data), *demo],
+        capture_output=True, text=True, check=False, cwd=tmp_path, env=ENVIRONMENT,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    for word in ("image AUROC", "image AP", "pixel AP", "AUPRO", "nearest training image"):
+        assert word in done.stdout
+    result = json.loads((tmp_path / "d.json").read_text())
+    assert set(result) == FIELDS | {"nearest_training_image_auroc"}
+    assert result == json.loads((tmp_path / "demo" / "report.json").read_text())
+    assert (result["train_steps"], result["category"]) == (2, "part")
+    panels = list((tmp_path / "demo" / "heatmaps").iterdir())
+    assert len(panels) == 6
+    with Image.open(tmp_path / "demo" / "heatmaps.png") as sheet, Image.open(panels[0]) as one:
+        assert sheet.width == one.width
+        assert sheet.height > 6 * one.height
+    assert (tmp_path / "demo" / MODEL).exists()
+
+
+def test_what_is_wrong_is_one_line(capsys, tmp_path, data, trained):
+    out, model = tmp_path / "out", trained / MODEL
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "file").touch()
+    broken = shutil.copytree(data / "part", tmp_path / "broken")
+    picture = next((broken / "train" / "good").iterdir())
+    picture.write_bytes(picture.read_bytes()[:2000])
+    wrong = shutil.copytree(data / "part", tmp_path / "wrong")
+    mask = next((wrong / "ground_truth" / "pitting").iterdir())
+    Image.new("L", (7, 9)).save(mask)
+    cut = tmp_path / "cut.safetensors"
+    cut.write_bytes(model.read_bytes()[:-100])
+    train = ("--out", out, "--steps", 1, *SMALL, "--quiet")
+    cases = [
+        (2, ["train", tmp_path / "none", *train], "none: no such folder"),
+        (2, ["train", tmp_path / "empty", *train], "empty: the folder is empty"),
+        (2, ["train", "", *train], "DATA: expected a path, got an empty text"),
+        (2, ["train", data, "--category", "prt", *train], "'prt'; there are: part"),
+        (2, ["train", data, "--preset", "big", *train], "invalid choice: 'big'"),
+        (2, ["train", data, "--out", out, "--time-budget", "soon"], "such as 90s, 20m or 1h"),
+        (2, ["train", data, "--out", out, "--image-size", 48], "image_size: expected a multiple"),
+        (2, ["train", broken, *train], f"{picture.name}: the image is broken"),
+        (1, ["train", data, "--out", tmp_path / "file" / "x", "--quiet"], "cannot make this"),
+        (2, ["evaluate", model, wrong, "--quiet"], f"{mask.name}: the mask is 7x9 pixels"),
+        (2, ["evaluate", cut, data], "cut.safetensors: not a complete safetensors file"),
+        (2, ["evaluate", picture, data], f"{picture.name}: not a complete safetensors file"),
+        (2, ["predict", trained / "state.safetensors", data, "--out", out], "expected diffusion"),
+        (2, ["predict", model, picture, "--out", out, "--quiet"], f"{picture.name}: the image is"),
+        (2, ["predict", model, "", "--out", out], "expected a path, got an empty text"),
+        (1, ["predict", model, data, "--out", tmp_path / "file", "--quiet"], "cannot make this"),
+    ]
+    for code, arguments, words in cases:
+        line = fails(capsys, code, *arguments)
+        assert words in line, arguments
+        assert line.startswith("diffusionad ")
+
+
+def test_a_result_that_cannot_be_written_is_named(capsys, tmp_path, data, trained):
+    out = tmp_path / "p"
+    out.mkdir()
+    (out / "scores.csv").symlink_to("/dev/full")
+    arguments = ("predict", trained / MODEL, data / "part" / "test", "--out", out, "--quiet")
+    assert "scores.csv: cannot write: no space left" in fails(capsys, 1, *arguments)
+    line = fails(capsys, 1, "info", "--json", "/dev/full", "--quiet")
+    assert "/dev/full: cannot write: no space left" in line
+    done = subprocess.run(
+        f"{sys.executable} -m diffusionad info > /dev/full",
+        shell=True, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert (done.returncode, done.stderr) == (
+        1,
+        "diffusionad info: output: no space left on device\n",
+    )
+
+
+def test_devices_are_written_to_and_not_replaced(tmp_path):
+    assert diffusionad("info", "--quiet", "--json", os.devnull).returncode == 0
+    assert not Path(os.devnull).is_file()
+    done = diffusionad("info", "--quiet", "--json", "/dev/stdout", cwd=tmp_path)
+    assert json.loads(done.stdout)["simd"] in _core.simd_levels()
+
+
+def test_odd_names_are_taken_as_they_are(capsys, tmp_path, trained):
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    names = ["new\nline.png", "größe (1).png", os.fsdecode(b"bad\xff.png")]
+    for name in names:
+        Image.new("RGB", (40, 40), (9, 99, 199)).save(folder / name)
+    out = tmp_path / "p"
+    assert run("predict", trained / MODEL, folder, "--out", out, "--quiet",
+               "--json", tmp_path / "p.json") == 0  # fmt: skip
+    with (out / "scores.csv").open(newline="", errors="surrogateescape") as file:
+        listed = {Path(row["path"]).name for row in csv.DictReader(file)}
+    rows = json.loads((tmp_path / "p.json").read_text(encoding="utf-8"))["images"]
+    assert listed == {Path(row["path"]).name for row in rows} == set(names)
+    assert run("train", folder, "--out", tmp_path / "r", "--steps", 1, *SMALL, "--quiet") == 0
+    (folder / "cut\n.png").write_bytes(b"\x89PNG")
+    assert fails(capsys, 2, "predict", trained / MODEL, folder, "--out", out, "--quiet")
+
+
+RUN = "import sys; from diffusionad.cli import main; sys.exit(main(sys.argv[1:]))"
+
+
+def begin(out: Path, data: Path) -> subprocess.Popen[str]:
+    """A long run in a process of its own that has saved its first checkpoint."""
+    script = (
+        "import sys; from diffusionad import fitting;"
+        "save = fitting.Fit._save;"
+        "fitting.Fit._save = lambda self: (save(self), print('saved', flush=True));"
+        "fitting.CHECKPOINT_SECONDS = 0.0;" + RUN
+    )
+    arguments = ["train", str(data), "--out", str(out), "--steps", "100000", *SMALL, "--quiet"]
+    process = subprocess.Popen(
+        [sys.executable, "-c", script, *arguments],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    assert process.stdout.readline() == "saved\n", process.stderr.read()
+    return process
+
+
+def test_an_interrupt_keeps_the_model_and_two_runs_keep_apart(capsys, tmp_path, data):
+    out = tmp_path / "run"
+    process = begin(out, data)
+    other = ("train", data, "--out", out, "--overwrite", "--steps", 1, *SMALL, "--quiet")
+    assert "run: another run is writing to this folder" in fails(capsys, 2, *other)
+    process.send_signal(signal.SIGINT)
+    _, error = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert error == "diffusionad train: interrupted; what was finished is kept\n"
+    done = dad.load(out / MODEL).provenance["train_steps"]
+    assert 1 <= done < 100_000
+    assert (out / "log.csv").read_text().count("\n") == 1 + done
+    assert run("evaluate", out / MODEL, data, "--quiet") == 0
+
+
+def test_a_kill_leaves_a_whole_model_and_nothing_else(tmp_path, data):
+    out = tmp_path / "run"
+    process = begin(out, data)
+    process.kill()
+    process.communicate()
+    (out / f".{MODEL}.abc123.tmp").write_bytes(b"half")
+    assert run("evaluate", out / MODEL, data, "--quiet") == 0
+    assert run("train", data, "--out", out, "--overwrite", "--steps", 1, *SMALL, "--quiet") == 0
+    assert {path.name for path in out.iterdir()} == {
+        MODEL, "state.safetensors", "log.csv", "config.toml",
+    }  # fmt: skip
+
+
+def test_failures_of_training_are_one_line(capsys, tmp_path, data, monkeypatch):
+    for error, words in (
+        (FloatingPointError("the loss is nan at iteration 0"), "train: the loss is nan"),
+        (KeyError("internal"), "KeyError: 'internal' (DIFFUSIONAD_DEBUG=1 shows where)"),
+    ):
+
+        def step(*_: object, error: Exception = error, **__: object) -> None:
+            raise error
+
+        monkeypatch.setattr(dad.Trainer, "step", step)
+        out = tmp_path / type(error).__name__
+        line = fails(capsys, 1, "train", data, "--out", out, "--steps", 1, *SMALL, "--quiet")
+        assert words in line
+
+
+def test_more_memory_than_there_is_is_said_before(caplog, tmp_path, data, monkeypatch):
+    monkeypatch.setattr(commands.system, "memory_bytes", lambda: 10**7)
+    out = tmp_path / "run"
+    assert run("train", data, "--out", out, "--steps", 1, *SMALL, "--quiet") == 0
+    assert "this machine has 10 MB: a smaller batch_size" in caplog.text
