@@ -96,10 +96,11 @@ class _PlainBar:
 
 
 def training_text(progress: Progress) -> str:
-    """One line: "noise 0.0123  total 0.456  21.3 images/s  3m05s left"."""
-    losses = "  ".join(f"{name} {value:.4f}" for name, value in progress.losses.items())
+    """One line: "3m05s left  21.3 images/s  total 0.4560  noise 0.0123", what matters first."""
+    names = sorted(progress.losses, key=lambda name: name != "total")
+    losses = "  ".join(f"{name} {progress.losses[name]:.4f}" for name in names)
     left = duration_text(progress.seconds_left)
-    return f"{losses}  {progress.images_per_second:.1f} images/s  {left} left"
+    return f"{left} left  {progress.images_per_second:.1f} images/s  {losses}"
 
 
 def duration_text(seconds: float) -> str:
@@ -148,11 +149,13 @@ def _rich_bar(what: str, total: int | None) -> Iterator[Callable[[int, int | Non
     from rich.console import Console as RichConsole
     from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
     from rich.progress import Progress as Bars
+    from rich.table import Column
 
+    whole = Column(no_wrap=True, min_width=len(what))  # a narrow terminal cuts the text's end
     columns = (
-        TextColumn("{task.description}"),
-        BarColumn(bar_width=24),
-        MofNCompleteColumn(),
+        TextColumn("{task.description}", table_column=whole),
+        BarColumn(bar_width=12, table_column=Column(min_width=12)),
+        MofNCompleteColumn(table_column=Column(no_wrap=True, min_width=9)),
         TextColumn("{task.fields[text]}", style="dim", markup=False),
     )
     with Bars(*columns, console=RichConsole(stderr=True), refresh_per_second=4) as progress:

@@ -199,7 +199,7 @@ def test_train_evaluate_predict(capsys, tmp_path, data):
                "--seed", 7, "--json", tmp_path / "t.json") == 0  # fmt: skip
     captured = capsys.readouterr()
     assert "part (mvtec): 4 train, 1 test good, 2 test defective" in captured.out
-    assert "train 4/4  total 0.2500  20.0 images/s  3s left" in captured.err
+    assert "train 4/4  3s left  20.0 images/s  total 0.2500" in captured.err
     trained = json.loads((tmp_path / "t.json").read_text())
     assert trained["provenance"]["train_steps"] == 4
     file = out / "model.safetensors"
