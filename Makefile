@@ -49,7 +49,8 @@ sanitize: $(VENV)/.core $(VENV)/.with-test ## the tests under AddressSanitizer a
 	@cd $(ASAN) && $(ASAN_ENV) $(abspath $(BIN))/python -c '$(LOADED); print(core.__file__)'
 	$(ASAN_ENV) $(BIN)/pytest $(ARGS)
 
-lint: $(VENV)/.core $(VENV)/.with-dev ## ruff, mypy, and the stubs against the core
+lint: $(VENV)/.core $(VENV)/.with-dev ## clang-format, ruff, mypy, and the stubs against the core
+	$(BIN)/clang-format --dry-run --Werror $$(find csrc -name '*.c' -o -name '*.h' -o -name '*.inc')
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy

@@ -1,5 +1,5 @@
-/* Aligned memory. Large buffers are placed on 2 MiB boundaries and advised to use huge pages: a
- * 256x256x128 activation spans 8,192 small pages, and the TLB misses show. */
+/* Aligned memory. Large buffers are placed on 2 MiB boundaries and advised to use huge
+ * pages: a 256x256x128 activation spans 8,192 small pages, and the TLB misses show. */
 #define _GNU_SOURCE
 #include "base/memory.h"
 

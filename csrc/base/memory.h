@@ -1,7 +1,7 @@
 /* Aligned memory and checked sizes.
  *
- *   dad_alloc, dad_free      float buffers on 64-byte boundaries (2 MiB pages asked for when large)
- *   dad_grow                 a growing list has room for one more
+ *   dad_alloc, dad_free      float buffers on 64-byte boundaries (2 MiB pages asked for
+ * when large) dad_grow                 a growing list has room for one more
  *   dad_checked_product      the product of sizes, or a failure where it overflows
  *   dad_round_up             the next multiple
  */
@@ -17,8 +17,9 @@
 float *dad_alloc(ptrdiff_t count);
 void dad_free(float *buffer);
 
-/* Room for one more than `count` items of `size` bytes in a list from malloc (or NULL) that holds
- * *capacity: the list, perhaps moved; NULL when there is no memory, and the list stays. */
+/* Room for one more than `count` items of `size` bytes in a list from malloc (or NULL) that
+ * holds *capacity: the list, perhaps moved; NULL when there is no memory, and the list
+ * stays. */
 void *dad_grow(void *items, int *capacity, int count, size_t size);
 
 /* *product = the product of `count` factors; false when one is negative or it overflows. */

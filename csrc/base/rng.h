@@ -1,5 +1,6 @@
-/* Random numbers that are a function of (seed, stream) alone: xoshiro256++ seeded by SplitMix64.
- * One generator per sample (or per element, for dropout): no order of threads can change a draw. */
+/* Random numbers that are a function of (seed, stream) alone: xoshiro256++ seeded by
+ * SplitMix64. One generator per sample (or per element, for dropout): no order of threads
+ * can change a draw. */
 #ifndef DAD_RNG_H
 #define DAD_RNG_H
 

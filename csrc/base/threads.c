@@ -1,5 +1,5 @@
-/* The thread count: DIFFUSIONAD_NUM_THREADS, else OpenMP's own default (OMP_NUM_THREADS, or the
- * processors this process may run on). Set it between calls, not during one. */
+/* The thread count: DIFFUSIONAD_NUM_THREADS, else OpenMP's own default (OMP_NUM_THREADS, or
+ * the processors this process may run on). Set it between calls, not during one. */
 #include "base/threads.h"
 
 #include <stdlib.h>

@@ -30,7 +30,8 @@ static dad_value fail(dad_graph *graph, dad_status status) {
     return DAD_NONE;
 }
 
-const char *dad_graph_name(dad_graph *graph, char name[DAD_NAME_SIZE], const char *format, ...) {
+const char *dad_graph_name(dad_graph *graph, char name[DAD_NAME_SIZE], const char *format,
+                           ...) {
     va_list arguments;
     va_start(arguments, format);
     if (vsnprintf(name, DAD_NAME_SIZE, format, arguments) >= DAD_NAME_SIZE) {
@@ -41,8 +42,8 @@ const char *dad_graph_name(dad_graph *graph, char name[DAD_NAME_SIZE], const cha
 }
 
 /* A new node of the given shape; its other fields are zero or DAD_NONE. */
-static dad_node *add_node(dad_graph *graph, dad_op op, dad_value x, ptrdiff_t C, ptrdiff_t H,
-                          ptrdiff_t W) {
+static dad_node *add_node(dad_graph *graph, dad_op op, dad_value x, ptrdiff_t C,
+                          ptrdiff_t H, ptrdiff_t W) {
     ptrdiff_t size;
     const ptrdiff_t shape[3] = {C, H, W};
     if (graph->status != DAD_OK) {
@@ -52,7 +53,8 @@ static dad_node *add_node(dad_graph *graph, dad_op op, dad_value x, ptrdiff_t C,
         fail(graph, DAD_BAD_SHAPE);
         return NULL;
     }
-    dad_node *nodes = dad_grow(graph->nodes, &graph->capacity, graph->count, sizeof(*nodes));
+    dad_node *nodes =
+        dad_grow(graph->nodes, &graph->capacity, graph->count, sizeof(*nodes));
     if (nodes == NULL) {
         fail(graph, DAD_NO_MEMORY);
         return NULL;
@@ -103,13 +105,14 @@ static int add_parameter(dad_graph *graph, const char *prefix, const char *suffi
     return graph->parameter_count++;
 }
 
-static int add_vector(dad_graph *graph, const char *prefix, const char *suffix, bool trainable,
-                      ptrdiff_t size) {
+static int add_vector(dad_graph *graph, const char *prefix, const char *suffix,
+                      bool trainable, ptrdiff_t size) {
     return add_parameter(graph, prefix, suffix, trainable, 1, &size);
 }
 
 dad_value dad_graph_input(dad_graph *graph, ptrdiff_t C, ptrdiff_t H, ptrdiff_t W) {
-    return add_node(graph, DAD_OP_INPUT, DAD_NONE, C, H, W) != NULL ? last(graph) : DAD_NONE;
+    return add_node(graph, DAD_OP_INPUT, DAD_NONE, C, H, W) != NULL ? last(graph)
+                                                                    : DAD_NONE;
 }
 
 dad_value dad_graph_time_embedding(dad_graph *graph, ptrdiff_t dim) {
@@ -169,8 +172,8 @@ dad_value dad_graph_conv2d(dad_graph *graph, dad_value x, const dad_conv_options
     return last(graph);
 }
 
-static dad_node *add_norm(dad_graph *graph, dad_op op, dad_value x, dad_activation activation,
-                          const char *name) {
+static dad_node *add_norm(dad_graph *graph, dad_op op, dad_value x,
+                          dad_activation activation, const char *name) {
     if (!valid(graph, x)) {
         return NULL;
     }
@@ -262,8 +265,8 @@ dad_value dad_graph_unary(dad_graph *graph, dad_op op, dad_value x) {
         return DAD_NONE;
     }
     const dad_node *input = &graph->nodes[x];
-    dad_node *node = add_node(graph, op, x, input->C, resampled(op, input->H),
-                              resampled(op, input->W));
+    dad_node *node =
+        add_node(graph, op, x, input->C, resampled(op, input->H), resampled(op, input->W));
     return node != NULL ? last(graph) : DAD_NONE;
 }
 
@@ -314,8 +317,10 @@ static bool propagate(dad_graph *graph, ptrdiff_t H, ptrdiff_t W) {
             node->H = H;
             node->W = W;
         } else if (node->op == DAD_OP_CONV2D) {
-            node->H = dad_conv2d_out(input->H, node->kernel, node->stride, node->kernel / 2);
-            node->W = dad_conv2d_out(input->W, node->kernel, node->stride, node->kernel / 2);
+            node->H =
+                dad_conv2d_out(input->H, node->kernel, node->stride, node->kernel / 2);
+            node->W =
+                dad_conv2d_out(input->W, node->kernel, node->stride, node->kernel / 2);
         } else if (node->op == DAD_OP_SPACE_TO_DEPTH) {
             if (input->H % node->block != 0 || input->W % node->block != 0) {
                 return false;

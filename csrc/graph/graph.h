@@ -5,10 +5,11 @@
  *   ops.h, ops.c       what each kind of node does: forward, backward, scratch
  *   network.h, .c      a graph with weights, gradients and buffers: what the wrappers hold
  *
- * A node makes one value and is named by its index; its shape [C, H, W] is that of one image, the
- * batch size comes in with the plan. Builders add a node after their inputs, so the order of the
- * nodes is an order of evaluation. After a failure (no memory, a shape that cannot be) every
- * builder returns DAD_NONE and graph->status says why: callers check once, at the end. */
+ * A node makes one value and is named by its index; its shape [C, H, W] is that of one
+ * image, the batch size comes in with the plan. Builders add a node after their inputs, so
+ * the order of the nodes is an order of evaluation. After a failure (no memory, a shape
+ * that cannot be) every builder returns DAD_NONE and graph->status says why: callers check
+ * once, at the end. */
 #ifndef DAD_GRAPH_H
 #define DAD_GRAPH_H
 
@@ -43,7 +44,8 @@ typedef enum {
     DAD_OPS
 } dad_op;
 
-/* A parameter lies at `offset` of the weights (trainable) or of the buffers (running statistics). */
+/* A parameter lies at `offset` of the weights (trainable) or of the buffers (running
+ * statistics). */
 typedef struct {
     char name[DAD_NAME_SIZE];
     int dimensions;
@@ -80,7 +82,8 @@ void dad_graph_init(dad_graph *graph);
 void dad_graph_free(dad_graph *graph);
 
 /* Writes a name as printf does; one that is too long fails the graph. Returns `name`. */
-const char *dad_graph_name(dad_graph *graph, char name[DAD_NAME_SIZE], const char *format, ...)
+const char *dad_graph_name(dad_graph *graph, char name[DAD_NAME_SIZE], const char *format,
+                           ...)
 #if defined(__GNUC__)
     __attribute__((format(printf, 3, 4)))
 #endif
@@ -97,10 +100,11 @@ dad_value dad_graph_time_embedding(dad_graph *graph, ptrdiff_t dim);
 dad_value dad_graph_linear(dad_graph *graph, dad_value x, ptrdiff_t O, const char *name);
 
 typedef struct {
-    ptrdiff_t channels, kernel, stride; /* output channels; kernel 1 or 3, padded by kernel / 2 */
-    bool one_dimensional;               /* the weight's shape is [O, C, 1] */
-    dad_value image_bias;               /* [O] per image, or DAD_NONE */
-    dad_value residual;                 /* of the output's shape, or DAD_NONE */
+    ptrdiff_t channels, kernel,
+        stride;           /* output channels; kernel 1 or 3, padded by kernel / 2 */
+    bool one_dimensional; /* the weight's shape is [O, C, 1] */
+    dad_value image_bias; /* [O] per image, or DAD_NONE */
+    dad_value residual;   /* of the output's shape, or DAD_NONE */
 } dad_conv_options;
 
 dad_value dad_graph_conv2d(dad_graph *graph, dad_value x, const dad_conv_options *options,

@@ -1,4 +1,5 @@
-/* Runs a network's plan: finds every tensor's place and hands the nodes to their kernels. */
+/* Runs a network's plan: finds every tensor's place and hands the nodes to their kernels.
+ */
 #include "graph/network.h"
 
 #include <stdlib.h>
@@ -90,7 +91,8 @@ dad_status dad_network_need_gradients(dad_network *network) {
 
 dad_status dad_network_need_moments(dad_network *network) {
     dad_status status = need(&network->moments[0], network->graph.weight_size);
-    return status == DAD_OK ? need(&network->moments[1], network->graph.weight_size) : status;
+    return status == DAD_OK ? need(&network->moments[1], network->graph.weight_size)
+                            : status;
 }
 
 void dad_network_zero_gradients(dad_network *network) {
@@ -99,7 +101,7 @@ void dad_network_zero_gradients(dad_network *network) {
     }
 }
 
-/* ---- memory -------------------------------------------------------------------------------- */
+/* ---- memory ---------------------------------------------------------------------- */
 
 static float *tensor(const dad_network *network, int index) {
     return index == DAD_NONE ? NULL : network->arena + network->plan.tensors[index].offset;
@@ -109,7 +111,9 @@ static dad_task make_task(const dad_network *network, const dad_plan *plan,
                           const dad_step *step) {
     const dad_graph *graph = &network->graph;
     const dad_node *node = &graph->nodes[step->node];
-    dad_task task = {.node = node, .N = plan->options.N, .training = plan->options.training,
+    dad_task task = {.node = node,
+                     .N = plan->options.N,
+                     .training = plan->options.training,
                      .again = step->again};
     for (int i = 0; i < DAD_MAX_INPUTS; i++) {
         task.input[i] = node->in[i] != DAD_NONE ? &graph->nodes[node->in[i]] : NULL;
@@ -163,8 +167,8 @@ static dad_status prepare(dad_network *network, const dad_plan_options *options)
     return status;
 }
 
-dad_status dad_network_memory(const dad_network *network, ptrdiff_t *arena, ptrdiff_t *scratch,
-                              const dad_plan_options *options) {
+dad_status dad_network_memory(const dad_network *network, ptrdiff_t *arena,
+                              ptrdiff_t *scratch, const dad_plan_options *options) {
     dad_plan plan;
     dad_status status = dad_plan_build(&plan, &network->graph, options);
     if (status == DAD_OK) {
@@ -193,7 +197,8 @@ static dad_status pack_filters(dad_network *network) {
             const dad_node *node = &graph->nodes[i];
             if (node->op == DAD_OP_CONV2D) {
                 network->packed_offset[i] = total;
-                total += dad_round_up(dad_op_packed_size(node, &graph->nodes[node->in[0]]), 16);
+                total +=
+                    dad_round_up(dad_op_packed_size(node, &graph->nodes[node->in[0]]), 16);
             }
         }
         network->packed = dad_alloc(total);
@@ -206,7 +211,8 @@ static dad_status pack_filters(dad_network *network) {
         if (network->packed_offset[i] >= 0) {
             const dad_parameter *weight = &graph->parameters[node->parameter[0]];
             dad_op_pack(network->packed + network->packed_offset[i],
-                        network->weights + weight->offset, node, &graph->nodes[node->in[0]]);
+                        network->weights + weight->offset, node,
+                        &graph->nodes[node->in[0]]);
         }
     }
     network->packed_is_stale = false;
@@ -214,12 +220,14 @@ static dad_status pack_filters(dad_network *network) {
     return DAD_OK;
 }
 
-/* ---- running ------------------------------------------------------------------------------- */
+/* ---- running --------------------------------------------------------------------- */
 
-static float *parameter(const dad_network *network, float *base, const dad_node *node, int i) {
+static float *parameter(const dad_network *network, float *base, const dad_node *node,
+                        int i) {
     int index = node->parameter[i];
-    return index == DAD_NONE || base == NULL ? NULL
-                                             : base + network->graph.parameters[index].offset;
+    return index == DAD_NONE || base == NULL
+               ? NULL
+               : base + network->graph.parameters[index].offset;
 }
 
 static void run_step(dad_network *network, const dad_step *step) {
@@ -253,7 +261,8 @@ static void run_step(dad_network *network, const dad_step *step) {
         if (step->sum[i] != DAD_NONE) {
             float *sum = tensor(network, step->sum[i]);
             const float *part = task.dx[i] != NULL ? task.dx[i] : task.dy; /* a residual */
-            dad_add(sum, sum, part, task.N * task.input[i]->C * task.input[i]->H * task.input[i]->W);
+            dad_add(sum, sum, part,
+                    task.N * task.input[i]->C * task.input[i]->H * task.input[i]->W);
         }
     }
 }
@@ -266,8 +275,9 @@ static const dad_node *input_node(const dad_graph *graph) {
     return &graph->nodes[i];
 }
 
-dad_status dad_network_forward(dad_network *network, float *y, const float *x, const float *t,
-                               const dad_plan_options *options, uint64_t seed) {
+dad_status dad_network_forward(dad_network *network, float *y, const float *x,
+                               const float *t, const dad_plan_options *options,
+                               uint64_t seed) {
     network->backward_possible = false;
     network->seed = seed;
     dad_status status = prepare(network, options);
@@ -280,7 +290,8 @@ dad_status dad_network_forward(dad_network *network, float *y, const float *x, c
     const dad_plan *plan = &network->plan;
     const dad_node *input = input_node(&network->graph);
     const dad_node *output = &network->graph.nodes[network->graph.output];
-    dad_nchw_to_nhwc(tensor(network, plan->input), x, options->N, input->C, input->H * input->W);
+    dad_nchw_to_nhwc(tensor(network, plan->input), x, options->N, input->C,
+                     input->H * input->W);
     if (t != NULL) {
         memcpy(network->t, t, (size_t)options->N * sizeof(float));
     }

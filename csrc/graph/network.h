@@ -1,8 +1,8 @@
-/* A graph with everything it needs to run: weights, buffers, gradients, optimizer moments, and the
- * plan and arena of its last batch size and mode.
+/* A graph with everything it needs to run: weights, buffers, gradients, optimizer moments,
+ * and the plan and arena of its last batch size and mode.
  *
- * Gradients and moments are allocated when first needed. Not safe for two threads at once: the
- * wrapper holds a lock. Images are NCHW here and NHWC inside. */
+ * Gradients and moments are allocated when first needed. Not safe for two threads at once:
+ * the wrapper holds a lock. Images are NCHW here and NHWC inside. */
 #ifndef DAD_NETWORK_H
 #define DAD_NETWORK_H
 
@@ -18,7 +18,8 @@ typedef struct {
     float *packed;            /* all filters packed for evaluation, or NULL */
     ptrdiff_t *packed_offset; /* [graph.count]: into packed, -1 for other nodes */
     bool packed_is_stale;
-    const dad_simd_level *packed_level; /* at which they were packed: last bits may differ */
+    const dad_simd_level
+        *packed_level; /* at which they were packed: last bits may differ */
     dad_plan plan;
     float *arena, *scratch;
     ptrdiff_t arena_size, scratch_size; /* floats allocated */
@@ -35,12 +36,13 @@ void dad_network_free(dad_network *network);
 void dad_network_weights_changed(dad_network *network);
 
 /* y [N, O, H', W'] from x [N, C, H, W]; t [N] or NULL for a network without time. */
-DAD_MUST_CHECK dad_status dad_network_forward(dad_network *network, float *y, const float *x,
-                                              const float *t, const dad_plan_options *options,
+DAD_MUST_CHECK dad_status dad_network_forward(dad_network *network, float *y,
+                                              const float *x, const float *t,
+                                              const dad_plan_options *options,
                                               uint64_t seed);
 
-/* After a training forward pass: gradients += ..., and dx [N, C, H, W] unless NULL (it needs
- * options.input_gradient). Once per forward pass. */
+/* After a training forward pass: gradients += ..., and dx [N, C, H, W] unless NULL (it
+ * needs options.input_gradient). Once per forward pass. */
 DAD_MUST_CHECK dad_status dad_network_backward(dad_network *network, float *dx,
                                                const float *dy);
 
@@ -54,7 +56,8 @@ DAD_MUST_CHECK dad_status dad_network_memory(const dad_network *network, ptrdiff
                                              const dad_plan_options *options);
 
 /* For images of another size from now on; see dad_graph_resize. */
-DAD_MUST_CHECK dad_status dad_network_resize(dad_network *network, ptrdiff_t H, ptrdiff_t W);
+DAD_MUST_CHECK dad_status dad_network_resize(dad_network *network, ptrdiff_t H,
+                                             ptrdiff_t W);
 
 /* Frees arena, scratch and packed filters; they come back when needed. */
 void dad_network_trim(dad_network *network);

@@ -1,4 +1,5 @@
-/* One entry per kind of node: translates a node's task into kernel calls. No arithmetic here. */
+/* One entry per kind of node: translates a node's task into kernel calls. No arithmetic
+ * here. */
 #include "graph/ops.h"
 
 #include "base/memory.h"
@@ -21,11 +22,18 @@ static ptrdiff_t no_scratch(const dad_task *task, bool backward) {
 }
 static void nothing(const dad_task *task) { (void)task; }
 
-/* ---- convolution --------------------------------------------------------------------------- */
+/* ---- convolution ----------------------------------------------------------------- */
 
-static dad_conv2d_shape conv_shape(const dad_node *node, const dad_node *input, ptrdiff_t N) {
-    return (dad_conv2d_shape){.N = N, .H = input->H, .W = input->W, .C = input->C, .O = node->C,
-                              .KH = node->kernel, .KW = node->kernel, .stride = node->stride,
+static dad_conv2d_shape conv_shape(const dad_node *node, const dad_node *input,
+                                   ptrdiff_t N) {
+    return (dad_conv2d_shape){.N = N,
+                              .H = input->H,
+                              .W = input->W,
+                              .C = input->C,
+                              .O = node->C,
+                              .KH = node->kernel,
+                              .KW = node->kernel,
+                              .stride = node->stride,
                               .pad = node->kernel / 2};
 }
 
@@ -65,7 +73,8 @@ static void conv_forward(const dad_task *task) {
     }
     const dad_conv2d_epilogue epilogue = {
         .bias = task->bias, .image_bias = task->x[1], .residual = task->x[2]};
-    dad_conv2d_forward(task->y, task->x[0], packed, &epilogue, &shape, task->scratch + size);
+    dad_conv2d_forward(task->y, task->x[0], packed, &epilogue, &shape,
+                       task->scratch + size);
 }
 
 static void conv_backward(const dad_task *task) {
@@ -84,11 +93,14 @@ static void conv_backward(const dad_task *task) {
     }
 }
 
-/* ---- normalisation ------------------------------------------------------------------------- */
+/* ---- normalisation --------------------------------------------------------------- */
 
 static dad_group_norm_shape group_shape(const dad_task *task) {
-    return (dad_group_norm_shape){.N = task->N, .P = pixels(task->node), .C = task->node->C,
-                                  .G = DAD_GROUPS, .eps = EPSILON,
+    return (dad_group_norm_shape){.N = task->N,
+                                  .P = pixels(task->node),
+                                  .C = task->node->C,
+                                  .G = DAD_GROUPS,
+                                  .eps = EPSILON,
                                   .activation = task->node->activation};
 }
 /* Evaluation keeps no statistics: they go to the end of the scratch. */
@@ -114,8 +126,11 @@ static void group_backward(const dad_task *task) {
 }
 
 static dad_batch_norm_shape batch_shape(const dad_task *task) {
-    return (dad_batch_norm_shape){.N = task->N, .P = pixels(task->node), .C = task->node->C,
-                                  .eps = EPSILON, .momentum = MOMENTUM,
+    return (dad_batch_norm_shape){.N = task->N,
+                                  .P = pixels(task->node),
+                                  .C = task->node->C,
+                                  .eps = EPSILON,
+                                  .momentum = MOMENTUM,
                                   .activation = task->node->activation};
 }
 static ptrdiff_t batch_aux(const dad_graph *graph, const dad_node *node) {
@@ -130,7 +145,8 @@ static ptrdiff_t batch_scratch(const dad_task *task, bool backward) {
 static void batch_forward(const dad_task *task) {
     dad_batch_norm_shape shape = batch_shape(task);
     if (task->training) {
-        dad_batch_norm_forward_training(task->y, task->aux, task->again ? NULL : task->running_mean,
+        dad_batch_norm_forward_training(task->y, task->aux,
+                                        task->again ? NULL : task->running_mean,
                                         task->again ? NULL : task->running_var, task->x[0],
                                         task->weight, task->bias, &shape, task->scratch);
     } else {
@@ -145,10 +161,11 @@ static void batch_backward(const dad_task *task) {
                             task->aux, task->weight, task->bias, &shape, task->scratch);
 }
 
-/* ---- attention, linear, time --------------------------------------------------------------- */
+/* ---- attention, linear, time ----------------------------------------------------- */
 
 static dad_attention_shape attention_shape(const dad_task *task) {
-    return (dad_attention_shape){.N = task->N, .T = pixels(task->node),
+    return (dad_attention_shape){.N = task->N,
+                                 .T = pixels(task->node),
                                  .heads = task->node->heads,
                                  .D = task->node->C / task->node->heads};
 }
@@ -182,7 +199,7 @@ static void time_forward(const dad_task *task) {
     dad_time_embedding(task->y, task->t, task->N, task->node->C);
 }
 
-/* ---- elementwise --------------------------------------------------------------------------- */
+/* ---- elementwise ----------------------------------------------------------------- */
 
 static void silu_forward(const dad_task *task) {
     dad_silu_forward(task->y, task->x[0], size_of(task));
@@ -213,21 +230,21 @@ static void concat_backward(const dad_task *task) {
                         task->input[0]->C, task->input[1]->C);
 }
 
-/* ---- maps ---------------------------------------------------------------------------------- */
+/* ---- maps ------------------------------------------------------------------------ */
 
 static dad_map_shape map_shape(const dad_task *task) {
     const dad_node *input = task->input[0];
     return (dad_map_shape){.N = task->N, .H = input->H, .W = input->W, .C = input->C};
 }
 
-#define MAP_OP(name)                                                                     \
-    static void name##_forward(const dad_task *task) {                                   \
-        dad_map_shape shape = map_shape(task);                                           \
-        dad_##name##_forward(task->y, task->x[0], &shape);                               \
-    }                                                                                    \
-    static void name##_backward(const dad_task *task) {                                  \
-        dad_map_shape shape = map_shape(task);                                           \
-        dad_##name##_backward(task->dx[0], task->dy, &shape);                            \
+#define MAP_OP(name)                                          \
+    static void name##_forward(const dad_task *task) {        \
+        dad_map_shape shape = map_shape(task);                \
+        dad_##name##_forward(task->y, task->x[0], &shape);    \
+    }                                                         \
+    static void name##_backward(const dad_task *task) {       \
+        dad_map_shape shape = map_shape(task);                \
+        dad_##name##_backward(task->dx[0], task->dy, &shape); \
     }
 MAP_OP(upsample_nearest)
 MAP_OP(upsample_bilinear)
@@ -275,17 +292,18 @@ static void max_pool_backward(const dad_task *task) {
 /* name, backward reads x, y, aux, scratch, forward, backward */
 static const dad_op_kind kinds[DAD_OPS] = {
     [DAD_OP_INPUT] = {"input", false, false, no_aux, no_scratch, nothing, nothing},
-    [DAD_OP_TIME_EMBEDDING] = {"time embedding", false, false, no_aux, no_scratch, time_forward,
-                               nothing},
+    [DAD_OP_TIME_EMBEDDING] = {"time embedding", false, false, no_aux, no_scratch,
+                               time_forward, nothing},
     [DAD_OP_LINEAR] = {"linear", true, false, no_aux, no_scratch, linear_forward,
                        linear_backward},
-    [DAD_OP_CONV2D] = {"conv2d", true, false, no_aux, conv_scratch, conv_forward, conv_backward},
-    [DAD_OP_GROUP_NORM] = {"group norm", true, false, group_aux, group_scratch, group_forward,
-                           group_backward},
-    [DAD_OP_BATCH_NORM] = {"batch norm", true, false, batch_aux, batch_scratch, batch_forward,
-                           batch_backward},
-    [DAD_OP_ATTENTION] = {"attention", true, false, no_aux, attention_scratch, attention_forward,
-                          attention_backward},
+    [DAD_OP_CONV2D] = {"conv2d", true, false, no_aux, conv_scratch, conv_forward,
+                       conv_backward},
+    [DAD_OP_GROUP_NORM] = {"group norm", true, false, group_aux, group_scratch,
+                           group_forward, group_backward},
+    [DAD_OP_BATCH_NORM] = {"batch norm", true, false, batch_aux, batch_scratch,
+                           batch_forward, batch_backward},
+    [DAD_OP_ATTENTION] = {"attention", true, false, no_aux, attention_scratch,
+                          attention_forward, attention_backward},
     [DAD_OP_SILU] = {"silu", true, false, no_aux, no_scratch, silu_forward, silu_backward},
     [DAD_OP_SIGMOID] = {"sigmoid", false, true, no_aux, no_scratch, sigmoid_forward,
                         sigmoid_backward},

@@ -1,4 +1,5 @@
-/* What each kind of node does, as a table: the planner and the runner know nothing else of them. */
+/* What each kind of node does, as a table: the planner and the runner know nothing else of
+ * them. */
 #ifndef DAD_OPS_H
 #define DAD_OPS_H
 
@@ -18,8 +19,9 @@ typedef struct {
     const float *weight, *bias; /* the node's parameters ... */
     float *dweight, *dbias;     /* ... and their gradients */
     float *running_mean, *running_var;
-    const float *packed; /* the filter packed for the forward pass; NULL: pack into scratch */
-    const float *t;      /* [N] time steps */
+    const float
+        *packed;    /* the filter packed for the forward pass; NULL: pack into scratch */
+    const float *t; /* [N] time steps */
     float *scratch;
     uint64_t seed; /* of dropout */
     bool training, again;
@@ -28,8 +30,9 @@ typedef struct {
 typedef struct {
     const char *name;
     bool backward_reads_x, backward_reads_y;
-    ptrdiff_t (*aux_size)(const dad_graph *graph, const dad_node *node); /* floats per image */
-    ptrdiff_t (*scratch)(const dad_task *task, bool backward);           /* floats */
+    ptrdiff_t (*aux_size)(const dad_graph *graph,
+                          const dad_node *node);               /* floats per image */
+    ptrdiff_t (*scratch)(const dad_task *task, bool backward); /* floats */
     void (*forward)(const dad_task *task);
     void (*backward)(const dad_task *task);
 } dad_op_kind;

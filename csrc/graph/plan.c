@@ -1,5 +1,6 @@
-/* Builds a plan: walks the graph forward, then backward, noting which tensors each step touches;
- * then places the tensors, largest first, each in the lowest gap that is free while it lives. */
+/* Builds a plan: walks the graph forward, then backward, noting which tensors each step
+ * touches; then places the tensors, largest first, each in the lowest gap that is free
+ * while it lives. */
 #include "graph/plan.h"
 
 #include <stdlib.h>
@@ -23,8 +24,8 @@ typedef struct {
 /* A new tensor of `count` floats per image. */
 static int new_tensor(planner *p, ptrdiff_t count) {
     dad_plan *plan = p->plan;
-    dad_tensor *tensors =
-        dad_grow(plan->tensors, &plan->tensor_capacity, plan->tensor_count, sizeof(*tensors));
+    dad_tensor *tensors = dad_grow(plan->tensors, &plan->tensor_capacity,
+                                   plan->tensor_count, sizeof(*tensors));
     const ptrdiff_t factors[2] = {plan->options.N, count};
     ptrdiff_t size;
     if (tensors != NULL) {
@@ -34,8 +35,8 @@ static int new_tensor(planner *p, ptrdiff_t count) {
         p->status = DAD_NO_MEMORY;
         return DAD_NONE;
     }
-    tensors[plan->tensor_count] =
-        (dad_tensor){.size = dad_round_up(size, PLACEMENT), .first = p->moment, .last = p->moment};
+    tensors[plan->tensor_count] = (dad_tensor){
+        .size = dad_round_up(size, PLACEMENT), .first = p->moment, .last = p->moment};
     return plan->tensor_count++;
 }
 
@@ -58,8 +59,8 @@ static dad_step *new_step(planner *p, int node, bool backward) {
     plan->steps = steps;
     p->moment++;
     dad_step *step = &steps[plan->count++];
-    *step = (dad_step){.node = node, .backward = backward, .y = DAD_NONE, .aux = DAD_NONE,
-                       .dy = DAD_NONE};
+    *step = (dad_step){
+        .node = node, .backward = backward, .y = DAD_NONE, .aux = DAD_NONE, .dy = DAD_NONE};
     for (int i = 0; i < DAD_MAX_INPUTS; i++) {
         step->x[i] = step->dx[i] = step->sum[i] = DAD_NONE;
     }
@@ -82,14 +83,15 @@ static void plan_forward(planner *p, int index, bool again) {
         }
     }
     p->value[index] = step->y = new_tensor(p, value_size(node));
-    ptrdiff_t saved = p->plan->options.training ? dad_op_of(node)->aux_size(p->graph, node) : 0;
+    ptrdiff_t saved =
+        p->plan->options.training ? dad_op_of(node)->aux_size(p->graph, node) : 0;
     if (saved > 0) {
         p->aux[index] = step->aux = new_tensor(p, saved);
     }
 }
 
-/* The gradient of input i of a node: a tensor of its own, or a temporary to be added to the one
- * that an earlier step has written. */
+/* The gradient of input i of a node: a tensor of its own, or a temporary to be added to the
+ * one that an earlier step has written. */
 static void plan_input_gradient(planner *p, dad_step *step, int i, dad_value input) {
     int *gradient = &p->gradient[input];
     bool passes_through = p->graph->nodes[step->node].op == DAD_OP_CONV2D && i == 2;
@@ -110,7 +112,8 @@ static bool gradient_wanted(const planner *p, dad_value input) {
         return false;
     }
     dad_op op = p->graph->nodes[input].op;
-    return op == DAD_OP_INPUT ? p->plan->options.input_gradient : op != DAD_OP_TIME_EMBEDDING;
+    return op == DAD_OP_INPUT ? p->plan->options.input_gradient
+                              : op != DAD_OP_TIME_EMBEDDING;
 }
 
 static bool has_backward(const planner *p, int index) {
@@ -202,7 +205,7 @@ static int by_size(const void *a, const void *b) {
 
 static int by_offset(const void *a, const void *b) {
     const dad_tensor *const *x = a, *const *y = b;
-    return (*x)->offset < (*y)->offset ? -1 : (*x)->offset > (*y)->offset;
+    return (*x)->offset<(*y)->offset ? -1 : (*x)->offset>(*y)->offset;
 }
 
 /* The lowest offset at which `tensor` meets none of the placed tensors that live beside it.
@@ -274,8 +277,11 @@ static void walk(planner *p) {
 
 dad_status dad_plan_build(dad_plan *plan, const dad_graph *graph,
                           const dad_plan_options *options) {
-    *plan = (dad_plan){.options = *options, .input = DAD_NONE, .output = DAD_NONE,
-                       .output_gradient = DAD_NONE, .input_gradient = DAD_NONE};
+    *plan = (dad_plan){.options = *options,
+                       .input = DAD_NONE,
+                       .output = DAD_NONE,
+                       .output_gradient = DAD_NONE,
+                       .input_gradient = DAD_NONE};
     size_t count = (size_t)graph->count;
     planner p = {.graph = graph, .plan = plan, .status = DAD_OK};
     int *tensors = malloc(3 * count * sizeof(*tensors));
@@ -306,6 +312,8 @@ done:
 void dad_plan_free(dad_plan *plan) {
     free(plan->steps);
     free(plan->tensors);
-    *plan = (dad_plan){.input = DAD_NONE, .output = DAD_NONE, .output_gradient = DAD_NONE,
+    *plan = (dad_plan){.input = DAD_NONE,
+                       .output = DAD_NONE,
+                       .output_gradient = DAD_NONE,
                        .input_gradient = DAD_NONE};
 }

@@ -1,11 +1,11 @@
 /* The order of work for one batch size and mode, and a place in one arena for every tensor.
  *
- * A plan is a list of steps: first the forward steps, then (training) the backward ones, in which
- * a segment that is recomputed runs forward once more. Each step names the tensors it reads and
- * writes; a tensor lives from the first to the last step that names it, and tensors that never
- * live at the same time share memory. The caller writes the input before the first step, reads the
- * output and writes its gradient between forward and backward, and reads the input's gradient at
- * the end. */
+ * A plan is a list of steps: first the forward steps, then (training) the backward ones, in
+ * which a segment that is recomputed runs forward once more. Each step names the tensors it
+ * reads and writes; a tensor lives from the first to the last step that names it, and
+ * tensors that never live at the same time share memory. The caller writes the input before
+ * the first step, reads the output and writes its gradient between forward and backward,
+ * and reads the input's gradient at the end. */
 #ifndef DAD_PLAN_H
 #define DAD_PLAN_H
 
@@ -13,8 +13,8 @@
 
 typedef struct {
     ptrdiff_t N;
-    bool training;       /* plan the backward pass too */
-    bool recompute;      /* keep only what segments hand to each other, run the rest again */
+    bool training;  /* plan the backward pass too */
+    bool recompute; /* keep only what segments hand to each other, run the rest again */
     bool input_gradient; /* the gradient with respect to the image is wanted */
 } dad_plan_options;
 
@@ -28,13 +28,13 @@ typedef struct {
 typedef struct {
     int node;
     bool backward;
-    bool again;               /* a forward step run for the second time */
-    int x[DAD_MAX_INPUTS];    /* values of the node's inputs (where needed) */
-    int y;                    /* the node's value (where needed) */
-    int aux;                  /* what the forward pass saves beside the value */
-    int dy;                   /* backward: the gradient of the value ... */
-    int dx[DAD_MAX_INPUTS];   /* ... and of the inputs; DAD_NONE: not wanted */
-    int sum[DAD_MAX_INPUTS];  /* where to add dx afterwards (a value used more than once) */
+    bool again;              /* a forward step run for the second time */
+    int x[DAD_MAX_INPUTS];   /* values of the node's inputs (where needed) */
+    int y;                   /* the node's value (where needed) */
+    int aux;                 /* what the forward pass saves beside the value */
+    int dy;                  /* backward: the gradient of the value ... */
+    int dx[DAD_MAX_INPUTS];  /* ... and of the inputs; DAD_NONE: not wanted */
+    int sum[DAD_MAX_INPUTS]; /* where to add dx afterwards (a value used more than once) */
 } dad_step;
 
 typedef struct {

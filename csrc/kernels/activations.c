@@ -1,5 +1,6 @@
-/* Functions of single elements, dropout, addition, concatenation. Memory-bound: threads share
- * blocks of a fixed number of elements; whatever fits one block stays in one thread. */
+/* Functions of single elements, dropout, addition, concatenation. Memory-bound: threads
+ * share blocks of a fixed number of elements; whatever fits one block stays in one thread.
+ */
 #include <string.h>
 
 #include "base/memory.h"
@@ -20,7 +21,8 @@ static void each1(unary *function, float *y, const float *x, ptrdiff_t count) {
     }
 }
 
-static void each2(binary *function, float *y, const float *a, const float *b, ptrdiff_t count) {
+static void each2(binary *function, float *y, const float *a, const float *b,
+                  ptrdiff_t count) {
 #pragma omp parallel for num_threads(dad_num_threads()) schedule(static) if (count > BLOCK)
     for (ptrdiff_t i = 0; i < count; i += BLOCK) {
         function(y + i, a + i, b + i, dad_min(BLOCK, count - i));
@@ -49,8 +51,8 @@ void dad_add(float *y, const float *a, const float *b, ptrdiff_t count) {
     each2(dad_simd()->layer->elementwise->add, y, a, b, count);
 }
 
-/* The key is the seed mixed with the upper half of the element's number, so that any count has
- * draws of its own; the lower half is hashed under it. */
+/* The key is the seed mixed with the upper half of the element's number, so that any count
+ * has draws of its own; the lower half is hashed under it. */
 void dad_dropout(float *y, const float *x, float p, uint64_t seed, ptrdiff_t count) {
     const dad_elementwise_ops *ops = dad_simd()->layer->elementwise;
     const double highest = 4294967295.0;
@@ -60,12 +62,13 @@ void dad_dropout(float *y, const float *x, float p, uint64_t seed, ptrdiff_t cou
     for (ptrdiff_t i = 0; i < count; i += BLOCK) {
         uint64_t state = seed ^ ((uint64_t)i >> 32);
         uint64_t key = dad_splitmix64(&state);
-        ops->dropout(y + i, x + i, scale, threshold, key, (uint32_t)i, dad_min(BLOCK, count - i));
+        ops->dropout(y + i, x + i, scale, threshold, key, (uint32_t)i,
+                     dad_min(BLOCK, count - i));
     }
 }
 
-void dad_concat_forward(float *y, const float *a, const float *b, ptrdiff_t rows, ptrdiff_t A,
-                        ptrdiff_t B) {
+void dad_concat_forward(float *y, const float *a, const float *b, ptrdiff_t rows,
+                        ptrdiff_t A, ptrdiff_t B) {
 #pragma omp parallel for num_threads(dad_num_threads()) schedule(static)
     for (ptrdiff_t r = 0; r < rows; r++) {
         memcpy(y + r * (A + B), a + r * A, (size_t)A * sizeof(float));

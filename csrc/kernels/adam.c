@@ -1,8 +1,8 @@
 /* Adam with decoupled weight decay, and the moving average of weights. One pass over the
  * parameters; step t, in this order:
- *   w = w (1 - lr weight_decay);  m = beta1 m + (1 - beta1) dw;  v = beta2 v + (1 - beta2) dw^2
- *   w = w - lr / (1 - beta1^t) * m / (sqrt(v) / sqrt(1 - beta2^t) + eps)
- * Threads share blocks of parameters. */
+ *   w = w (1 - lr weight_decay);  m = beta1 m + (1 - beta1) dw;  v = beta2 v + (1 - beta2)
+ * dw^2 w = w - lr / (1 - beta1^t) * m / (sqrt(v) / sqrt(1 - beta2^t) + eps) Threads share
+ * blocks of parameters. */
 #include <math.h>
 
 #include "base/memory.h"
@@ -12,8 +12,8 @@
 
 enum { BLOCK = 16384 };
 
-void dad_adam(float *w, float *m, float *v, const float *dw, const dad_adam_options *options,
-              ptrdiff_t count) {
+void dad_adam(float *w, float *m, float *v, const float *dw,
+              const dad_adam_options *options, ptrdiff_t count) {
     const dad_elementwise_ops *ops = dad_simd()->layer->elementwise;
     const double t = (double)options->step;
     const dad_adam_factors factors = {

@@ -1,10 +1,11 @@
-/* Multi-head self-attention over the positions of a map: softmax(q k^T / sqrt(D)) v per head.
+/* Multi-head self-attention over the positions of a map: softmax(q k^T / sqrt(D)) v per
+ * head.
  *
- * Probabilities exist for one block of queries at a time, in a thread's own scratch. Forward:
- * threads share (image, head, query block). Backward: threads share (image, head), whose query
- * blocks follow each other and add to dk and dv in order; with P the probabilities,
- *   dv = P^T dy,  dP = dy v^T,  dS = P (dP - sum(P dP)) / sqrt(D),  dq = dS k,  dk = dS^T q.
- * The shapes of the matrix products depend on T and D alone. */
+ * Probabilities exist for one block of queries at a time, in a thread's own scratch.
+ * Forward: threads share (image, head, query block). Backward: threads share (image, head),
+ * whose query blocks follow each other and add to dk and dv in order; with P the
+ * probabilities, dv = P^T dy,  dP = dy v^T,  dS = P (dP - sum(P dP)) / sqrt(D),  dq = dS k,
+ * dk = dS^T q. The shapes of the matrix products depend on T and D alone. */
 #include <math.h>
 
 #include "base/memory.h"
@@ -12,7 +13,9 @@
 #include "kernels/kernels.h"
 #include "simd/simd.h"
 
-enum { QUERIES = 128 }; /* 8 % faster than 64; 256 gains 4 % more but halves the tasks to share */
+enum {
+    QUERIES = 128
+}; /* 8 % faster than 64; 256 gains 4 % more but halves the tasks to share */
 
 static ptrdiff_t thread_scratch(const dad_attention_shape *shape) {
     return dad_round_up(dad_min(QUERIES, shape->T) * (2 * shape->T + 1), 16);
@@ -22,13 +25,14 @@ ptrdiff_t dad_attention_scratch(const dad_attention_shape *shape) {
     return dad_num_threads() * thread_scratch(shape);
 }
 
-/* p [queries, T] = exp(scores - their maximum), and factor [queries] = 1 / the sum of a row. */
+/* p [queries, T] = exp(scores - their maximum), and factor [queries] = 1 / the sum of a
+ * row. */
 static void exponentials(float *p, float *factor, const float *q, const float *k,
                          ptrdiff_t queries, const dad_attention_shape *shape) {
     const dad_row_ops *ops = dad_simd()->layer->row;
     const ptrdiff_t T = shape->T, D = shape->D, stride = shape->heads * 3 * D;
-    dad_gemm(false, true, queries, T, D, 1.0f / sqrtf((float)D), q, stride, k, stride, 0.0f, p,
-             T);
+    dad_gemm(false, true, queries, T, D, 1.0f / sqrtf((float)D), q, stride, k, stride, 0.0f,
+             p, T);
     for (ptrdiff_t i = 0; i < queries; i++) {
         factor[i] = 1.0f / ops->exponentials(p + i * T, T);
     }
@@ -37,7 +41,8 @@ static void exponentials(float *p, float *factor, const float *q, const float *k
 void dad_attention_forward(float *y, const float *qkv, const dad_attention_shape *shape,
                            float *scratch) {
     const dad_row_ops *ops = dad_simd()->layer->row;
-    const ptrdiff_t T = shape->T, D = shape->D, heads = shape->heads, stride = heads * 3 * D;
+    const ptrdiff_t T = shape->T, D = shape->D, heads = shape->heads,
+                    stride = heads * 3 * D;
     const ptrdiff_t blocks = dad_ceil_div(T, QUERIES);
 #pragma omp parallel for num_threads(dad_num_threads()) schedule(static)
     for (ptrdiff_t task = 0; task < shape->N * heads * blocks; task++) {
@@ -57,7 +62,8 @@ void dad_attention_forward(float *y, const float *qkv, const dad_attention_shape
     }
 }
 
-/* One block of queries of a head: its dq, and its share of dk and dv (the first one writes). */
+/* One block of queries of a head: its dq, and its share of dk and dv (the first one
+ * writes). */
 static void backward_block(float *dq, const float *dy, const float *q, ptrdiff_t first,
                            const dad_attention_shape *shape, float *scratch) {
     const dad_row_ops *ops = dad_simd()->layer->row;
@@ -74,13 +80,16 @@ static void backward_block(float *dq, const float *dy, const float *q, ptrdiff_t
     }
     dad_gemm(false, false, queries, D, T, root, ds, T, k, stride, 0.0f, dq + first * stride,
              stride);
-    dad_gemm(true, false, T, D, queries, root, ds, T, q_block, stride, keep, dq + D, stride);
-    dad_gemm(true, false, T, D, queries, 1.0f, p, T, dy, dy_stride, keep, dq + 2 * D, stride);
+    dad_gemm(true, false, T, D, queries, root, ds, T, q_block, stride, keep, dq + D,
+             stride);
+    dad_gemm(true, false, T, D, queries, 1.0f, p, T, dy, dy_stride, keep, dq + 2 * D,
+             stride);
 }
 
 void dad_attention_backward(float *dqkv, const float *dy, const float *qkv,
                             const dad_attention_shape *shape, float *scratch) {
-    const ptrdiff_t T = shape->T, D = shape->D, heads = shape->heads, stride = heads * 3 * D;
+    const ptrdiff_t T = shape->T, D = shape->D, heads = shape->heads,
+                    stride = heads * 3 * D;
 #pragma omp parallel for num_threads(dad_num_threads()) schedule(static)
     for (ptrdiff_t task = 0; task < shape->N * heads; task++) {
         ptrdiff_t n = task / heads, head = task % heads;

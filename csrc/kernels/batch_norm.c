@@ -1,4 +1,5 @@
-/* BatchNorm, y = act((x - mean) * rstd * gamma + beta), statistics per channel over the batch.
+/* BatchNorm, y = act((x - mean) * rstd * gamma + beta), statistics per channel over the
+ * batch.
  *
  * The passes of GroupNorm (norm.h) with the batch as one image and a channel as a group:
  *   dx = rstd * gamma * (g - sum(g) / m - x^ sum(g x^) / m), m = N * P.
@@ -82,7 +83,8 @@ void dad_batch_norm_backward(float *dx, float *dgamma, float *dbeta, const float
     float *slope = dad_norm_channel_array(&work, 0, DAD_NORM_SLOPE, C);
     float *level = dad_norm_channel_array(&work, 0, DAD_NORM_LEVEL, C);
     for (ptrdiff_t c = 0; c < C; c++) {
-        double rstd = stats[2 * c + 1], sum = work.sums[c], product = work.sums[C + c] * rstd;
+        double rstd = stats[2 * c + 1], sum = work.sums[c],
+               product = work.sums[C + c] * rstd;
         slope[c] = (float)(-rstd * rstd * gamma[c] * product / (double)norm.rows);
         level[c] = (float)(-rstd * gamma[c] * sum / (double)norm.rows);
         if (dgamma != NULL) {

@@ -166,7 +166,7 @@ void dad_matmul_forward(float *y, const float *x, const float *packed,
     }
 }
 
-/* ---- the gradient of the filter ---- */
+/* ---- the gradient of the filter -------------------------------------------------- */
 
 /* Rows of a slice: by shape alone. */
 static ptrdiff_t slice_rows(const dad_patch_shape *s) {

@@ -1,19 +1,20 @@
 /* GroupNorm, y = act((x - mean) * rstd * gamma + beta), statistics per image and group.
  *
- * Forward: one pass sums x and x^2 in double, one writes y = act(x * scale + shift) with scale
- * and shift per image and channel. Backward recomputes z = x * scale + shift from x; with
- * g = dy * act'(z), m elements in a group and x^ = (x - mean) * rstd:
- *   dgamma = sum g x^,  dbeta = sum g
- *   dx = rstd * (gamma g - sum(gamma g) / m - x^ sum(gamma g x^) / m), sums over the group.
- * Scratch: the caller's. Threads: norm.h. */
+ * Forward: one pass sums x and x^2 in double, one writes y = act(x * scale + shift) with
+ * scale and shift per image and channel. Backward recomputes z = x * scale + shift from x;
+ * with g = dy * act'(z), m elements in a group and x^ = (x - mean) * rstd: dgamma = sum g
+ * x^,  dbeta = sum g dx = rstd * (gamma g - sum(gamma g) / m - x^ sum(gamma g x^) / m),
+ * sums over the group. Scratch: the caller's. Threads: norm.h. */
 #include <math.h>
 
 #include "base/memory.h"
 #include "kernels/norm.h"
 
 static dad_norm_shape norm_shape(const dad_group_norm_shape *shape) {
-    return (dad_norm_shape){
-        .images = shape->N, .rows = shape->P, .C = shape->C, .activation = shape->activation};
+    return (dad_norm_shape){.images = shape->N,
+                            .rows = shape->P,
+                            .C = shape->C,
+                            .activation = shape->activation};
 }
 
 ptrdiff_t dad_group_norm_scratch(const dad_group_norm_shape *shape) {
@@ -21,9 +22,11 @@ ptrdiff_t dad_group_norm_scratch(const dad_group_norm_shape *shape) {
     return dad_norm_scratch(&norm);
 }
 
-/* scale = rstd * gamma, shift = beta - mean * scale, and the mean, per image and channel. */
-static void set_channels(const dad_norm_workspace *work, const float *stats, const float *gamma,
-                         const float *beta, const dad_group_norm_shape *shape) {
+/* scale = rstd * gamma, shift = beta - mean * scale, and the mean, per image and channel.
+ */
+static void set_channels(const dad_norm_workspace *work, const float *stats,
+                         const float *gamma, const float *beta,
+                         const dad_group_norm_shape *shape) {
     const ptrdiff_t C = shape->C, width = C / shape->G;
     for (ptrdiff_t n = 0; n < shape->N; n++) {
         float *scale = dad_norm_channel_array(work, n, DAD_NORM_SCALE, C);

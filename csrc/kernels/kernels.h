@@ -1,4 +1,5 @@
-/* The shape specification of every kernel: forward and backward stand together, one .c file each.
+/* The shape specification of every kernel: forward and backward stand together, one .c file
+ * each.
  *
  *   layout.c       NCHW <-> NHWC
  *   conv2d.c       convolution: the choice of algorithm, sums; conv2d_winograd.c 3x3,
@@ -15,14 +16,18 @@
  *   gemm.c         matrix products: the only caller of BLAS
  *
  * Said once, true everywhere:
- *   - Tensors are float32, contiguous, NHWC; parameters have PyTorch's layout. P = H * W pixels.
+ *   - Tensors are float32, contiguous, NHWC; parameters have PyTorch's layout. P = H * W
+ * pixels.
  *   - Arguments: outputs, inputs, shape, scratch. Gradients are named dx, dw, db, dy.
- *   - Activation gradients are written (=), parameter gradients accumulated (+=). NULL: not wanted.
- *   - Kernels cannot fail and never allocate; `scratch` holds as many floats as the function named
- *     *_scratch says for the current thread count (0: pass NULL), from a multiple of 8 bytes on.
+ *   - Activation gradients are written (=), parameter gradients accumulated (+=). NULL: not
+ * wanted.
+ *   - Kernels cannot fail and never allocate; `scratch` holds as many floats as the
+ * function named
+ *     *_scratch says for the current thread count (0: pass NULL), from a multiple of 8
+ * bytes on.
  *   - Outputs may not overlap inputs, unless a comment says "in place allowed".
- *   - The result is the same bit for bit at any thread count. Forward results of an image do not
- *     depend on the other images of its batch (batch statistics excepted). */
+ *   - The result is the same bit for bit at any thread count. Forward results of an image
+ * do not depend on the other images of its batch (batch statistics excepted). */
 #ifndef DAD_KERNELS_H
 #define DAD_KERNELS_H
 
@@ -30,14 +35,14 @@
 #include <stddef.h>
 #include <stdint.h>
 
-/* ---- layout.c --------------------------------------------------------------------------- */
+/* ---- layout.c -------------------------------------------------------------------- */
 
 void dad_nchw_to_nhwc(float *y /* [N, P, C] */, const float *x /* [N, C, P] */, ptrdiff_t N,
                       ptrdiff_t C, ptrdiff_t P);
 void dad_nhwc_to_nchw(float *y /* [N, C, P] */, const float *x /* [N, P, C] */, ptrdiff_t N,
                       ptrdiff_t C, ptrdiff_t P);
 
-/* ---- gemm.c ----------------------------------------------------------------------------- */
+/* ---- gemm.c ---------------------------------------------------------------------- */
 
 /* C [M, N] = alpha * op(A) [M, K] * op(B) [K, N] + beta * C, row-major, one thread. */
 void dad_gemm(bool transpose_a, bool transpose_b, ptrdiff_t M, ptrdiff_t N, ptrdiff_t K,
@@ -47,7 +52,7 @@ void dad_gemm(bool transpose_a, bool transpose_b, ptrdiff_t M, ptrdiff_t N, ptrd
 /* Keeps BLAS at one thread; called once when the module is loaded. */
 void dad_gemm_init(void);
 
-/* ---- conv2d.c (with conv2d_*.c) ---------------------------------------------------------- */
+/* ---- conv2d.c (with conv2d_*.c) -------------------------------------------------- */
 
 typedef enum {
     DAD_CONV_AUTO = 0,  /* chosen from the shape of one image, never from N */
@@ -59,14 +64,14 @@ typedef enum {
 } dad_conv_algorithm;
 
 typedef struct {
-    ptrdiff_t N, H, W, C;   /* x [N, H, W, C] */
-    ptrdiff_t O, KH, KW;    /* w [O, C, KH, KW] */
-    ptrdiff_t stride, pad;  /* the same both ways */
+    ptrdiff_t N, H, W, C;  /* x [N, H, W, C] */
+    ptrdiff_t O, KH, KW;   /* w [O, C, KH, KW] */
+    ptrdiff_t stride, pad; /* the same both ways */
     dad_conv_algorithm algorithm;
 } dad_conv2d_shape;
 
-/* The algorithm that a shape gets: the one it names; what suits one image where it names none, or
- * one that cannot do this kernel, stride and padding. */
+/* The algorithm that a shape gets: the one it names; what suits one image where it names
+ * none, or one that cannot do this kernel, stride and padding. */
 dad_conv_algorithm dad_conv2d_algorithm(const dad_conv2d_shape *shape);
 
 /* y [N, HO, WO, O] with HO = (H + 2 pad - KH) / stride + 1. */
@@ -82,7 +87,8 @@ typedef struct {
     const float *residual;   /* [N, HO, WO, O] */
 } dad_conv2d_epilogue;
 
-/* Filters are used in a packed form. Forward and the gradient of the input need one each. */
+/* Filters are used in a packed form. Forward and the gradient of the input need one each.
+ */
 typedef enum { DAD_CONV_FORWARD, DAD_CONV_BACKWARD_DATA } dad_conv_pass;
 
 ptrdiff_t dad_conv2d_packed_size(const dad_conv2d_shape *shape, dad_conv_pass pass);
@@ -106,7 +112,7 @@ void dad_conv2d_backward_filter(float *dw, float *db, const float *x, const floa
 /* dst [N, C] = sum over P of src [N, P, C]: the gradient of a per-image bias. */
 void dad_sum_pixels(float *dst, const float *src, ptrdiff_t N, ptrdiff_t P, ptrdiff_t C);
 
-/* ---- group_norm.c ----------------------------------------------------------------------- */
+/* ---- group_norm.c ---------------------------------------------------------------- */
 
 typedef enum { DAD_NO_ACTIVATION = 0, DAD_SILU, DAD_RELU } dad_activation;
 
@@ -116,7 +122,8 @@ typedef struct {
     dad_activation activation; /* none or SiLU, applied after the affine map */
 } dad_group_norm_shape;
 
-/* y = act((x - mean) * rstd * gamma + beta); stats [N, G, 2] = mean and 1 / sqrt(var + eps). */
+/* y = act((x - mean) * rstd * gamma + beta); stats [N, G, 2] = mean and 1 / sqrt(var +
+ * eps). */
 ptrdiff_t dad_group_norm_scratch(const dad_group_norm_shape *shape); /* both directions */
 void dad_group_norm_forward(float *y, float *stats, const float *x, const float *gamma,
                             const float *beta, const dad_group_norm_shape *shape,
@@ -126,7 +133,7 @@ void dad_group_norm_backward(float *dx, float *dgamma, float *dbeta, const float
                              const float *beta, const dad_group_norm_shape *shape,
                              float *scratch);
 
-/* ---- batch_norm.c ----------------------------------------------------------------------- */
+/* ---- batch_norm.c ---------------------------------------------------------------- */
 
 typedef struct {
     ptrdiff_t N, P, C; /* x, y [N, P, C]; statistics over N * P */
@@ -135,8 +142,8 @@ typedef struct {
 } dad_batch_norm_shape;
 
 ptrdiff_t dad_batch_norm_scratch(const dad_batch_norm_shape *shape); /* all of them */
-/* With the batch's own statistics; stats [C, 2] = mean and 1 / sqrt(var + eps). The running ones
- * (unbiased variance) move by `momentum`; NULL: they stay. */
+/* With the batch's own statistics; stats [C, 2] = mean and 1 / sqrt(var + eps). The running
+ * ones (unbiased variance) move by `momentum`; NULL: they stay. */
 void dad_batch_norm_forward_training(float *y, float *stats, float *running_mean,
                                      float *running_var, const float *x, const float *gamma,
                                      const float *beta, const dad_batch_norm_shape *shape,
@@ -150,22 +157,22 @@ void dad_batch_norm_backward(float *dx, float *dgamma, float *dbeta, const float
                              const float *beta, const dad_batch_norm_shape *shape,
                              float *scratch);
 
-/* ---- attention.c ------------------------------------------------------------------------ */
+/* ---- attention.c ----------------------------------------------------------------- */
 
 typedef struct {
     ptrdiff_t N, T, heads, D; /* T = H * W positions, D channels per head */
 } dad_attention_shape;
 
 /* qkv [N, T, heads * 3 * D], per head [q, k, v]; y [N, T, heads * D].
- * softmax(q k^T / sqrt(D)) v, q and k scaled by D^(-1/4) each. The backward pass recomputes the
- * probabilities. */
+ * softmax(q k^T / sqrt(D)) v, q and k scaled by D^(-1/4) each. The backward pass recomputes
+ * the probabilities. */
 ptrdiff_t dad_attention_scratch(const dad_attention_shape *shape); /* both directions */
 void dad_attention_forward(float *y, const float *qkv, const dad_attention_shape *shape,
                            float *scratch);
 void dad_attention_backward(float *dqkv, const float *dy, const float *qkv,
                             const dad_attention_shape *shape, float *scratch);
 
-/* ---- linear.c --------------------------------------------------------------------------- */
+/* ---- linear.c -------------------------------------------------------------------- */
 
 typedef struct {
     ptrdiff_t N, C, O; /* x [N, C], w [O, C], y [N, O] */
@@ -176,10 +183,11 @@ void dad_linear_forward(float *y, const float *x, const float *w, const float *b
 void dad_linear_backward(float *dx, float *dw, float *db, const float *dy, const float *x,
                          const float *w, const dad_linear_shape *shape);
 
-/* y [N, dim] = [sin, cos](t * exp(-ln(10000) / (dim / 2) * k)), k = 0 .. dim / 2 - 1; dim even. */
+/* y [N, dim] = [sin, cos](t * exp(-ln(10000) / (dim / 2) * k)), k = 0 .. dim / 2 - 1; dim
+ * even. */
 void dad_time_embedding(float *y, const float *t, ptrdiff_t N, ptrdiff_t dim);
 
-/* ---- activations.c (in place allowed in all) -------------------------------------------- */
+/* ---- activations.c (in place allowed in all) ------------------------------------- */
 
 void dad_silu_forward(float *y, const float *x, ptrdiff_t count);
 void dad_silu_backward(float *dx, const float *dy, const float *x, ptrdiff_t count);
@@ -188,18 +196,19 @@ void dad_relu_backward(float *dx, const float *dy, const float *y, ptrdiff_t cou
 void dad_sigmoid_forward(float *y, const float *x, ptrdiff_t count);
 void dad_sigmoid_backward(float *dx, const float *dy, const float *y, ptrdiff_t count);
 
-/* y = x / (1 - p) where a draw keyed by (seed, element) keeps it, else 0; its own backward. */
+/* y = x / (1 - p) where a draw keyed by (seed, element) keeps it, else 0; its own backward.
+ */
 void dad_dropout(float *y, const float *x, float p, uint64_t seed, ptrdiff_t count);
 
 void dad_add(float *y, const float *a, const float *b, ptrdiff_t count); /* y = a + b */
 
 /* y [rows, A + B] = [a | b], and back (either gradient may be NULL); not in place. */
-void dad_concat_forward(float *y, const float *a, const float *b, ptrdiff_t rows, ptrdiff_t A,
-                        ptrdiff_t B);
+void dad_concat_forward(float *y, const float *a, const float *b, ptrdiff_t rows,
+                        ptrdiff_t A, ptrdiff_t B);
 void dad_concat_backward(float *da, float *db, const float *dy, ptrdiff_t rows, ptrdiff_t A,
                          ptrdiff_t B);
 
-/* ---- resample.c, pool.c ----------------------------------------------------------------- */
+/* ---- resample.c, pool.c ---------------------------------------------------------- */
 
 typedef struct {
     ptrdiff_t N, H, W, C; /* of the input x */
@@ -212,8 +221,9 @@ void dad_upsample_nearest_backward(float *dx, const float *dy, const dad_map_sha
 void dad_upsample_bilinear_forward(float *y, const float *x, const dad_map_shape *shape);
 void dad_upsample_bilinear_backward(float *dx, const float *dy, const dad_map_shape *shape);
 
-/* y [N, H / B, W / B, B * B * C] from x, and back: each BxB block of pixels as one, its channels in
- * the order (row, column, channel). Either is the other's gradient. B divides H and W. */
+/* y [N, H / B, W / B, B * B * C] from x, and back: each BxB block of pixels as one, its
+ * channels in the order (row, column, channel). Either is the other's gradient. B divides H
+ * and W. */
 void dad_space_to_depth(float *y, const float *x, ptrdiff_t B, const dad_map_shape *shape);
 void dad_depth_to_space(float *x, const float *y, ptrdiff_t B, const dad_map_shape *shape);
 
@@ -221,17 +231,19 @@ void dad_depth_to_space(float *x, const float *y, ptrdiff_t B, const dad_map_sha
 void dad_avg_pool_forward(float *y, const float *x, const dad_map_shape *shape);
 void dad_avg_pool_backward(float *dx, const float *dy, const dad_map_shape *shape);
 /* which [N, H / 2, W / 2, C]: 0..3, the first of the largest (row-major), as bytes. */
-void dad_max_pool_forward(float *y, uint8_t *which, const float *x, const dad_map_shape *shape);
+void dad_max_pool_forward(float *y, uint8_t *which, const float *x,
+                          const dad_map_shape *shape);
 void dad_max_pool_backward(float *dx, const float *dy, const uint8_t *which,
                            const dad_map_shape *shape);
 
-/* ---- losses.c: each returns the mean, in double, and writes its gradient unless NULL ------ */
+/* ---- losses.c: each returns the mean, in double, and writes its gradient unless NULL  */
 
 /* sum_i weight[i] * mean((a_i - b_i)^2) over N images of `size` elements; da accordingly.
  * Returned per image in loss [N] (unweighted means). */
 void dad_squared_error(double *loss, float *da, const float *a, const float *b,
                        const float *weight /* [N] */, ptrdiff_t N, ptrdiff_t size);
-/* mean(alpha * (1 - exp(-BCE))^gamma * BCE), alpha 0.5, gamma 4, logarithms clamped at -100. */
+/* mean(alpha * (1 - exp(-BCE))^gamma * BCE), alpha 0.5, gamma 4, logarithms clamped at
+ * -100. */
 double dad_focal_loss(float *dp, const float *p, const float *target, ptrdiff_t count);
 /* mean of 0.5 d^2 where |d| < 1, else |d| - 0.5. */
 double dad_smooth_l1_loss(float *dp, const float *p, const float *target, ptrdiff_t count);
@@ -240,7 +252,7 @@ double dad_bce_loss(float *dp, const float *p, const float *target, ptrdiff_t co
 /* 1 - (2 sum(p t) + 1) / (sum p + sum t + 1) over the whole batch. */
 double dad_dice_loss(float *dp, const float *p, const float *target, ptrdiff_t count);
 
-/* ---- adam.c ----------------------------------------------------------------------------- */
+/* ---- adam.c ---------------------------------------------------------------------- */
 
 typedef struct {
     double lr, beta1, beta2, eps, weight_decay; /* weight_decay: decoupled (AdamW) */
@@ -248,8 +260,8 @@ typedef struct {
 } dad_adam_options;
 
 /* One update of `count` parameters, PyTorch's order of operations; m and v move too. */
-void dad_adam(float *w, float *m, float *v, const float *dw, const dad_adam_options *options,
-              ptrdiff_t count);
+void dad_adam(float *w, float *m, float *v, const float *dw,
+              const dad_adam_options *options, ptrdiff_t count);
 /* average = decay * average + (1 - decay) * w. */
 void dad_moving_average(float *average, const float *w, double decay, ptrdiff_t count);
 

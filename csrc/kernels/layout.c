@@ -1,5 +1,5 @@
-/* NCHW <-> NHWC: blocked transposes, so that neither side is read or written a float per cache
- * line. Threads share (image, block of pixels). */
+/* NCHW <-> NHWC: blocked transposes, so that neither side is read or written a float per
+ * cache line. Threads share (image, block of pixels). */
 #include "base/memory.h"
 #include "base/threads.h"
 #include "kernels/kernels.h"

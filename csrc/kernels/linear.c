@@ -1,8 +1,9 @@
 /* Fully connected layer, y = x w^T + b, and the sinusoidal embedding of the time step.
  *
- * Batches are small and w large, so forward is bound by reading w once: a dot product per output,
- * which also keeps an image's result independent of the batch. Backward: matrix products, cut into
- * blocks of channels; dx = dy w, dw += dy^T x, db += sum of dy. Threads share the blocks. */
+ * Batches are small and w large, so forward is bound by reading w once: a dot product per
+ * output, which also keeps an image's result independent of the batch. Backward: matrix
+ * products, cut into blocks of channels; dx = dy w, dw += dy^T x, db += sum of dy. Threads
+ * share the blocks. */
 #include <math.h>
 
 #include "base/memory.h"

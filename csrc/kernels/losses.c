@@ -1,5 +1,5 @@
-/* Losses: means in double, from the sums of at most PARTS parts whose number and size depend on
- * the count alone, added in order. Threads share the parts. */
+/* Losses: means in double, from the sums of at most PARTS parts whose number and size
+ * depend on the count alone, added in order. Threads share the parts. */
 #include "base/memory.h"
 #include "base/threads.h"
 #include "kernels/kernels.h"
@@ -22,8 +22,8 @@ static double total(const double *parts, ptrdiff_t count) {
 typedef double loss(float *da, const float *a, const float *b, float scale, ptrdiff_t n);
 
 /* The sum of a loss over `count` elements; da = scale * its derivative unless NULL. */
-static double sum_loss(loss *function, float *da, const float *a, const float *b, float scale,
-                       ptrdiff_t count) {
+static double sum_loss(loss *function, float *da, const float *a, const float *b,
+                       float scale, ptrdiff_t count) {
     const ptrdiff_t size = part_size(count), used = dad_ceil_div(count, size);
     double parts[PARTS];
 #pragma omp parallel for num_threads(dad_num_threads()) schedule(static) if (used > 1)
@@ -47,8 +47,8 @@ void dad_squared_error(double *loss_of, float *da, const float *a, const float *
     for (ptrdiff_t n = 0; n < N; n++) {
         const ptrdiff_t first = n * size;
         const float scale = (float)(weight[n] / (double)size);
-        loss_of[n] = sum_loss(function, da != NULL ? da + first : NULL, a + first, b + first,
-                              scale, size) /
+        loss_of[n] = sum_loss(function, da != NULL ? da + first : NULL, a + first,
+                              b + first, scale, size) /
                      (double)size;
     }
 }
@@ -65,7 +65,8 @@ double dad_bce_loss(float *dp, const float *p, const float *target, ptrdiff_t co
     return mean_loss(dad_simd()->layer->loss->bce, dp, p, target, count);
 }
 
-/* With A = 2 sum(p t) + 1 and B = sum(p) + sum(t) + 1: the derivative by p is A / B^2 - 2 t / B. */
+/* With A = 2 sum(p t) + 1 and B = sum(p) + sum(t) + 1: the derivative by p is A / B^2 - 2 t
+ * / B. */
 double dad_dice_loss(float *dp, const float *p, const float *target, ptrdiff_t count) {
     const dad_loss_ops *ops = dad_simd()->layer->loss;
     const ptrdiff_t size = part_size(count), used = dad_ceil_div(count, size);
@@ -82,7 +83,8 @@ double dad_dice_loss(float *dp, const float *p, const float *target, ptrdiff_t c
 #pragma omp parallel for num_threads(dad_num_threads()) schedule(static) if (used > 1)
         for (ptrdiff_t i = 0; i < used; i++) {
             ptrdiff_t first = i * size;
-            ops->line(dp + first, target + first, factor, offset, dad_min(size, count - first));
+            ops->line(dp + first, target + first, factor, offset,
+                      dad_min(size, count - first));
         }
     }
     return 1.0 - a / b;

@@ -1,4 +1,5 @@
-/* Passes shared by GroupNorm and BatchNorm; see norm.h. Threads share (image, row block). */
+/* Passes shared by GroupNorm and BatchNorm; see norm.h. Threads share (image, row block).
+ */
 #include "kernels/norm.h"
 
 #include "base/memory.h"
@@ -30,13 +31,14 @@ static block find_block(ptrdiff_t task, const dad_norm_workspace *work,
         .image = image,
         .rows = dad_min(size, shape->rows - first),
         .offset = (image * shape->rows + first) * C,
-        .channels = {
-            .scale = dad_norm_channel_array(work, image, DAD_NORM_SCALE, C),
-            .shift = dad_norm_channel_array(work, image, DAD_NORM_SHIFT, C),
-            .mean = dad_norm_channel_array(work, image, DAD_NORM_MEAN, C),
-            .slope = dad_norm_channel_array(work, image, DAD_NORM_SLOPE, C),
-            .level = dad_norm_channel_array(work, image, DAD_NORM_LEVEL, C),
-        },
+        .channels =
+            {
+                .scale = dad_norm_channel_array(work, image, DAD_NORM_SCALE, C),
+                .shift = dad_norm_channel_array(work, image, DAD_NORM_SHIFT, C),
+                .mean = dad_norm_channel_array(work, image, DAD_NORM_MEAN, C),
+                .slope = dad_norm_channel_array(work, image, DAD_NORM_SLOPE, C),
+                .level = dad_norm_channel_array(work, image, DAD_NORM_LEVEL, C),
+            },
     };
 }
 
@@ -49,7 +51,8 @@ dad_norm_workspace dad_norm_cut(float *scratch, const dad_norm_shape *shape) {
     dad_norm_workspace work;
     work.sums = (double *)(void *)scratch;
     work.blocks = work.sums + shape->images * 2 * shape->C;
-    work.channels = (float *)(work.blocks + shape->images * block_count(shape) * 2 * shape->C);
+    work.channels =
+        (float *)(work.blocks + shape->images * block_count(shape) * 2 * shape->C);
     return work;
 }
 
@@ -103,8 +106,9 @@ void dad_norm_gradient_sums(const dad_norm_workspace *work, const float *dy, con
     for (ptrdiff_t i = 0; i < tasks; i++) {
         block part = find_block(i, work, shape);
         double *sums = work->blocks + i * 2 * C;
-        ops->gradient_sums[shape->activation](sums, sums + C, dy + part.offset, x + part.offset,
-                                              &part.channels, part.rows, C);
+        ops->gradient_sums[shape->activation](sums, sums + C, dy + part.offset,
+                                              x + part.offset, &part.channels, part.rows,
+                                              C);
     }
     add_blocks(work, shape);
 }

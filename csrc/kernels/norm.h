@@ -1,8 +1,8 @@
 /* What GroupNorm and BatchNorm share: passes over images of rows of C channels.
  *
- * Rows are cut into blocks whose number depends on the shape only; a block's sums are kept apart
- * and added in order, so results do not depend on threads, nor an image's on its batch. For
- * BatchNorm the whole batch is one image. */
+ * Rows are cut into blocks whose number depends on the shape only; a block's sums are kept
+ * apart and added in order, so results do not depend on threads, nor an image's on its
+ * batch. For BatchNorm the whole batch is one image. */
 #ifndef DAD_NORM_H
 #define DAD_NORM_H
 

@@ -1,12 +1,14 @@
-/* Average and max pooling over 2x2 windows. An odd last row or column is in no window and gets
- * gradient zero. Threads share (image, output row). */
+/* Average and max pooling over 2x2 windows. An odd last row or column is in no window and
+ * gets gradient zero. Threads share (image, output row). */
 #include <string.h>
 
 #include "base/threads.h"
 #include "kernels/kernels.h"
 #include "simd/simd.h"
 
-static void clear(float *x, ptrdiff_t count) { memset(x, 0, (size_t)count * sizeof(float)); }
+static void clear(float *x, ptrdiff_t count) {
+    memset(x, 0, (size_t)count * sizeof(float));
+}
 
 /* Output row r of all images: the input row at the top of its windows. */
 static ptrdiff_t top_row(ptrdiff_t r, const dad_map_shape *shape) {
@@ -24,7 +26,8 @@ void dad_avg_pool_forward(float *y, const float *x, const dad_map_shape *shape) 
     }
 }
 
-void dad_max_pool_forward(float *y, uint8_t *which, const float *x, const dad_map_shape *shape) {
+void dad_max_pool_forward(float *y, uint8_t *which, const float *x,
+                          const dad_map_shape *shape) {
     const dad_map_ops *ops = dad_simd()->layer->map;
     const ptrdiff_t C = shape->C, W = shape->W;
 #pragma omp parallel for num_threads(dad_num_threads()) schedule(static)
@@ -35,7 +38,8 @@ void dad_max_pool_forward(float *y, uint8_t *which, const float *x, const dad_ma
     }
 }
 
-/* Zero in what no window reads, beside the two rows of output row r and below the last one. */
+/* Zero in what no window reads, beside the two rows of output row r and below the last one.
+ */
 static void clear_odd(float *top, ptrdiff_t r, const dad_map_shape *shape) {
     const ptrdiff_t C = shape->C, row = shape->W * C, rows = shape->H / 2;
     if (shape->W % 2 == 1) {

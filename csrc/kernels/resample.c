@@ -1,8 +1,8 @@
 /* Maps of twice the height and width: nearest, and bilinear with aligned corners.
  *
  * Bilinear: output row 2k lies k / (2H - 1) above input row k, output row 2k + 1 lies
- * (H - 1 - k) / (2H - 1) below it. Backward gathers, for each input row, from the at most four
- * output rows 2k - 1 .. 2k + 2 that read it. Threads share (image, row).
+ * (H - 1 - k) / (2H - 1) below it. Backward gathers, for each input row, from the at most
+ * four output rows 2k - 1 .. 2k + 2 that read it. Threads share (image, row).
  *
  * Space to depth only moves runs of B * C floats: rows of B pixels stay together. */
 #include <string.h>
@@ -48,7 +48,8 @@ void dad_upsample_bilinear_forward(float *y, const float *x, const dad_map_shape
     }
 }
 
-void dad_upsample_bilinear_backward(float *dx, const float *dy, const dad_map_shape *shape) {
+void dad_upsample_bilinear_backward(float *dx, const float *dy,
+                                    const dad_map_shape *shape) {
     const dad_map_ops *ops = dad_simd()->layer->map;
     const ptrdiff_t H = shape->H, size = shape->W * shape->C;
     const float whole = (float)(2 * H - 1);
@@ -64,7 +65,8 @@ void dad_upsample_bilinear_backward(float *dx, const float *dy, const dad_map_sh
     }
 }
 
-/* Moves the runs of B pixels between a row of blocks and the B rows of pixels it stands for. */
+/* Moves the runs of B pixels between a row of blocks and the B rows of pixels it stands
+ * for. */
 static void move_blocks(float *y, const float *x, ptrdiff_t B, const dad_map_shape *shape,
                         bool to_depth) {
     const ptrdiff_t run = B * shape->C, row = shape->W * shape->C, blocks = shape->W / B;
@@ -72,7 +74,8 @@ static void move_blocks(float *y, const float *x, ptrdiff_t B, const dad_map_sha
     for (ptrdiff_t r = 0; r < shape->N * (shape->H / B); r++) {
         for (ptrdiff_t i = 0; i < B; i++) {
             for (ptrdiff_t k = 0; k < blocks; k++) {
-                ptrdiff_t pixels = (r * B + i) * row + k * run, deep = r * B * row + (k * B + i) * run;
+                ptrdiff_t pixels = (r * B + i) * row + k * run,
+                          deep = r * B * row + (k * B + i) * run;
                 memcpy(y + (to_depth ? deep : pixels), x + (to_depth ? pixels : deep),
                        (size_t)run * sizeof(float));
             }

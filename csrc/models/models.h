@@ -12,14 +12,17 @@ typedef struct {
     ptrdiff_t in_channels, out_channels;
     ptrdiff_t channels[DAD_MAX_LEVELS]; /* of each level: multiples of 32 */
     int levels, res_blocks;
-    ptrdiff_t embedding;  /* width of the sinusoid; the time embedding is 4 times as wide */
-    ptrdiff_t heads;      /* of attention, used where head_channels < 1 */
+    ptrdiff_t embedding; /* width of the sinusoid; the time embedding is 4 times as wide */
+    ptrdiff_t heads;     /* of attention, used where head_channels < 1 */
     ptrdiff_t head_channels;
-    ptrdiff_t attention_strides[DAD_MAX_LEVELS]; /* attention where the map is so many times smaller */
+    ptrdiff_t attention_strides[DAD_MAX_LEVELS]; /* attention where the map is so many times
+                                                    smaller */
     int attention_count;
-    bool resblock_updown; /* resample inside residual blocks, or by convolutions of their own */
+    bool resblock_updown; /* resample inside residual blocks, or by convolutions of their
+                             own */
     float dropout;
-    ptrdiff_t patch; /* blocks of patch x patch pixels enter as one, and leave as many; 1: pixels */
+    ptrdiff_t patch; /* blocks of patch x patch pixels enter as one, and leave as many; 1:
+                        pixels */
 } dad_unet_options;
 
 /* x, t -> predicted noise [out_channels, height, width]. */

@@ -13,14 +13,19 @@ enum { BLOCKS = 6 };
 static dad_value conv_bn_relu(dad_graph *graph, dad_value x, ptrdiff_t channels,
                               const char *prefix, int index) {
     char name[DAD_NAME_SIZE];
-    const dad_conv_options conv = {.channels = channels, .kernel = 3, .stride = 1,
-                                   .image_bias = DAD_NONE, .residual = DAD_NONE};
-    x = dad_graph_conv2d(graph, x, &conv, dad_graph_name(graph, name, "%s.%d", prefix, index));
+    const dad_conv_options conv = {.channels = channels,
+                                   .kernel = 3,
+                                   .stride = 1,
+                                   .image_bias = DAD_NONE,
+                                   .residual = DAD_NONE};
+    x = dad_graph_conv2d(graph, x, &conv,
+                         dad_graph_name(graph, name, "%s.%d", prefix, index));
     dad_graph_name(graph, name, "%s.%d", prefix, index + 1);
     return dad_graph_batch_norm(graph, x, DAD_RELU, name);
 }
 
-static dad_value pair(dad_graph *graph, dad_value x, ptrdiff_t channels, const char *prefix) {
+static dad_value pair(dad_graph *graph, dad_value x, ptrdiff_t channels,
+                      const char *prefix) {
     x = conv_bn_relu(graph, x, channels, prefix, 0);
     return conv_bn_relu(graph, x, channels, prefix, 3);
 }
@@ -57,9 +62,12 @@ void dad_build_segmenter(dad_graph *graph, const dad_segmenter_options *options)
         x = dad_graph_concat(graph, x, maps[i]);
         x = pair(graph, x, width, stages[i][1]);
     }
-    const dad_conv_options last = {
-        .channels = options->out_channels * options->patch * options->patch, .kernel = 3,
-        .stride = 1, .image_bias = DAD_NONE, .residual = DAD_NONE};
+    const dad_conv_options last = {.channels = options->out_channels * options->patch *
+                                               options->patch,
+                                   .kernel = 3,
+                                   .stride = 1,
+                                   .image_bias = DAD_NONE,
+                                   .residual = DAD_NONE};
     dad_graph_new_segment(graph);
     x = dad_graph_conv2d(graph, x, &last, "decoder_segment.fin_out.0");
     x = dad_graph_depth_to_space(graph, x, options->patch);

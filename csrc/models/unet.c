@@ -16,15 +16,16 @@ typedef enum { SAME, DOWN, UP } resampling;
 typedef struct {
     dad_graph *graph;
     const dad_unet_options *options;
-    dad_value time;                 /* SiLU of the time embedding */
-    const char *path;               /* "down", "middle", "up" */
-    int block, layer;               /* numbers of the next layer */
+    dad_value time;   /* SiLU of the time embedding */
+    const char *path; /* "down", "middle", "up" */
+    int block, layer; /* numbers of the next layer */
     dad_value skips[DAD_MAX_LEVELS * 32];
     int skip_count;
-    ptrdiff_t stride;               /* image size / map size */
+    ptrdiff_t stride; /* image size / map size */
 } builder;
 
-/* "<path>.<block>.<layer>.<part>", or without the layer in the middle, whose blocks are flat. */
+/* "<path>.<block>.<layer>.<part>", or without the layer in the middle, whose blocks are
+ * flat. */
 static const char *name_of(const builder *b, char *name, const char *part) {
     if (strcmp(b->path, "middle") == 0) {
         return dad_graph_name(b->graph, name, "middle.%d.%s", b->layer, part);
@@ -37,24 +38,32 @@ static ptrdiff_t channels_of(const builder *b, dad_value x) {
 }
 
 static dad_conv_options conv3(ptrdiff_t channels) {
-    return (dad_conv_options){.channels = channels, .kernel = 3, .stride = 1,
-                              .image_bias = DAD_NONE, .residual = DAD_NONE};
+    return (dad_conv_options){.channels = channels,
+                              .kernel = 3,
+                              .stride = 1,
+                              .image_bias = DAD_NONE,
+                              .residual = DAD_NONE};
 }
 
 static dad_conv_options conv1(ptrdiff_t channels) {
-    return (dad_conv_options){.channels = channels, .kernel = 1, .stride = 1,
-                              .image_bias = DAD_NONE, .residual = DAD_NONE};
+    return (dad_conv_options){.channels = channels,
+                              .kernel = 1,
+                              .stride = 1,
+                              .image_bias = DAD_NONE,
+                              .residual = DAD_NONE};
 }
 
 static dad_value resample(builder *b, dad_value x, resampling how) {
     if (how == SAME) {
         return x;
     }
-    return dad_graph_unary(b->graph, how == DOWN ? DAD_OP_AVG_POOL : DAD_OP_UPSAMPLE_NEAREST, x);
+    return dad_graph_unary(b->graph,
+                           how == DOWN ? DAD_OP_AVG_POOL : DAD_OP_UPSAMPLE_NEAREST, x);
 }
 
-/* GN SiLU [resample] conv + embedding, GN SiLU dropout conv, + skip (resampled, 1x1 if needed).
- * x is first joined with `joined`, a map from the way down, unless that is DAD_NONE. */
+/* GN SiLU [resample] conv + embedding, GN SiLU dropout conv, + skip (resampled, 1x1 if
+ * needed). x is first joined with `joined`, a map from the way down, unless that is
+ * DAD_NONE. */
 static dad_value residual_block(builder *b, dad_value x, dad_value joined, ptrdiff_t O,
                                 resampling how) {
     dad_graph *g = b->graph;
@@ -193,8 +202,8 @@ static dad_value build_up(builder *b, dad_value x) {
 
 void dad_build_unet(dad_graph *graph, const dad_unet_options *options) {
     builder b = {.graph = graph, .options = options, .stride = 1};
-    if (options->levels < 1 || options->levels > DAD_MAX_LEVELS || options->res_blocks < 1 ||
-        options->res_blocks > 30) {
+    if (options->levels < 1 || options->levels > DAD_MAX_LEVELS ||
+        options->res_blocks < 1 || options->res_blocks > 30) {
         graph->status = DAD_BAD_SHAPE;
         return;
     }

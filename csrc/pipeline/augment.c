@@ -19,7 +19,7 @@ static uint8_t to_byte(double v) {
     return (uint8_t)(v <= 0.0 ? 0 : v >= 255.0 ? 255 : (int)v);
 }
 
-/* ---- tables -------------------------------------------------------------------------- */
+/* ---- tables ---------------------------------------------------------------------- */
 
 static void gamma_table(uint8_t *table, double gamma) {
     for (int v = 0; v < 256; v++) {
@@ -113,7 +113,7 @@ static void apply_tables(uint8_t *image, const dad_augmentation *change, ptrdiff
     }
 }
 
-/* ---- per pixel ----------------------------------------------------------------------- */
+/* ---- per pixel ------------------------------------------------------------------- */
 
 static uint8_t clamp_byte(float v) {
     return (uint8_t)(v <= 0.0f ? 0.0f : v >= 254.5f ? 255.0f : v + 0.5f);
@@ -168,7 +168,7 @@ static void change_hue_saturation(uint8_t *image, const double *p, ptrdiff_t pix
     }
 }
 
-/* ---- neighbours ---------------------------------------------------------------------- */
+/* ---- neighbours ------------------------------------------------------------------ */
 
 /* Away from (factor > 1) or towards a smoothed copy; the outermost pixels stay. */
 static void change_sharpness(uint8_t *image, const uint8_t *copy, double factor,
@@ -222,7 +222,7 @@ static void rotate(uint8_t *image, const uint8_t *copy, double degrees, ptrdiff_
     }
 }
 
-/* ---- the choice ---------------------------------------------------------------------- */
+/* ---- the choice ------------------------------------------------------------------ */
 
 static dad_augmentation draw(dad_augmenter kind, dad_rng *rng) {
     dad_augmentation a = {.kind = kind};

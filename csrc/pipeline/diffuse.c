@@ -47,8 +47,8 @@ typedef struct {
 static preconditioner preconditioner_at(double abar) {
     const double variance = 0.25 * 0.25; /* of images in [0, 1], about 1/2 */
     double share = variance / ((1.0 - abar) / abar + variance);
-    return (preconditioner){(float)((1.0 - share) / sqrt(1.0 - abar)), (float)(0.5 * sqrt(abar)),
-                            (float)-sqrt(share)};
+    return (preconditioner){(float)((1.0 - share) / sqrt(1.0 - abar)),
+                            (float)(0.5 * sqrt(abar)), (float)-sqrt(share)};
 }
 
 void dad_precondition(float *eps, const float *x_t, const float *output, const double *abar,

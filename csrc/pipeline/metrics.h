@@ -21,7 +21,7 @@
 
 #include "base/status.h"
 
-/* ---- sort.c ----------------------------------------------------------------------- */
+/* ---- sort.c ---------------------------------------------------------------------- */
 
 /* What is sorted: float32 scores as one word (key in the upper half, mark in the lower),
  * float64 scores as two. */
@@ -37,7 +37,7 @@ DAD_MUST_CHECK dad_status dad_sort_narrow(dad_narrow_item **items, dad_narrow_it
 DAD_MUST_CHECK dad_status dad_sort_wide(dad_wide_item **items, dad_wide_item **spare,
                                         ptrdiff_t count);
 
-/* ---- ranking.c -------------------------------------------------------------------- */
+/* ---- ranking.c ------------------------------------------------------------------- */
 
 typedef struct {
     const void *values; /* [count] float32, or float64 when wide */
@@ -90,7 +90,7 @@ typedef struct {
 ptrdiff_t dad_curve_length(const dad_ranking *ranking);
 void dad_fill_curve(const dad_curve *curve, const dad_ranking *ranking);
 
-/* ---- components.c ----------------------------------------------------------------- */
+/* ---- components.c ---------------------------------------------------------------- */
 
 /* 8-connected regions of one mask (non-zero is inside), numbered from 1 in raster order of
  * their first pixels; returns how many. H * W < INT32_MAX. */
@@ -107,7 +107,7 @@ static inline ptrdiff_t dad_max_regions(ptrdiff_t H, ptrdiff_t W) {
     return ((H + 1) / 2) * ((W + 1) / 2);
 }
 
-/* ---- pro.c ------------------------------------------------------------------------ */
+/* ---- pro.c ----------------------------------------------------------------------- */
 
 typedef struct {
     ptrdiff_t N, H, W;
@@ -129,13 +129,13 @@ DAD_MUST_CHECK dad_status dad_filled_pro(double *fpr /* [K] */, double *pro /* [
                                          const double *thresholds, ptrdiff_t K,
                                          const dad_maps_shape *shape);
 
-/* ---- score.c ---------------------------------------------------------------------- */
+/* ---- score.c --------------------------------------------------------------------- */
 
 /* result [N] = mean of each map's top_k largest values; 1 <= top_k <= size. */
 DAD_MUST_CHECK dad_status dad_image_scores(double *result, dad_scores maps /* [N, size] */,
                                            ptrdiff_t N, ptrdiff_t top_k);
 
-/* ---- nearest.c -------------------------------------------------------------------- */
+/* ---- nearest.c ------------------------------------------------------------------- */
 
 /* result [N] = min over m of |test[n] - train[m]|, differences and sums in double. */
 DAD_MUST_CHECK dad_status dad_nearest_distance(double *result,

@@ -23,7 +23,7 @@
 
 #include "base/rng.h"
 
-/* ---- resize.c: bilinear, half-pixel centres ------------------------------------------ */
+/* ---- resize.c: bilinear, half-pixel centres -------------------------------------- */
 
 typedef struct {
     ptrdiff_t N, H, W, C; /* x [N, H, W, C], sides below 2^31, C 1 or 3 */
@@ -37,12 +37,12 @@ void dad_resize_bytes(uint8_t *y, const uint8_t *x, const dad_resize_shape *shap
 void dad_resize_floats(float *y, const float *x, const dad_resize_shape *shape,
                        float *scratch);
 
-/* ---- texture.c: one thread ----------------------------------------------------------- */
+/* ---- texture.c: one thread ------------------------------------------------------- */
 
 /* RGB in [0, 1]: one of several kinds of surface, of random scale, colours and grain. */
 void dad_texture(float *texture /* [H, W, 3] */, ptrdiff_t H, ptrdiff_t W, dad_rng *rng);
 
-/* ---- augment.c: one thread ----------------------------------------------------------- */
+/* ---- augment.c: one thread ------------------------------------------------------- */
 
 typedef enum {
     DAD_GAMMA,          /* p: an exponent per channel */
@@ -69,14 +69,14 @@ void dad_augment_draw(dad_augmentation *chosen, ptrdiff_t count, dad_rng *rng);
 void dad_augment(uint8_t *image /* [H, W, 3] */, const dad_augmentation *change,
                  ptrdiff_t H, ptrdiff_t W, uint8_t *scratch);
 
-/* ---- perlin.c: one thread ------------------------------------------------------------ */
+/* ---- perlin.c: one thread -------------------------------------------------------- */
 
 /* RY <= H and RX <= W cells; angles [RY + 1, RX + 1], the first axis' gradient is cos. */
 ptrdiff_t dad_perlin_scratch(ptrdiff_t W, ptrdiff_t RY, ptrdiff_t RX);
 void dad_perlin(float *noise /* [H, W] */, const double *angles, ptrdiff_t H, ptrdiff_t W,
                 ptrdiff_t RY, ptrdiff_t RX, float *scratch);
 
-/* ---- synthesize.c -------------------------------------------------------------------- */
+/* ---- synthesize.c ---------------------------------------------------------------- */
 
 typedef struct {
     double anomaly_probability; /* 0.5: else the image stays as it is */
@@ -108,7 +108,7 @@ void dad_synthesize(const dad_samples *out, const dad_sources *in,
                     const dad_synthesis_options *options, ptrdiff_t N, ptrdiff_t H,
                     ptrdiff_t W, float *scratch);
 
-/* ---- schedule.c ---------------------------------------------------------------------- */
+/* ---- schedule.c ------------------------------------------------------------------ */
 
 typedef enum { DAD_SCHEDULE_LINEAR, DAD_SCHEDULE_COSINE } dad_schedule_kind;
 
@@ -131,17 +131,18 @@ ptrdiff_t dad_schedule_fewest_steps(dad_schedule_kind kind);
 void dad_schedule_tables(double *tables /* [DAD_SCHEDULE_TABLES, T] */,
                          dad_schedule_kind kind, ptrdiff_t T);
 
-/* ---- diffuse.c: N images of `size` elements ------------------------------------------ */
+/* ---- diffuse.c: N images of `size` elements -------------------------------------- */
 
 void dad_q_sample(float *x_t, const float *x0, const float *noise,
                   const double *abar /* [N] */, ptrdiff_t N, ptrdiff_t size);
 void dad_predict_x0(float *x0, const float *x_t, const float *eps, const double *abar,
                     bool clip, ptrdiff_t N, ptrdiff_t size);
 
-/* Noise from the output of a preconditioned network (Karras et al. 2022, table 1, for x_t of unit
- * signal and noise power): with s^2 = (1 - abar) / abar and the data's spread d = 1/4 about 1/2,
- *   eps = (1 - c) / sqrt(1 - abar) (x_t - sqrt(abar) / 2) - sqrt(c) output,  c = d^2 / (s^2 + d^2).
- * Backward: doutput and, unless NULL, the part of dx_t that does not go through the network. */
+/* Noise from the output of a preconditioned network (Karras et al. 2022, table 1, for x_t
+ * of unit signal and noise power): with s^2 = (1 - abar) / abar and the data's spread d =
+ * 1/4 about 1/2, eps = (1 - c) / sqrt(1 - abar) (x_t - sqrt(abar) / 2) - sqrt(c) output,  c
+ * = d^2 / (s^2 + d^2). Backward: doutput and, unless NULL, the part of dx_t that does not
+ * go through the network. */
 void dad_precondition(float *eps, const float *x_t, const float *output, const double *abar,
                       ptrdiff_t N, ptrdiff_t size);
 void dad_precondition_backward(float *doutput, float *dx_t, const float *deps,
@@ -157,7 +158,7 @@ void dad_ancestral_step(float *x_next, const float *x_t, const float *eps,
                         const float *noise, const dad_ancestral *steps /* [N] */,
                         ptrdiff_t N, ptrdiff_t size);
 
-/* ---- guide.c ------------------------------------------------------------------------- */
+/* ---- guide.c --------------------------------------------------------------------- */
 
 typedef struct {
     const float *x_s, *x_b;        /* [N, size]: noised to t_s and to t_b */

@@ -16,7 +16,7 @@
 #include "base/threads.h"
 #include "pipeline/metrics.h"
 
-/* ---- Exact ------------------------------------------------------------------------ */
+/* ---- Exact ----------------------------------------------------------------------- */
 
 /* One thread's scratch: labels, then sizes [regions + 1]. */
 static ptrdiff_t sizes_scratch(const dad_maps_shape *s) {
@@ -52,7 +52,7 @@ dad_status dad_rank_pixels(dad_ranking *ranking, const uint8_t *masks, dad_score
         goto done;
     }
     ptrdiff_t positives = 0, regions = 0;
-#pragma omp parallel for num_threads(dad_num_threads()) schedule(dynamic)                  \
+#pragma omp parallel for num_threads(dad_num_threads()) schedule(dynamic) \
     reduction(+ : positives, regions)
     for (ptrdiff_t n = 0; n < shape->N; n++) {
         uint32_t *marks = scratch + dad_thread_id() * stride;
@@ -67,7 +67,7 @@ done:
     return status;
 }
 
-/* ---- The reference code's --------------------------------------------------------- */
+/* ---- The reference code's -------------------------------------------------------- */
 
 typedef struct {
     int32_t top, bottom, left, right; /* bottom and right not included */
@@ -233,7 +233,7 @@ dad_status dad_filled_pro(double *fpr, double *pro, const uint8_t *masks, dad_sc
     if (words == NULL || steps == NULL) {
         goto done;
     }
-#pragma omp parallel for num_threads(dad_num_threads()) schedule(dynamic)                  \
+#pragma omp parallel for num_threads(dad_num_threads()) schedule(dynamic) \
     reduction(+ : regions)
     for (ptrdiff_t n = 0; n < shape->N; n++) {
         pro_scratch scratch = pro_scratch_at(words + dad_thread_id() * stride, shape);

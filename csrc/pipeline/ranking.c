@@ -19,7 +19,7 @@
 
 enum { BLOCK = 1 << 14 };
 
-/* ---- Keys: unsigned, rising while the score falls; -0.0 and 0.0 are equal ----------- */
+/* ---- Keys: unsigned, rising while the score falls; -0.0 and 0.0 are equal -------- */
 
 static inline uint32_t key_of_float(float score) {
     float value = score + 0.0f; /* -0.0 becomes 0.0 */
@@ -49,7 +49,7 @@ static inline double double_of_key(uint64_t key) {
     return score;
 }
 
-/* ---- Making a ranking ------------------------------------------------------------- */
+/* ---- Making a ranking ------------------------------------------------------------ */
 
 static bool block_is_finite(dad_scores scores, ptrdiff_t first, ptrdiff_t end) {
     bool finite = true;
@@ -156,7 +156,7 @@ dad_status dad_rank_labels(dad_ranking *ranking, const uint8_t *labels, dad_scor
     }
     ptrdiff_t blocks = dad_ceil_div(scores.count, BLOCK);
     ptrdiff_t positives = 0;
-#pragma omp parallel for num_threads(dad_num_threads())                                    \
+#pragma omp parallel for num_threads(dad_num_threads()) \
     reduction(+ : positives) if (blocks > 1)
     for (ptrdiff_t b = 0; b < blocks; b++) {
         ptrdiff_t first = b * BLOCK, count = dad_min(BLOCK, scores.count - first);
@@ -172,7 +172,7 @@ dad_status dad_rank_labels(dad_ranking *ranking, const uint8_t *labels, dad_scor
     return dad_ranking_finish(ranking);
 }
 
-/* ---- The pass over the ranks ------------------------------------------------------ */
+/* ---- The pass over the ranks ----------------------------------------------------- */
 
 /* What score >= threshold finds. */
 typedef struct {

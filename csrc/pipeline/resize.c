@@ -52,7 +52,7 @@ static tap column_tap(ptrdiff_t i, ptrdiff_t in, ptrdiff_t out) {
     return t;
 }
 
-/* ---- one row across, two rows down --------------------------------------------------- */
+/* ---- one row across, two rows down ----------------------------------------------- */
 
 /* Values of 19 bits, cut to 15: products with a weight then fit the upper half of 32 bits,
  * which is what OpenCV keeps. Called with a constant C. */
@@ -115,7 +115,7 @@ static void blend_floats(float *y, const float *first, const float *second, tap 
     }
 }
 
-/* ---- strips of rows ------------------------------------------------------------------ */
+/* ---- strips of rows -------------------------------------------------------------- */
 
 ptrdiff_t dad_resize_scratch(const dad_resize_shape *s) {
     return s->WO * TAP_FLOATS + dad_num_threads() * 2 * s->WO * s->C;

@@ -62,7 +62,7 @@ static ptrdiff_t lay_out(workspace *w, float *scratch, const dad_synthesis_optio
     return used;
 }
 
-/* ---- the mask ------------------------------------------------------------------------ */
+/* ---- the mask -------------------------------------------------------------------- */
 
 static void draw_noise(workspace *w, ptrdiff_t H, ptrdiff_t W, ptrdiff_t RY, ptrdiff_t RX,
                        dad_rng *rng) {
@@ -158,7 +158,7 @@ static bool draw_mask(workspace *w, const float *foreground, const dad_synthesis
     return false;
 }
 
-/* ---- the appearance ------------------------------------------------------------------ */
+/* ---- the appearance -------------------------------------------------------------- */
 
 static void to_bytes(uint8_t *picture, const float *image, ptrdiff_t count) {
     for (ptrdiff_t i = 0; i < count; i++) {
@@ -237,7 +237,7 @@ static void draw_appearance(workspace *w, const float *image, const float *appea
     }
 }
 
-/* ---- the sample ---------------------------------------------------------------------- */
+/* ---- the sample ------------------------------------------------------------------ */
 
 /* mask NULL: the sample is the image. */
 static void blend(float *sample /* [3, P] */, const float *image /* [P, 3] */,

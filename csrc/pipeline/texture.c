@@ -34,7 +34,7 @@ struct surface {
     int octaves;
 };
 
-/* ---- noise --------------------------------------------------------------------------- */
+/* ---- noise ----------------------------------------------------------------------- */
 
 static inline int floor_of(float v) {
     int whole = (int)v;
@@ -90,7 +90,7 @@ static float octave_noise(const surface *s, float x, float y, int octaves) {
     return ramp(sum / total, 0.15f, 0.85f);
 }
 
-/* ---- fields -------------------------------------------------------------------------- */
+/* ---- fields ---------------------------------------------------------------------- */
 
 static float clouds(const surface *s, float x, float y) {
     return octave_noise(s, x, y, s->octaves);
@@ -211,7 +211,7 @@ static const kind kinds[] = {
 
 enum { KINDS = sizeof(kinds) / sizeof(kinds[0]) };
 
-/* ---- colours ------------------------------------------------------------------------- */
+/* ---- colours --------------------------------------------------------------------- */
 
 static float channel_of(float hue, float saturation, float value, float n) {
     float k = fmodf(n + 6.0f * hue, 6.0f);
@@ -253,7 +253,7 @@ static void mix_palette(surface *s, dad_rng *rng) {
     }
 }
 
-/* ---- the image ----------------------------------------------------------------------- */
+/* ---- the image ------------------------------------------------------------------- */
 
 static void fill_lattice(float *lattice, dad_rng *rng) {
     for (int y = 0; y < LATTICE; y++) {

@@ -18,8 +18,8 @@ PyArrayObject *dad_input(PyObject *object, const char *name, int type, int dimen
         return NULL;
     }
     if (dimensions != DAD_ANY_DIMENSIONS && PyArray_NDIM(array) != dimensions) {
-        PyErr_Format(PyExc_ValueError, "%s: expected %d dimensions, got %d", name, dimensions,
-                     PyArray_NDIM(array));
+        PyErr_Format(PyExc_ValueError, "%s: expected %d dimensions, got %d", name,
+                     dimensions, PyArray_NDIM(array));
         return NULL;
     }
     if (PyArray_SIZE(array) == 0) {
@@ -50,7 +50,8 @@ bool dad_input_float_optional(PyArrayObject **array, PyObject *object, const cha
 PyObject *dad_shape_tuple(int dimensions, const npy_intp *shape) {
     PyObject *tuple = PyTuple_New(dimensions);
     for (int i = 0; tuple != NULL && i < dimensions; i++) {
-        PyObject *size = shape[i] < 0 ? PyUnicode_FromString("any") : PyLong_FromSsize_t(shape[i]);
+        PyObject *size =
+            shape[i] < 0 ? PyUnicode_FromString("any") : PyLong_FromSsize_t(shape[i]);
         if (size == NULL) {
             Py_CLEAR(tuple);
             break;
@@ -72,7 +73,8 @@ bool dad_check_shape(PyArrayObject *array, const char *name, int dimensions,
     PyObject *expected = dad_shape_tuple(dimensions, shape);
     PyObject *got = dad_shape_tuple(PyArray_NDIM(array), PyArray_DIMS(array));
     if (expected != NULL && got != NULL) {
-        PyErr_Format(PyExc_ValueError, "%s: expected shape %S, got %S", name, expected, got);
+        PyErr_Format(PyExc_ValueError, "%s: expected shape %S, got %S", name, expected,
+                     got);
     }
     Py_XDECREF(expected);
     Py_XDECREF(got);

@@ -1,11 +1,12 @@
-/* Between NumPy and C: what comes in is checked and made contiguous, what goes out is fresh.
+/* Between NumPy and C: what comes in is checked and made contiguous, what goes out is
+ * fresh.
  *
- *   dad_input_*      a contiguous, aligned array of one type and dimension; errors name the argument
- *   dad_output       a new array
- *   dad_scratch      a temporary buffer; NULL with MemoryError set
- *   dad_raise        a status as a Python exception
+ *   dad_input_*      a contiguous, aligned array of one type and dimension; errors name the
+ * argument dad_output       a new array dad_scratch      a temporary buffer; NULL with
+ * MemoryError set dad_raise        a status as a Python exception
  *
- * Every wrapper follows one order: parse, convert, check, release the GIL, call, build, `done:`. */
+ * Every wrapper follows one order: parse, convert, check, release the GIL, call, build,
+ * `done:`. */
 #ifndef DAD_ARRAYS_H
 #define DAD_ARRAYS_H
 
@@ -26,12 +27,14 @@
 
 enum { DAD_ANY_DIMENSIONS = -1 };
 
-/* A new reference to a C-contiguous, aligned, native-endian array: `object` itself when it is one,
- * else a copy. TypeError for another dtype, ValueError for another number of dimensions or an
- * empty array, each naming the argument, what was expected and what came. */
+/* A new reference to a C-contiguous, aligned, native-endian array: `object` itself when it
+ * is one, else a copy. TypeError for another dtype, ValueError for another number of
+ * dimensions or an empty array, each naming the argument, what was expected and what came.
+ */
 PyArrayObject *dad_input(PyObject *object, const char *name, int type, int dimensions);
 
-/* The same for float32, and for an argument that may be None (then *array = NULL; false: error). */
+/* The same for float32, and for an argument that may be None (then *array = NULL; false:
+ * error). */
 PyArrayObject *dad_input_float(PyObject *object, const char *name, int dimensions);
 bool dad_input_float_optional(PyArrayObject **array, PyObject *object, const char *name,
                               int dimensions);
@@ -45,7 +48,8 @@ PyObject *dad_shape_tuple(int dimensions, const npy_intp *shape);
 
 PyArrayObject *dad_output(int type, int dimensions, const npy_intp *shape);
 
-/* `count` floats from dad_alloc, or NULL with MemoryError set; count 0 gives a valid pointer. */
+/* `count` floats from dad_alloc, or NULL with MemoryError set; count 0 gives a valid
+ * pointer. */
 float *dad_scratch(ptrdiff_t count);
 
 /* Sets the exception of a status; returns NULL for `return dad_raise(...)`. */

@@ -1,4 +1,5 @@
-/* Maps cross the Python boundary as NCHW and are NHWC inside: the two conversions, checked. */
+/* Maps cross the Python boundary as NCHW and are NHWC inside: the two conversions, checked.
+ */
 #ifndef DAD_MAPS_H
 #define DAD_MAPS_H
 
@@ -13,7 +14,8 @@ static inline ptrdiff_t dad_map_count(dad_map_size size) {
 }
 
 /* An NHWC copy of `object`, float32 [N, C, H, W] named `name`, for dad_free; NULL with an
- * exception set. A size that is not negative on entry is required, and all are set on return. */
+ * exception set. A size that is not negative on entry is required, and all are set on
+ * return. */
 float *dad_map_input(PyObject *object, const char *name, dad_map_size *size);
 
 /* A new NCHW array of an NHWC map. */

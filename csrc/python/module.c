@@ -1,7 +1,7 @@
 /* diffusionad._core: plain NumPy functions over the C kernels, and the Network type.
  *
- * Multi-phase initialisation; process-wide settings (SIMD level, thread count) live in base/ and
- * simd/, everything else in the objects. */
+ * Multi-phase initialisation; process-wide settings (SIMD level, thread count) live in
+ * base/ and simd/, everything else in the objects. */
 #define DAD_IMPORTS_ARRAY
 #include "python/wrap.h" /* Python.h comes before the standard headers */
 
@@ -85,10 +85,11 @@ static PyMethodDef module_methods[] = {
 static int choose_level(void) {
     const char *wanted = getenv("DIFFUSIONAD_ISA");
     if (wanted != NULL && wanted[0] != '\0' && !dad_simd_select(wanted)) {
-        PyErr_Format(PyExc_ImportError,
-                     "DIFFUSIONAD_ISA: this processor has no level \"%s\"; leave it unset, or "
-                     "use baseline, avx2 or avx512 where the processor has it",
-                     wanted);
+        PyErr_Format(
+            PyExc_ImportError,
+            "DIFFUSIONAD_ISA: this processor has no level \"%s\"; leave it unset, or "
+            "use baseline, avx2 or avx512 where the processor has it",
+            wanted);
         return -1;
     }
     return 0;
@@ -100,18 +101,10 @@ static int module_exec(PyObject *module) {
     }
     dad_gemm_init();
     PyMethodDef *tables[] = {
-        dad_conv_methods,
-        dad_elementwise_methods,
-        dad_image_methods,
-        dad_layer_methods,
-        dad_loss_methods,
-        dad_map_methods,
-        dad_metric_methods,
-        dad_network_methods,
-        dad_norm_methods,
-        dad_pipeline_methods,
-        dad_schedule_methods,
-        dad_synthesis_methods,
+        dad_conv_methods,     dad_elementwise_methods, dad_image_methods,
+        dad_layer_methods,    dad_loss_methods,        dad_map_methods,
+        dad_metric_methods,   dad_network_methods,     dad_norm_methods,
+        dad_pipeline_methods, dad_schedule_methods,    dad_synthesis_methods,
     };
     for (size_t i = 0; i < sizeof(tables) / sizeof(tables[0]); i++) {
         if (PyModule_AddFunctions(module, tables[i]) < 0) {
@@ -149,7 +142,8 @@ static PyModuleDef_Slot module_slots[] = {
 static struct PyModuleDef module_definition = {
     .m_base = PyModuleDef_HEAD_INIT,
     .m_name = "diffusionad._core",
-    .m_doc = "The C core: kernels, networks, diffusion, synthesis and metrics on NumPy arrays.",
+    .m_doc =
+        "The C core: kernels, networks, diffusion, synthesis and metrics on NumPy arrays.",
     .m_size = sizeof(dad_module_state),
     .m_methods = module_methods,
     .m_slots = module_slots,

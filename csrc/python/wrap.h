@@ -8,23 +8,24 @@ typedef struct {
     PyTypeObject *network_type;
 } dad_module_state;
 
-extern PyMethodDef dad_conv_methods[];         /* wrap_conv.c */
-extern PyMethodDef dad_elementwise_methods[];  /* wrap_elementwise.c */
-extern PyMethodDef dad_image_methods[];        /* wrap_images.c */
-extern PyMethodDef dad_layer_methods[];        /* wrap_layers.c */
-extern PyMethodDef dad_loss_methods[];         /* wrap_losses.c */
-extern PyMethodDef dad_map_methods[];          /* wrap_maps.c */
-extern PyMethodDef dad_metric_methods[];       /* wrap_metrics.c */
-extern PyMethodDef dad_network_methods[];      /* wrap_network.c */
-extern PyMethodDef dad_norm_methods[];         /* wrap_norm.c */
-extern PyMethodDef dad_pipeline_methods[];     /* wrap_pipeline.c */
-extern PyMethodDef dad_schedule_methods[];     /* wrap_schedule.c */
-extern PyMethodDef dad_synthesis_methods[];    /* wrap_synthesis.c */
+extern PyMethodDef dad_conv_methods[];        /* wrap_conv.c */
+extern PyMethodDef dad_elementwise_methods[]; /* wrap_elementwise.c */
+extern PyMethodDef dad_image_methods[];       /* wrap_images.c */
+extern PyMethodDef dad_layer_methods[];       /* wrap_layers.c */
+extern PyMethodDef dad_loss_methods[];        /* wrap_losses.c */
+extern PyMethodDef dad_map_methods[];         /* wrap_maps.c */
+extern PyMethodDef dad_metric_methods[];      /* wrap_metrics.c */
+extern PyMethodDef dad_network_methods[];     /* wrap_network.c */
+extern PyMethodDef dad_norm_methods[];        /* wrap_norm.c */
+extern PyMethodDef dad_pipeline_methods[];    /* wrap_pipeline.c */
+extern PyMethodDef dad_schedule_methods[];    /* wrap_schedule.c */
+extern PyMethodDef dad_synthesis_methods[];   /* wrap_synthesis.c */
 
-PyTypeObject *dad_new_network_type(PyObject *module); /* wrap_network.c; NULL: exception set */
+PyTypeObject *
+dad_new_network_type(PyObject *module); /* wrap_network.c; NULL: exception set */
 
 /* A method table entry for a function with keywords. */
-#define DAD_METHOD(name, doc)                                                            \
+#define DAD_METHOD(name, doc) \
     {#name, (PyCFunction)(void (*)(void))name, METH_VARARGS | METH_KEYWORDS, doc}
 
 #endif

@@ -19,8 +19,7 @@ static PyObject *apply_unary(PyObject *args, PyObject *kwargs, const char *forma
     }
     PyArrayObject *y = dad_output(NPY_FLOAT32, PyArray_NDIM(x), PyArray_DIMS(x));
     if (y != NULL) {
-        Py_BEGIN_ALLOW_THREADS
-        kernel(dad_floats(y), dad_floats(x), PyArray_SIZE(x));
+        Py_BEGIN_ALLOW_THREADS kernel(dad_floats(y), dad_floats(x), PyArray_SIZE(x));
         Py_END_ALLOW_THREADS
     }
     Py_DECREF(x);
@@ -35,16 +34,15 @@ static PyObject *apply_binary(PyObject *args, PyObject *kwargs, const char *form
     }
     PyArrayObject *b = NULL, *y = NULL;
     PyArrayObject *a = dad_input_float(a_object, names[0], DAD_ANY_DIMENSIONS);
-    if (a == NULL || (b = dad_input_float(b_object, names[1], DAD_ANY_DIMENSIONS)) == NULL ||
+    if (a == NULL ||
+        (b = dad_input_float(b_object, names[1], DAD_ANY_DIMENSIONS)) == NULL ||
         !dad_check_shape(b, names[1], PyArray_NDIM(a), PyArray_DIMS(a)) ||
         (y = dad_output(NPY_FLOAT32, PyArray_NDIM(a), PyArray_DIMS(a))) == NULL) {
         goto done;
     }
-    Py_BEGIN_ALLOW_THREADS
-    kernel(dad_floats(y), dad_floats(a), dad_floats(b), PyArray_SIZE(a));
-    Py_END_ALLOW_THREADS
-done:
-    Py_XDECREF(a);
+    Py_BEGIN_ALLOW_THREADS kernel(dad_floats(y), dad_floats(a), dad_floats(b),
+                                  PyArray_SIZE(a));
+    Py_END_ALLOW_THREADS done : Py_XDECREF(a);
     Py_XDECREF(b);
     return (PyObject *)y;
 }
@@ -88,7 +86,8 @@ static PyObject *dropout(PyObject *self, PyObject *args, PyObject *kwargs) {
     PyObject *x_object;
     float p;
     unsigned long long seed;
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "OfK:dropout", names, &x_object, &p, &seed)) {
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "OfK:dropout", names, &x_object, &p,
+                                     &seed)) {
         return NULL;
     }
     if (!(p >= 0.0f && p <= 1.0f)) {
@@ -101,8 +100,8 @@ static PyObject *dropout(PyObject *self, PyObject *args, PyObject *kwargs) {
     }
     PyArrayObject *y = dad_output(NPY_FLOAT32, PyArray_NDIM(x), PyArray_DIMS(x));
     if (y != NULL) {
-        Py_BEGIN_ALLOW_THREADS
-        dad_dropout(dad_floats(y), dad_floats(x), p, seed, PyArray_SIZE(x));
+        Py_BEGIN_ALLOW_THREADS dad_dropout(dad_floats(y), dad_floats(x), p, seed,
+                                           PyArray_SIZE(x));
         Py_END_ALLOW_THREADS
     }
     Py_DECREF(x);
@@ -111,16 +110,19 @@ static PyObject *dropout(PyObject *self, PyObject *args, PyObject *kwargs) {
 
 PyMethodDef dad_elementwise_methods[] = {
     DAD_METHOD(silu, "silu(x)\n--\n\nx * sigmoid(x)."),
-    DAD_METHOD(silu_backward, "silu_backward(dy, x)\n--\n\nGradient of silu by its input x."),
+    DAD_METHOD(silu_backward,
+               "silu_backward(dy, x)\n--\n\nGradient of silu by its input x."),
     DAD_METHOD(relu, "relu(x)\n--\n\nmax(x, 0); NaN stays."),
-    DAD_METHOD(relu_backward, "relu_backward(dy, y)\n--\n\nGradient of relu, y its output."),
+    DAD_METHOD(relu_backward,
+               "relu_backward(dy, y)\n--\n\nGradient of relu, y its output."),
     DAD_METHOD(sigmoid, "sigmoid(x)\n--\n\n1 / (1 + exp(-x))."),
     DAD_METHOD(sigmoid_backward,
                "sigmoid_backward(dy, y)\n--\n\nGradient of sigmoid, y its output."),
     DAD_METHOD(add, "add(a, b)\n--\n\na + b, of one shape."),
-    DAD_METHOD(dropout,
-               "dropout(x, p, seed)\n--\n\nEach element zero with probability p, else divided by "
-               "1 - p. A draw depends on seed and the element's index alone; the gradient is "
-               "dropout(dy, p, seed)."),
+    DAD_METHOD(
+        dropout,
+        "dropout(x, p, seed)\n--\n\nEach element zero with probability p, else divided by "
+        "1 - p. A draw depends on seed and the element's index alone; the gradient is "
+        "dropout(dy, p, seed)."),
     {NULL, NULL, 0, NULL},
 };

@@ -30,7 +30,7 @@ static bool parse_seed(uint64_t *seed, PyObject *object) {
     return true;
 }
 
-/* ---- resize.c ------------------------------------------------------------------------ */
+/* ---- resize.c -------------------------------------------------------------------- */
 
 static PyObject *resize_u8(PyObject *self, PyObject *args, PyObject *kwargs) {
     (void)self;
@@ -115,7 +115,7 @@ done:
     return (PyObject *)y;
 }
 
-/* ---- perlin.c ------------------------------------------------------------------------ */
+/* ---- perlin.c -------------------------------------------------------------------- */
 
 static bool all_finite(PyArrayObject *array) {
     const double *values = PyArray_DATA(array);
@@ -171,7 +171,7 @@ done:
     return (PyObject *)noise;
 }
 
-/* ---- texture.c ----------------------------------------------------------------------- */
+/* ---- texture.c ------------------------------------------------------------------- */
 
 static PyObject *texture(PyObject *self, PyObject *args, PyObject *kwargs) {
     (void)self;
@@ -199,7 +199,7 @@ static PyObject *texture(PyObject *self, PyObject *args, PyObject *kwargs) {
     return (PyObject *)image;
 }
 
-/* ---- augment.c ----------------------------------------------------------------------- */
+/* ---- augment.c ------------------------------------------------------------------- */
 
 typedef struct {
     const char *name;

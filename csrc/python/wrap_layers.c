@@ -5,15 +5,16 @@
 #include "kernels/kernels.h"
 #include "python/maps.h"
 
-/* ---- attention --------------------------------------------------------------------------- */
+/* ---- attention ------------------------------------------------------------------- */
 
 static bool set_attention_shape(dad_attention_shape *shape, dad_map_size qkv,
                                 Py_ssize_t heads) {
     if (heads < 1 || qkv.C % (3 * heads) != 0) {
-        PyErr_Format(PyExc_ValueError,
-                     "heads: expected the %zd channels of qkv to be a multiple of 3 * heads, "
-                     "got heads = %zd",
-                     qkv.C, heads);
+        PyErr_Format(
+            PyExc_ValueError,
+            "heads: expected the %zd channels of qkv to be a multiple of 3 * heads, "
+            "got heads = %zd",
+            qkv.C, heads);
         return false;
     }
     *shape = (dad_attention_shape){
@@ -26,7 +27,8 @@ static PyObject *attention(PyObject *self, PyObject *args, PyObject *kwargs) {
     static char *names[] = {"qkv", "heads", NULL};
     PyObject *qkv_object;
     Py_ssize_t heads;
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "On:attention", names, &qkv_object, &heads)) {
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "On:attention", names, &qkv_object,
+                                     &heads)) {
         return NULL;
     }
     PyArrayObject *result = NULL;
@@ -42,10 +44,8 @@ static PyObject *attention(PyObject *self, PyObject *args, PyObject *kwargs) {
         (scratch = dad_scratch(dad_attention_scratch(&shape))) == NULL) {
         goto done;
     }
-    Py_BEGIN_ALLOW_THREADS
-    dad_attention_forward(y, qkv, &shape, scratch);
-    Py_END_ALLOW_THREADS
-    result = dad_map_output(y, size);
+    Py_BEGIN_ALLOW_THREADS dad_attention_forward(y, qkv, &shape, scratch);
+    Py_END_ALLOW_THREADS result = dad_map_output(y, size);
 done:
     dad_free(qkv), dad_free(y), dad_free(scratch);
     return (PyObject *)result;
@@ -56,8 +56,8 @@ static PyObject *attention_backward(PyObject *self, PyObject *args, PyObject *kw
     static char *names[] = {"dy", "qkv", "heads", NULL};
     PyObject *dy_object, *qkv_object;
     Py_ssize_t heads;
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "OOn:attention_backward", names, &dy_object,
-                                     &qkv_object, &heads)) {
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "OOn:attention_backward", names,
+                                     &dy_object, &qkv_object, &heads)) {
         return NULL;
     }
     PyArrayObject *result = NULL;
@@ -75,23 +75,21 @@ static PyObject *attention_backward(PyObject *self, PyObject *args, PyObject *kw
         (scratch = dad_scratch(dad_attention_scratch(&shape))) == NULL) {
         goto done;
     }
-    Py_BEGIN_ALLOW_THREADS
-    dad_attention_backward(dqkv, dy, qkv, &shape, scratch);
-    Py_END_ALLOW_THREADS
-    result = dad_map_output(dqkv, size);
+    Py_BEGIN_ALLOW_THREADS dad_attention_backward(dqkv, dy, qkv, &shape, scratch);
+    Py_END_ALLOW_THREADS result = dad_map_output(dqkv, size);
 done:
     dad_free(qkv), dad_free(dy), dad_free(dqkv), dad_free(scratch);
     return (PyObject *)result;
 }
 
-/* ---- linear ------------------------------------------------------------------------------ */
+/* ---- linear ---------------------------------------------------------------------- */
 
 static PyObject *linear(PyObject *self, PyObject *args, PyObject *kwargs) {
     (void)self;
     static char *names[] = {"x", "weight", "bias", NULL};
     PyObject *x_object, *w_object, *b_object = NULL;
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "OO|O:linear", names, &x_object, &w_object,
-                                     &b_object)) {
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "OO|O:linear", names, &x_object,
+                                     &w_object, &b_object)) {
         return NULL;
     }
     PyArrayObject *w = NULL, *b = NULL, *y = NULL;
@@ -100,18 +98,17 @@ static PyObject *linear(PyObject *self, PyObject *args, PyObject *kwargs) {
         !dad_input_float_optional(&b, b_object, "bias", 1)) {
         goto done;
     }
-    const dad_linear_shape shape = {PyArray_DIM(x, 0), PyArray_DIM(x, 1), PyArray_DIM(w, 0)};
+    const dad_linear_shape shape = {PyArray_DIM(x, 0), PyArray_DIM(x, 1),
+                                    PyArray_DIM(w, 0)};
     const npy_intp w_shape[2] = {-1, shape.C}, y_shape[2] = {shape.N, shape.O};
     if (!dad_check_shape(w, "weight", 2, w_shape) ||
         (b != NULL && !dad_check_shape(b, "bias", 1, &shape.O)) ||
         (y = dad_output(NPY_FLOAT32, 2, y_shape)) == NULL) {
         goto done;
     }
-    Py_BEGIN_ALLOW_THREADS
-    dad_linear_forward(dad_floats(y), dad_floats(x), dad_floats(w), dad_floats(b), &shape);
-    Py_END_ALLOW_THREADS
-done:
-    Py_XDECREF(x);
+    Py_BEGIN_ALLOW_THREADS dad_linear_forward(dad_floats(y), dad_floats(x), dad_floats(w),
+                                              dad_floats(b), &shape);
+    Py_END_ALLOW_THREADS done : Py_XDECREF(x);
     Py_XDECREF(w);
     Py_XDECREF(b);
     return (PyObject *)y;
@@ -131,19 +128,20 @@ static PyObject *linear_backward(PyObject *self, PyObject *args, PyObject *kwarg
         (w = dad_input_float(w_object, "weight", 2)) == NULL) {
         goto done;
     }
-    const dad_linear_shape shape = {PyArray_DIM(x, 0), PyArray_DIM(x, 1), PyArray_DIM(w, 0)};
+    const dad_linear_shape shape = {PyArray_DIM(x, 0), PyArray_DIM(x, 1),
+                                    PyArray_DIM(w, 0)};
     const npy_intp w_shape[2] = {-1, shape.C}, dy_shape[2] = {shape.N, shape.O};
-    if (!dad_check_shape(w, "weight", 2, w_shape) || !dad_check_shape(dy, "dy", 2, dy_shape) ||
+    if (!dad_check_shape(w, "weight", 2, w_shape) ||
+        !dad_check_shape(dy, "dy", 2, dy_shape) ||
         (dx = dad_output(NPY_FLOAT32, 2, PyArray_DIMS(x))) == NULL ||
         (dw = (PyArrayObject *)PyArray_ZEROS(2, PyArray_DIMS(w), NPY_FLOAT32, 0)) == NULL ||
         (db = (PyArrayObject *)PyArray_ZEROS(1, &shape.O, NPY_FLOAT32, 0)) == NULL) {
         goto done;
     }
-    Py_BEGIN_ALLOW_THREADS
-    dad_linear_backward(dad_floats(dx), dad_floats(dw), dad_floats(db), dad_floats(dy),
-                        dad_floats(x), dad_floats(w), &shape);
-    Py_END_ALLOW_THREADS
-    result = Py_BuildValue("OOO", dx, dw, db);
+    Py_BEGIN_ALLOW_THREADS dad_linear_backward(dad_floats(dx), dad_floats(dw),
+                                               dad_floats(db), dad_floats(dy),
+                                               dad_floats(x), dad_floats(w), &shape);
+    Py_END_ALLOW_THREADS result = Py_BuildValue("OOO", dx, dw, db);
 done:
     Py_XDECREF(dy);
     Py_XDECREF(x);
@@ -164,7 +162,8 @@ static PyObject *time_embedding(PyObject *self, PyObject *args, PyObject *kwargs
         return NULL;
     }
     if (dim < 2 || dim % 2 != 0) {
-        PyErr_Format(PyExc_ValueError, "dim: expected an even number from 2 up, got %zd", dim);
+        PyErr_Format(PyExc_ValueError, "dim: expected an even number from 2 up, got %zd",
+                     dim);
         return NULL;
     }
     PyArrayObject *t = dad_input_float(t_object, "t", 1);
@@ -174,15 +173,15 @@ static PyObject *time_embedding(PyObject *self, PyObject *args, PyObject *kwargs
     const npy_intp shape[2] = {PyArray_DIM(t, 0), dim};
     PyArrayObject *y = dad_output(NPY_FLOAT32, 2, shape);
     if (y != NULL) {
-        Py_BEGIN_ALLOW_THREADS
-        dad_time_embedding(dad_floats(y), dad_floats(t), shape[0], dim);
+        Py_BEGIN_ALLOW_THREADS dad_time_embedding(dad_floats(y), dad_floats(t), shape[0],
+                                                  dim);
         Py_END_ALLOW_THREADS
     }
     Py_DECREF(t);
     return (PyObject *)y;
 }
 
-/* ---- optimizer --------------------------------------------------------------------------- */
+/* ---- optimizer ------------------------------------------------------------------- */
 
 /* A fresh copy of a float32 array, of the shape of `like` unless that is NULL. */
 static PyArrayObject *copy_input(PyObject *object, const char *name, PyArrayObject *like) {
@@ -197,8 +196,8 @@ static PyArrayObject *copy_input(PyObject *object, const char *name, PyArrayObje
 
 static PyObject *adam(PyObject *self, PyObject *args, PyObject *kwargs) {
     (void)self;
-    static char *names[] = {"w",     "m",   "v",           "dw", "lr", "step", "beta1",
-                            "beta2", "eps", "weight_decay", NULL};
+    static char *names[] = {"w",     "m",     "v",   "dw",           "lr", "step",
+                            "beta1", "beta2", "eps", "weight_decay", NULL};
     PyObject *w_object, *m_object, *v_object, *dw_object, *result = NULL;
     long long step;
     dad_adam_options options = {.beta1 = 0.9, .beta2 = 0.999, .eps = 1e-8};
@@ -220,11 +219,9 @@ static PyObject *adam(PyObject *self, PyObject *args, PyObject *kwargs) {
         (dw = copy_input(dw_object, "dw", w)) == NULL) {
         goto done;
     }
-    Py_BEGIN_ALLOW_THREADS
-    dad_adam(dad_floats(w), dad_floats(m), dad_floats(v), dad_floats(dw), &options,
-             PyArray_SIZE(w));
-    Py_END_ALLOW_THREADS
-    result = Py_BuildValue("OOO", w, m, v);
+    Py_BEGIN_ALLOW_THREADS dad_adam(dad_floats(w), dad_floats(m), dad_floats(v),
+                                    dad_floats(dw), &options, PyArray_SIZE(w));
+    Py_END_ALLOW_THREADS result = Py_BuildValue("OOO", w, m, v);
 done:
     Py_XDECREF(w);
     Py_XDECREF(m);
@@ -238,8 +235,8 @@ static PyObject *moving_average(PyObject *self, PyObject *args, PyObject *kwargs
     static char *names[] = {"average", "w", "decay", NULL};
     PyObject *average_object, *w_object;
     double decay;
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "OOd:moving_average", names, &average_object,
-                                     &w_object, &decay)) {
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "OOd:moving_average", names,
+                                     &average_object, &w_object, &decay)) {
         return NULL;
     }
     PyArrayObject *w = NULL, *average = copy_input(average_object, "average", NULL);
@@ -247,33 +244,38 @@ static PyObject *moving_average(PyObject *self, PyObject *args, PyObject *kwargs
         Py_CLEAR(average);
         return NULL;
     }
-    Py_BEGIN_ALLOW_THREADS
-    dad_moving_average(dad_floats(average), dad_floats(w), decay, PyArray_SIZE(w));
-    Py_END_ALLOW_THREADS
-    Py_DECREF(w);
+    Py_BEGIN_ALLOW_THREADS dad_moving_average(dad_floats(average), dad_floats(w), decay,
+                                              PyArray_SIZE(w));
+    Py_END_ALLOW_THREADS Py_DECREF(w);
     return (PyObject *)average;
 }
 
 PyMethodDef dad_layer_methods[] = {
-    DAD_METHOD(attention,
-               "attention(qkv, heads)\n--\n\n"
-               "softmax(q k^T / sqrt(D)) v over the positions of qkv [N, heads * 3 * D, H, W], "
-               "per head [q, k, v]; returns [N, heads * D, H, W]."),
+    DAD_METHOD(
+        attention,
+        "attention(qkv, heads)\n--\n\n"
+        "softmax(q k^T / sqrt(D)) v over the positions of qkv [N, heads * 3 * D, H, W], "
+        "per head [q, k, v]; returns [N, heads * D, H, W]."),
     DAD_METHOD(attention_backward,
                "attention_backward(dy, qkv, heads)\n--\n\nGradient of attention by qkv."),
-    DAD_METHOD(linear,
-               "linear(x, weight, bias=None)\n--\n\nx [N, C] times weight [O, C] transposed, "
-               "plus bias [O]."),
-    DAD_METHOD(linear_backward,
-               "linear_backward(dy, x, weight)\n--\n\nGradients (dx, dweight, dbias) of linear."),
-    DAD_METHOD(time_embedding,
-               "time_embedding(t, dim)\n--\n\n[sin, cos](t * 10000^(-k / (dim / 2))) of the time "
-               "steps t [N] (float32); returns [N, dim]."),
-    DAD_METHOD(adam,
-               "adam(w, m, v, dw, lr, step, beta1=0.9, beta2=0.999, eps=1e-08, "
-               "weight_decay=0.0)\n--\n\nUpdate number `step` (from 1) of w and its moments; "
-               "weight decay is decoupled. Returns the new (w, m, v)."),
-    DAD_METHOD(moving_average,
-               "moving_average(average, w, decay)\n--\n\ndecay * average + (1 - decay) * w."),
+    DAD_METHOD(
+        linear,
+        "linear(x, weight, bias=None)\n--\n\nx [N, C] times weight [O, C] transposed, "
+        "plus bias [O]."),
+    DAD_METHOD(
+        linear_backward,
+        "linear_backward(dy, x, weight)\n--\n\nGradients (dx, dweight, dbias) of linear."),
+    DAD_METHOD(
+        time_embedding,
+        "time_embedding(t, dim)\n--\n\n[sin, cos](t * 10000^(-k / (dim / 2))) of the time "
+        "steps t [N] (float32); returns [N, dim]."),
+    DAD_METHOD(
+        adam,
+        "adam(w, m, v, dw, lr, step, beta1=0.9, beta2=0.999, eps=1e-08, "
+        "weight_decay=0.0)\n--\n\nUpdate number `step` (from 1) of w and its moments; "
+        "weight decay is decoupled. Returns the new (w, m, v)."),
+    DAD_METHOD(
+        moving_average,
+        "moving_average(average, w, decay)\n--\n\ndecay * average + (1 - decay) * w."),
     {NULL, NULL, 0, NULL},
 };

@@ -15,16 +15,16 @@ static PyObject *apply_loss(PyObject *args, PyObject *kwargs, const char *format
     }
     PyArrayObject *t = NULL, *dp = NULL;
     PyArrayObject *p = dad_input_float(p_object, "pred", DAD_ANY_DIMENSIONS);
-    if (p == NULL || (t = dad_input_float(t_object, "target", DAD_ANY_DIMENSIONS)) == NULL ||
+    if (p == NULL ||
+        (t = dad_input_float(t_object, "target", DAD_ANY_DIMENSIONS)) == NULL ||
         !dad_check_shape(t, "target", PyArray_NDIM(p), PyArray_DIMS(p)) ||
         (dp = dad_output(NPY_FLOAT32, PyArray_NDIM(p), PyArray_DIMS(p))) == NULL) {
         goto done;
     }
     double value;
-    Py_BEGIN_ALLOW_THREADS
-    value = kernel(dad_floats(dp), dad_floats(p), dad_floats(t), PyArray_SIZE(p));
-    Py_END_ALLOW_THREADS
-    result = Py_BuildValue("dO", value, dp);
+    Py_BEGIN_ALLOW_THREADS value =
+        kernel(dad_floats(dp), dad_floats(p), dad_floats(t), PyArray_SIZE(p));
+    Py_END_ALLOW_THREADS result = Py_BuildValue("dO", value, dp);
 done:
     Py_XDECREF(p);
     Py_XDECREF(t);
@@ -90,11 +90,10 @@ static PyObject *squared_error(PyObject *self, PyObject *args, PyObject *kwargs)
         (da = dad_output(NPY_FLOAT32, PyArray_NDIM(a), PyArray_DIMS(a))) == NULL) {
         goto done;
     }
-    Py_BEGIN_ALLOW_THREADS
-    dad_squared_error((double *)PyArray_DATA(value), dad_floats(da), dad_floats(a),
-                      dad_floats(b), dad_floats(weight), N, PyArray_SIZE(a) / N);
-    Py_END_ALLOW_THREADS
-    result = Py_BuildValue("OO", value, da);
+    Py_BEGIN_ALLOW_THREADS dad_squared_error((double *)PyArray_DATA(value), dad_floats(da),
+                                             dad_floats(a), dad_floats(b),
+                                             dad_floats(weight), N, PyArray_SIZE(a) / N);
+    Py_END_ALLOW_THREADS result = Py_BuildValue("OO", value, da);
 done:
     Py_XDECREF(a);
     Py_XDECREF(b);
@@ -118,8 +117,9 @@ PyMethodDef dad_loss_methods[] = {
     DAD_METHOD(bce_loss,
                "bce_loss(pred, target)\n--\n\nMean binary cross-entropy on probabilities, "
                "logarithms clamped at -100, and its gradient."),
-    DAD_METHOD(dice_loss,
-               "dice_loss(pred, target)\n--\n\n1 - (2 sum(p t) + 1) / (sum(p) + sum(t) + 1), "
-               "and its gradient."),
+    DAD_METHOD(
+        dice_loss,
+        "dice_loss(pred, target)\n--\n\n1 - (2 sum(p t) + 1) / (sum(p) + sum(t) + 1), "
+        "and its gradient."),
     {NULL, NULL, 0, NULL},
 };

@@ -19,10 +19,8 @@ static PyObject *run_map(const float *x, dad_map_size out, dad_map_size shape,
         return NULL;
     }
     const dad_map_shape kernel_shape = shape_of(shape);
-    Py_BEGIN_ALLOW_THREADS
-    kernel(y, x, &kernel_shape);
-    Py_END_ALLOW_THREADS
-    PyArrayObject *result = dad_map_output(y, out);
+    Py_BEGIN_ALLOW_THREADS kernel(y, x, &kernel_shape);
+    Py_END_ALLOW_THREADS PyArrayObject *result = dad_map_output(y, out);
     dad_free(y);
     return (PyObject *)result;
 }
@@ -36,8 +34,8 @@ static dad_map_size halved(dad_map_size size) {
 
 static bool check_poolable(dad_map_size size) {
     if (size.H < 2 || size.W < 2) {
-        PyErr_Format(PyExc_ValueError, "x: expected a map of 2x2 or larger, got %zdx%zd", size.H,
-                     size.W);
+        PyErr_Format(PyExc_ValueError, "x: expected a map of 2x2 or larger, got %zdx%zd",
+                     size.H, size.W);
         return false;
     }
     return true;
@@ -67,8 +65,8 @@ static PyObject *upsample_backward(PyObject *args, PyObject *kwargs, const char 
     dad_map_size size = DAD_ANY_MAP;
     float *dy = dad_map_input(dy_object, "dy", &size);
     if (dy != NULL && (size.H % 2 != 0 || size.W % 2 != 0)) {
-        PyErr_Format(PyExc_ValueError, "dy: expected even height and width, got %zdx%zd", size.H,
-                     size.W);
+        PyErr_Format(PyExc_ValueError, "dy: expected even height and width, got %zdx%zd",
+                     size.H, size.W);
     } else if (dy != NULL) {
         dx = run_map(dy, halved(size), halved(size), kernel);
     }
@@ -80,7 +78,8 @@ static PyObject *upsample_nearest(PyObject *self, PyObject *args, PyObject *kwar
     (void)self;
     return upsample(args, kwargs, "O:upsample_nearest", dad_upsample_nearest_forward);
 }
-static PyObject *upsample_nearest_backward(PyObject *self, PyObject *args, PyObject *kwargs) {
+static PyObject *upsample_nearest_backward(PyObject *self, PyObject *args,
+                                           PyObject *kwargs) {
     (void)self;
     return upsample_backward(args, kwargs, "O:upsample_nearest_backward",
                              dad_upsample_nearest_backward);
@@ -89,7 +88,8 @@ static PyObject *upsample_bilinear(PyObject *self, PyObject *args, PyObject *kwa
     (void)self;
     return upsample(args, kwargs, "O:upsample_bilinear", dad_upsample_bilinear_forward);
 }
-static PyObject *upsample_bilinear_backward(PyObject *self, PyObject *args, PyObject *kwargs) {
+static PyObject *upsample_bilinear_backward(PyObject *self, PyObject *args,
+                                            PyObject *kwargs) {
     (void)self;
     return upsample_backward(args, kwargs, "O:upsample_bilinear_backward",
                              dad_upsample_bilinear_backward);
@@ -116,13 +116,13 @@ static PyObject *avg_pool_backward(PyObject *self, PyObject *args, PyObject *kwa
     static char *names[] = {"dy", "height", "width", NULL};
     PyObject *dy_object, *dx = NULL;
     Py_ssize_t height, width;
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "Onn:avg_pool_backward", names, &dy_object,
-                                     &height, &width)) {
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "Onn:avg_pool_backward", names,
+                                     &dy_object, &height, &width)) {
         return NULL;
     }
     if (height < 2 || width < 2) {
-        PyErr_Format(PyExc_ValueError, "height, width: expected 2 or more, got %zd, %zd", height,
-                     width);
+        PyErr_Format(PyExc_ValueError, "height, width: expected 2 or more, got %zd, %zd",
+                     height, width);
         return NULL;
     }
     dad_map_size size = {-1, -1, height / 2, width / 2};
@@ -144,10 +144,8 @@ static bool pool_maximum(float **y, uint8_t **which, const float *x, dad_map_siz
         return false;
     }
     const dad_map_shape shape = shape_of(size);
-    Py_BEGIN_ALLOW_THREADS
-    dad_max_pool_forward(*y, *which, x, &shape);
-    Py_END_ALLOW_THREADS
-    return true;
+    Py_BEGIN_ALLOW_THREADS dad_max_pool_forward(*y, *which, x, &shape);
+    Py_END_ALLOW_THREADS return true;
 }
 
 static PyObject *max_pool(PyObject *self, PyObject *args, PyObject *kwargs) {
@@ -172,8 +170,8 @@ static PyObject *max_pool_backward(PyObject *self, PyObject *args, PyObject *kwa
     (void)self;
     static char *names[] = {"dy", "x", NULL};
     PyObject *dy_object, *x_object, *result = NULL;
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "OO:max_pool_backward", names, &dy_object,
-                                     &x_object)) {
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "OO:max_pool_backward", names,
+                                     &dy_object, &x_object)) {
         return NULL;
     }
     float *y = NULL, *dy = NULL, *dx = NULL;
@@ -185,14 +183,13 @@ static PyObject *max_pool_backward(PyObject *self, PyObject *args, PyObject *kwa
     }
     dad_map_size half = halved(size);
     if ((dy = dad_map_input(dy_object, "dy", &half)) == NULL ||
-        (dx = dad_scratch(dad_map_count(size))) == NULL || !pool_maximum(&y, &which, x, size)) {
+        (dx = dad_scratch(dad_map_count(size))) == NULL ||
+        !pool_maximum(&y, &which, x, size)) {
         goto done;
     }
     const dad_map_shape shape = shape_of(size);
-    Py_BEGIN_ALLOW_THREADS
-    dad_max_pool_backward(dx, dy, which, &shape);
-    Py_END_ALLOW_THREADS
-    result = (PyObject *)dad_map_output(dx, size);
+    Py_BEGIN_ALLOW_THREADS dad_max_pool_backward(dx, dy, which, &shape);
+    Py_END_ALLOW_THREADS result = (PyObject *)dad_map_output(dx, size);
 done:
     dad_free(x), dad_free(y), dad_free(dy), dad_free(dx), dad_free((float *)which);
     return result;
@@ -202,7 +199,8 @@ static PyObject *concat(PyObject *self, PyObject *args, PyObject *kwargs) {
     (void)self;
     static char *names[] = {"a", "b", NULL};
     PyObject *a_object, *b_object, *result = NULL;
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "OO:concat", names, &a_object, &b_object)) {
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "OO:concat", names, &a_object,
+                                     &b_object)) {
         return NULL;
     }
     float *b = NULL, *y = NULL;
@@ -217,10 +215,8 @@ static PyObject *concat(PyObject *self, PyObject *args, PyObject *kwargs) {
     if ((y = dad_scratch(dad_map_count(size))) == NULL) {
         goto done;
     }
-    Py_BEGIN_ALLOW_THREADS
-    dad_concat_forward(y, a, b, rows, A, B);
-    Py_END_ALLOW_THREADS
-    result = (PyObject *)dad_map_output(y, size);
+    Py_BEGIN_ALLOW_THREADS dad_concat_forward(y, a, b, rows, A, B);
+    Py_END_ALLOW_THREADS result = (PyObject *)dad_map_output(y, size);
 done:
     dad_free(a), dad_free(b), dad_free(y);
     return result;
@@ -252,10 +248,10 @@ static PyObject *concat_backward(PyObject *self, PyObject *args, PyObject *kwarg
         (db = dad_scratch(dad_map_count(b))) == NULL) {
         goto done;
     }
-    Py_BEGIN_ALLOW_THREADS
-    dad_concat_backward(da, db, dy, size.N * size.H * size.W, a.C, b.C);
-    Py_END_ALLOW_THREADS
-    result = Py_BuildValue("NN", dad_map_output(da, a), dad_map_output(db, b));
+    Py_BEGIN_ALLOW_THREADS dad_concat_backward(da, db, dy, size.N * size.H * size.W, a.C,
+                                               b.C);
+    Py_END_ALLOW_THREADS result =
+        Py_BuildValue("NN", dad_map_output(da, a), dad_map_output(db, b));
 done:
     dad_free(dy), dad_free(da), dad_free(db);
     return result;
@@ -266,21 +262,28 @@ PyMethodDef dad_map_methods[] = {
                "upsample_nearest(x)\n--\n\nEach pixel of x [N, C, H, W] as 2x2 pixels."),
     DAD_METHOD(upsample_nearest_backward,
                "upsample_nearest_backward(dy)\n--\n\nGradient of upsample_nearest."),
-    DAD_METHOD(upsample_bilinear,
-               "upsample_bilinear(x)\n--\n\nx [N, C, H, W] at twice the size, corners aligned."),
+    DAD_METHOD(
+        upsample_bilinear,
+        "upsample_bilinear(x)\n--\n\nx [N, C, H, W] at twice the size, corners aligned."),
     DAD_METHOD(upsample_bilinear_backward,
                "upsample_bilinear_backward(dy)\n--\n\nGradient of upsample_bilinear."),
-    DAD_METHOD(avg_pool, "avg_pool(x)\n--\n\nMeans of 2x2 windows of x [N, C, H, W], stride 2."),
-    DAD_METHOD(avg_pool_backward,
-               "avg_pool_backward(dy, height, width)\n--\n\nGradient of avg_pool by an input "
-               "[N, C, height, width]."),
-    DAD_METHOD(max_pool, "max_pool(x)\n--\n\nMaxima of 2x2 windows of x [N, C, H, W], stride 2."),
-    DAD_METHOD(max_pool_backward,
-               "max_pool_backward(dy, x)\n--\n\nGradient of max_pool: to the first maximum of "
-               "each window, row by row."),
-    DAD_METHOD(concat, "concat(a, b)\n--\n\nMaps [N, C, H, W] side by side in their channels."),
-    DAD_METHOD(concat_backward,
-               "concat_backward(dy, channels)\n--\n\nGradients (da, db) of concat, a having "
-               "`channels` channels."),
+    DAD_METHOD(avg_pool,
+               "avg_pool(x)\n--\n\nMeans of 2x2 windows of x [N, C, H, W], stride 2."),
+    DAD_METHOD(
+        avg_pool_backward,
+        "avg_pool_backward(dy, height, width)\n--\n\nGradient of avg_pool by an input "
+        "[N, C, height, width]."),
+    DAD_METHOD(max_pool,
+               "max_pool(x)\n--\n\nMaxima of 2x2 windows of x [N, C, H, W], stride 2."),
+    DAD_METHOD(
+        max_pool_backward,
+        "max_pool_backward(dy, x)\n--\n\nGradient of max_pool: to the first maximum of "
+        "each window, row by row."),
+    DAD_METHOD(concat,
+               "concat(a, b)\n--\n\nMaps [N, C, H, W] side by side in their channels."),
+    DAD_METHOD(
+        concat_backward,
+        "concat_backward(dy, channels)\n--\n\nGradients (da, db) of concat, a having "
+        "`channels` channels."),
     {NULL, NULL, 0, NULL},
 };

@@ -6,7 +6,7 @@
 
 #include "pipeline/metrics.h"
 
-/* ---- Arguments -------------------------------------------------------------------- */
+/* ---- Arguments ------------------------------------------------------------------- */
 
 static PyArrayObject *input_bytes(PyObject *object, const char *name, int dimensions) {
     bool is_bool =
@@ -80,7 +80,7 @@ static bool check_both_classes(ptrdiff_t positives, ptrdiff_t count, const char 
     return false;
 }
 
-/* ---- Rankings --------------------------------------------------------------------- */
+/* ---- Rankings -------------------------------------------------------------------- */
 
 /* Both return false with an exception set; else the caller frees the ranking. */
 static bool rank_labels(dad_ranking *ranking, PyObject *labels_object,
@@ -198,7 +198,7 @@ done:
     return result;
 }
 
-/* ---- Functions -------------------------------------------------------------------- */
+/* ---- Functions ------------------------------------------------------------------- */
 
 static PyObject *label_metrics(PyObject *self, PyObject *args, PyObject *kwargs) {
     (void)self;

@@ -8,23 +8,21 @@
 #include "models/models.h"
 
 typedef struct {
-    PyObject_HEAD
-    dad_network network;
+    PyObject_HEAD dad_network network;
     PyThread_type_lock lock; /* one call at a time: the arena is shared */
 } network_object;
 
 /* Waits for another thread's call on the same network, without holding the GIL. */
 static void enter(network_object *self) {
     if (!PyThread_acquire_lock(self->lock, NOWAIT_LOCK)) {
-        Py_BEGIN_ALLOW_THREADS
-        PyThread_acquire_lock(self->lock, WAIT_LOCK);
+        Py_BEGIN_ALLOW_THREADS PyThread_acquire_lock(self->lock, WAIT_LOCK);
         Py_END_ALLOW_THREADS
     }
 }
 
 static void leave(network_object *self) { PyThread_release_lock(self->lock); }
 
-/* ---- parameters ---------------------------------------------------------------------------- */
+/* ---- parameters ------------------------------------------------------------------ */
 
 static PyObject *network_parameters(PyObject *object, PyObject *args) {
     (void)args;
@@ -33,9 +31,9 @@ static PyObject *network_parameters(PyObject *object, PyObject *args) {
     for (int i = 0; list != NULL && i < graph->parameter_count; i++) {
         const dad_parameter *p = &graph->parameters[i];
         PyObject *shape = dad_shape_tuple(p->dimensions, p->shape);
-        PyObject *item =
-            shape != NULL ? Py_BuildValue("(sNO)", p->name, shape, p->trainable ? Py_True : Py_False)
-                          : NULL;
+        PyObject *item = shape != NULL ? Py_BuildValue("(sNO)", p->name, shape,
+                                                       p->trainable ? Py_True : Py_False)
+                                       : NULL;
         if (item == NULL) {
             Py_CLEAR(list);
             break;
@@ -55,7 +53,8 @@ static const dad_parameter *find_parameter(const dad_graph *graph, const char *n
     return NULL;
 }
 
-/* Where `what` of a parameter lies: "value", "gradient", "m" or "v"; NULL with an exception. */
+/* Where `what` of a parameter lies: "value", "gradient", "m" or "v"; NULL with an
+ * exception. */
 static float *find_floats(dad_network *network, const char *name, const char *what,
                           const dad_parameter **parameter) {
     const dad_parameter *p = *parameter = find_parameter(&network->graph, name);
@@ -133,7 +132,7 @@ static PyObject *network_write(PyObject *object, PyObject *args, PyObject *keywo
     Py_RETURN_NONE;
 }
 
-/* ---- running ------------------------------------------------------------------------------- */
+/* ---- running --------------------------------------------------------------------- */
 
 static const dad_node *first_node(const dad_graph *graph, dad_op op) {
     for (int i = 0; i < graph->count; i++) {
@@ -144,12 +143,14 @@ static const dad_node *first_node(const dad_graph *graph, dad_op op) {
     return NULL;
 }
 
-/* t: None, or one float32 time per image, as the network has or has not a time embedding. */
+/* t: None, or one float32 time per image, as the network has or has not a time embedding.
+ */
 static bool check_time(const dad_graph *graph, PyArrayObject *t, npy_intp N) {
     bool timed = first_node(graph, DAD_OP_TIME_EMBEDDING) != NULL;
     if (timed != (t != NULL)) {
-        PyErr_SetString(PyExc_TypeError, timed ? "t: expected a time step per image, got None"
-                                               : "t: this network has no time, expected None");
+        PyErr_SetString(PyExc_TypeError,
+                        timed ? "t: expected a time step per image, got None"
+                              : "t: this network has no time, expected None");
         return false;
     }
     return t == NULL || dad_check_shape(t, "t", 1, &N);
@@ -164,7 +165,8 @@ static bool fit_size(network_object *self, npy_intp H, npy_intp W) {
     }
     if (status != DAD_OK) {
         PyErr_Format(PyExc_ValueError,
-                     "x: this network halves its maps and cannot take images of %zd x %zd", H, W);
+                     "x: this network halves its maps and cannot take images of %zd x %zd",
+                     H, W);
     }
     return status == DAD_OK;
 }
@@ -174,9 +176,10 @@ static bool check_statistics(const dad_graph *graph, npy_intp N) {
     for (int i = 0; i < graph->count; i++) {
         const dad_node *node = &graph->nodes[i];
         if (node->op == DAD_OP_BATCH_NORM && N * node->H * node->W < 2) {
-            PyErr_SetString(PyExc_ValueError,
-                            "x: one image of this size leaves batch statistics a single value "
-                            "per channel; expected more or larger images");
+            PyErr_SetString(
+                PyExc_ValueError,
+                "x: one image of this size leaves batch statistics a single value "
+                "per channel; expected more or larger images");
             return false;
         }
     }
@@ -184,14 +187,16 @@ static bool check_statistics(const dad_graph *graph, npy_intp N) {
 }
 
 static PyObject *network_forward(PyObject *object, PyObject *args, PyObject *keywords) {
-    static char *names[] = {"x", "t", "training", "recompute", "input_gradient", "seed", NULL};
+    static char *names[] = {"x",    "t", "training", "recompute", "input_gradient",
+                            "seed", NULL};
     network_object *self = (network_object *)object;
     const dad_graph *graph = &self->network.graph;
     PyObject *x_object, *t_object = Py_None, *result = NULL;
     int training = 0, recompute = 0, input_gradient = 0;
     unsigned long long seed = 0;
     if (!PyArg_ParseTupleAndKeywords(args, keywords, "O|O$pppK:forward", names, &x_object,
-                                     &t_object, &training, &recompute, &input_gradient, &seed)) {
+                                     &t_object, &training, &recompute, &input_gradient,
+                                     &seed)) {
         return NULL;
     }
     PyArrayObject *x = NULL, *t = NULL, *y = NULL;
@@ -214,14 +219,14 @@ static PyObject *network_forward(PyObject *object, PyObject *args, PyObject *key
     if (y == NULL) {
         goto done;
     }
-    const dad_plan_options options = {.N = N, .training = training, .recompute = recompute,
+    const dad_plan_options options = {.N = N,
+                                      .training = training,
+                                      .recompute = recompute,
                                       .input_gradient = input_gradient};
     dad_status status;
-    Py_BEGIN_ALLOW_THREADS
-    status = dad_network_forward(&self->network, dad_floats(y), dad_floats(x), dad_floats(t),
-                                 &options, seed);
-    Py_END_ALLOW_THREADS
-    if (status != DAD_OK) {
+    Py_BEGIN_ALLOW_THREADS status = dad_network_forward(
+        &self->network, dad_floats(y), dad_floats(x), dad_floats(t), &options, seed);
+    Py_END_ALLOW_THREADS if (status != DAD_OK) {
         dad_raise(status, "forward");
         goto done;
     }
@@ -265,10 +270,9 @@ static PyObject *network_backward(PyObject *object, PyObject *args, PyObject *ke
         goto done;
     }
     dad_status status;
-    Py_BEGIN_ALLOW_THREADS
-    status = dad_network_backward(&self->network, dad_floats(dx), dad_floats(dy));
-    Py_END_ALLOW_THREADS
-    if (status != DAD_OK) {
+    Py_BEGIN_ALLOW_THREADS status =
+        dad_network_backward(&self->network, dad_floats(dx), dad_floats(dy));
+    Py_END_ALLOW_THREADS if (status != DAD_OK) {
         dad_raise(status, "backward");
         goto done;
     }
@@ -280,7 +284,7 @@ done:
     return result;
 }
 
-/* ---- training ------------------------------------------------------------------------------ */
+/* ---- training -------------------------------------------------------------------- */
 
 static PyObject *network_zero_gradients(PyObject *object, PyObject *args) {
     (void)args;
@@ -296,9 +300,9 @@ static PyObject *network_adam_step(PyObject *object, PyObject *args, PyObject *k
     network_object *self = (network_object *)object;
     dad_adam_options options = {.beta1 = 0.9, .beta2 = 0.999, .eps = 1e-8};
     long long step;
-    if (!PyArg_ParseTupleAndKeywords(args, keywords, "dL|$dddd:adam_step", names, &options.lr,
-                                     &step, &options.beta1, &options.beta2, &options.eps,
-                                     &options.weight_decay)) {
+    if (!PyArg_ParseTupleAndKeywords(args, keywords, "dL|$dddd:adam_step", names,
+                                     &options.lr, &step, &options.beta1, &options.beta2,
+                                     &options.eps, &options.weight_decay)) {
         return NULL;
     }
     if (step < 1) {
@@ -313,9 +317,9 @@ static PyObject *network_adam_step(PyObject *object, PyObject *args, PyObject *k
         status = dad_network_need_moments(network);
     }
     if (status == DAD_OK) {
-        Py_BEGIN_ALLOW_THREADS
-        dad_adam(network->weights, network->moments[0], network->moments[1],
-                 network->gradients, &options, network->graph.weight_size);
+        Py_BEGIN_ALLOW_THREADS dad_adam(network->weights, network->moments[0],
+                                        network->moments[1], network->gradients, &options,
+                                        network->graph.weight_size);
         dad_network_weights_changed(network);
         Py_END_ALLOW_THREADS
     }
@@ -339,16 +343,16 @@ static PyObject *network_memory(PyObject *object, PyObject *args, PyObject *keyw
         PyErr_Format(PyExc_ValueError, "batch_size: expected 1 or more, got %zd", N);
         return NULL;
     }
-    const dad_plan_options options = {.N = N, .training = training, .recompute = recompute,
-                                      .input_gradient = training};
+    const dad_plan_options options = {
+        .N = N, .training = training, .recompute = recompute, .input_gradient = training};
     ptrdiff_t arena = 0, scratch = 0;
     dad_status status = dad_network_memory(&self->network, &arena, &scratch, &options);
     if (status != DAD_OK) {
         return dad_raise(status, "memory");
     }
     ptrdiff_t weights = self->network.graph.weight_size * (training ? 4 : 1);
-    return Py_BuildValue("{s:n,s:n,s:n}", "weights", weights * (ptrdiff_t)sizeof(float), "arena",
-                         arena * (ptrdiff_t)sizeof(float), "scratch",
+    return Py_BuildValue("{s:n,s:n,s:n}", "weights", weights * (ptrdiff_t)sizeof(float),
+                         "arena", arena * (ptrdiff_t)sizeof(float), "scratch",
                          scratch * (ptrdiff_t)sizeof(float));
 }
 
@@ -361,7 +365,7 @@ static PyObject *network_trim(PyObject *object, PyObject *args) {
     Py_RETURN_NONE;
 }
 
-/* ---- the type ------------------------------------------------------------------------------ */
+/* ---- the type -------------------------------------------------------------------- */
 
 static void network_dealloc(PyObject *object) {
     network_object *self = (network_object *)object;
@@ -396,13 +400,15 @@ static PyMethodDef methods[] = {
     {"zero_gradients", network_zero_gradients, METH_NOARGS,
      "zero_gradients($self, /)\n--\n\nSet all gradients to zero."},
     {"adam_step", WITH_KEYWORDS(network_adam_step),
-     "adam_step($self, /, lr, step, *, beta1=0.9, beta2=0.999, eps=1e-08, weight_decay=0.0)\n--\n\n"
+     "adam_step($self, /, lr, step, *, beta1=0.9, beta2=0.999, eps=1e-08, "
+     "weight_decay=0.0)\n--\n\n"
      "One Adam update with the accumulated gradients."},
     {"memory", WITH_KEYWORDS(network_memory),
      "memory($self, /, batch_size, training=False, recompute=False)\n--\n\n"
      "Bytes that a pass takes: weights (with gradients and moments), arena, scratch."},
     {"trim", network_trim, METH_NOARGS,
-     "trim($self, /)\n--\n\nFree work memory and packed filters; they come back when needed."},
+     "trim($self, /)\n--\n\nFree work memory and packed filters; they come back when "
+     "needed."},
     {NULL, NULL, 0, NULL},
 };
 
@@ -416,7 +422,8 @@ static PyType_Slot slots[] = {
 static PyType_Spec spec = {
     .name = "diffusionad._core.Network",
     .basicsize = sizeof(network_object),
-    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_DISALLOW_INSTANTIATION | Py_TPFLAGS_IMMUTABLETYPE,
+    .flags =
+        Py_TPFLAGS_DEFAULT | Py_TPFLAGS_DISALLOW_INSTANTIATION | Py_TPFLAGS_IMMUTABLETYPE,
     .slots = slots,
 };
 
@@ -424,7 +431,7 @@ PyTypeObject *dad_new_network_type(PyObject *module) {
     return (PyTypeObject *)PyType_FromModuleAndSpec(module, &spec, NULL);
 }
 
-/* ---- making networks ----------------------------------------------------------------------- */
+/* ---- making networks ------------------------------------------------------------- */
 
 static PyObject *new_network(PyObject *module, dad_graph *graph) {
     PyTypeObject *type = ((dad_module_state *)PyModule_GetState(module))->network_type;
@@ -453,16 +460,16 @@ static int read_sizes(PyObject *object, const char *name, ptrdiff_t *sizes) {
     }
     Py_ssize_t count = PySequence_Fast_GET_SIZE(sequence);
     if (count > DAD_MAX_LEVELS) {
-        PyErr_Format(PyExc_ValueError, "%s: expected at most %d, got %zd", name, DAD_MAX_LEVELS,
-                     count);
+        PyErr_Format(PyExc_ValueError, "%s: expected at most %d, got %zd", name,
+                     DAD_MAX_LEVELS, count);
         count = -1;
     }
     for (Py_ssize_t i = 0; i < count; i++) {
         sizes[i] = PyLong_AsSsize_t(PySequence_Fast_GET_ITEM(sequence, i));
         if (sizes[i] < 1) {
             if (!PyErr_Occurred()) {
-                PyErr_Format(PyExc_ValueError, "%s: expected positive integers, got %zd", name,
-                             sizes[i]);
+                PyErr_Format(PyExc_ValueError, "%s: expected positive integers, got %zd",
+                             name, sizes[i]);
             }
             count = -1;
         }
@@ -472,16 +479,20 @@ static int read_sizes(PyObject *object, const char *name, ptrdiff_t *sizes) {
 }
 
 static PyObject *unet(PyObject *module, PyObject *args, PyObject *keywords) {
-    static char *names[] = {"height", "width", "in_channels", "out_channels", "channels",
-                            "embedding", "res_blocks", "heads", "head_channels",
-                            "attention_strides", "resblock_updown", "dropout", "patch", NULL};
+    static char *names[] = {"height",          "width",
+                            "in_channels",     "out_channels",
+                            "channels",        "embedding",
+                            "res_blocks",      "heads",
+                            "head_channels",   "attention_strides",
+                            "resblock_updown", "dropout",
+                            "patch",           NULL};
     dad_unet_options o = {.levels = 0};
     PyObject *channels, *strides;
     int updown;
-    if (!PyArg_ParseTupleAndKeywords(args, keywords, "nnnnOninnOpfn:unet", names, &o.height,
-                                     &o.width, &o.in_channels, &o.out_channels, &channels,
-                                     &o.embedding, &o.res_blocks, &o.heads, &o.head_channels,
-                                     &strides, &updown, &o.dropout, &o.patch)) {
+    if (!PyArg_ParseTupleAndKeywords(
+            args, keywords, "nnnnOninnOpfn:unet", names, &o.height, &o.width,
+            &o.in_channels, &o.out_channels, &channels, &o.embedding, &o.res_blocks,
+            &o.heads, &o.head_channels, &strides, &updown, &o.dropout, &o.patch)) {
         return NULL;
     }
     o.resblock_updown = updown;
@@ -500,8 +511,8 @@ static PyObject *unet(PyObject *module, PyObject *args, PyObject *keywords) {
 }
 
 static PyObject *segmenter(PyObject *module, PyObject *args, PyObject *keywords) {
-    static char *names[] = {"height", "width", "in_channels", "out_channels", "base_channels",
-                            "patch", NULL};
+    static char *names[] = {"height",        "width", "in_channels", "out_channels",
+                            "base_channels", "patch", NULL};
     dad_segmenter_options o;
     if (!PyArg_ParseTupleAndKeywords(args, keywords, "nnnnnn:segmenter", names, &o.height,
                                      &o.width, &o.in_channels, &o.out_channels,
@@ -515,12 +526,14 @@ static PyObject *segmenter(PyObject *module, PyObject *args, PyObject *keywords)
 }
 
 PyMethodDef dad_network_methods[] = {
-    DAD_METHOD(unet,
-               "unet(height, width, in_channels, out_channels, channels, embedding, res_blocks, "
-               "heads, head_channels, attention_strides, resblock_updown, dropout, patch)\n--\n\n"
-               "A guided-diffusion UNet; see diffusionad.UNet."),
-    DAD_METHOD(segmenter,
-               "segmenter(height, width, in_channels, out_channels, base_channels, patch)\n--\n\n"
-               "The segmentation network; see diffusionad.SegmentationNet."),
+    DAD_METHOD(
+        unet,
+        "unet(height, width, in_channels, out_channels, channels, embedding, res_blocks, "
+        "heads, head_channels, attention_strides, resblock_updown, dropout, patch)\n--\n\n"
+        "A guided-diffusion UNet; see diffusionad.UNet."),
+    DAD_METHOD(
+        segmenter,
+        "segmenter(height, width, in_channels, out_channels, base_channels, patch)\n--\n\n"
+        "The segmentation network; see diffusionad.SegmentationNet."),
     {NULL, NULL, 0, NULL},
 };

@@ -15,8 +15,8 @@ static bool parse_activation(dad_activation *activation, const char *text,
         *activation = strcmp(text, name) == 0 ? other : DAD_NO_ACTIVATION;
         return true;
     }
-    PyErr_Format(PyExc_ValueError, "activation: expected \"none\" or \"%s\", got \"%s\"", name,
-                 text);
+    PyErr_Format(PyExc_ValueError, "activation: expected \"none\" or \"%s\", got \"%s\"",
+                 name, text);
     return false;
 }
 
@@ -33,12 +33,12 @@ static PyArrayObject *zeros(int dimensions, const npy_intp *shape) {
     return (PyArrayObject *)PyArray_ZEROS(dimensions, shape, NPY_FLOAT32, 0);
 }
 
-/* ---- GroupNorm --------------------------------------------------------------------------- */
+/* ---- GroupNorm ------------------------------------------------------------------- */
 
 static bool check_groups(Py_ssize_t groups, ptrdiff_t C) {
     if (groups < 1 || C % groups != 0) {
-        PyErr_Format(PyExc_ValueError, "groups: expected a divisor of the %zd channels, got %zd",
-                     C, groups);
+        PyErr_Format(PyExc_ValueError,
+                     "groups: expected a divisor of the %zd channels, got %zd", C, groups);
         return false;
     }
     return true;
@@ -73,10 +73,9 @@ static PyObject *group_norm(PyObject *self, PyObject *args, PyObject *kwargs) {
         (scratch = dad_scratch(dad_group_norm_scratch(&shape))) == NULL) {
         goto done;
     }
-    Py_BEGIN_ALLOW_THREADS
-    dad_group_norm_forward(y, stats, x, dad_floats(w), dad_floats(b), &shape, scratch);
-    Py_END_ALLOW_THREADS
-    result = dad_map_output(y, size);
+    Py_BEGIN_ALLOW_THREADS dad_group_norm_forward(y, stats, x, dad_floats(w), dad_floats(b),
+                                                  &shape, scratch);
+    Py_END_ALLOW_THREADS result = dad_map_output(y, size);
 done:
     dad_free(x), dad_free(y), dad_free(stats), dad_free(scratch);
     Py_XDECREF(w);
@@ -86,15 +85,16 @@ done:
 
 static PyObject *group_norm_backward(PyObject *self, PyObject *args, PyObject *kwargs) {
     (void)self;
-    static char *names[] = {"dy", "x", "weight", "bias", "groups", "eps", "activation", NULL};
+    static char *names[] = {"dy",     "x",   "weight",     "bias",
+                            "groups", "eps", "activation", NULL};
     PyObject *dy_object, *x_object, *w_object, *b_object, *result = NULL;
     Py_ssize_t groups = 32;
     float eps = 1e-5f;
     const char *text = "none";
     dad_group_norm_shape shape;
     if (!PyArg_ParseTupleAndKeywords(args, kwargs, "OOOO|nfs:group_norm_backward", names,
-                                     &dy_object, &x_object, &w_object, &b_object, &groups, &eps,
-                                     &text) ||
+                                     &dy_object, &x_object, &w_object, &b_object, &groups,
+                                     &eps, &text) ||
         !parse_activation(&shape.activation, text, DAD_SILU)) {
         return NULL;
     }
@@ -117,12 +117,11 @@ static PyObject *group_norm_backward(PyObject *self, PyObject *args, PyObject *k
         goto done;
     }
     Py_BEGIN_ALLOW_THREADS
-    /* for the statistics; dx holds y meanwhile */
-    dad_group_norm_forward(dx, stats, x, dad_floats(w), dad_floats(b), &shape, scratch);
+        /* for the statistics; dx holds y meanwhile */
+        dad_group_norm_forward(dx, stats, x, dad_floats(w), dad_floats(b), &shape, scratch);
     dad_group_norm_backward(dx, dad_floats(dw), dad_floats(db), dy, x, stats, dad_floats(w),
                             dad_floats(b), &shape, scratch);
-    Py_END_ALLOW_THREADS
-    result = Py_BuildValue("NOO", dad_map_output(dx, size), dw, db);
+    Py_END_ALLOW_THREADS result = Py_BuildValue("NOO", dad_map_output(dx, size), dw, db);
 done:
     dad_free(x), dad_free(dy), dad_free(dx), dad_free(stats), dad_free(scratch);
     Py_XDECREF(w);
@@ -132,7 +131,7 @@ done:
     return result;
 }
 
-/* ---- BatchNorm --------------------------------------------------------------------------- */
+/* ---- BatchNorm ------------------------------------------------------------------- */
 
 static bool check_batch(const dad_batch_norm_shape *shape) {
     if (shape->N * shape->P < 2) {
@@ -156,9 +155,9 @@ static PyObject *batch_norm(PyObject *self, PyObject *args, PyObject *kwargs) {
     float momentum = 0.1f, eps = 1e-5f;
     const char *text = "none";
     dad_batch_norm_shape shape;
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "OOOOO|pffs:batch_norm", names, &x_object,
-                                     &w_object, &b_object, &mean_object, &var_object, &training,
-                                     &momentum, &eps, &text) ||
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "OOOOO|pffs:batch_norm", names,
+                                     &x_object, &w_object, &b_object, &mean_object,
+                                     &var_object, &training, &momentum, &eps, &text) ||
         !parse_activation(&shape.activation, text, DAD_RELU)) {
         return NULL;
     }
@@ -182,16 +181,16 @@ static PyObject *batch_norm(PyObject *self, PyObject *args, PyObject *kwargs) {
         (new_mean = copy_vector(mean)) == NULL || (new_var = copy_vector(var)) == NULL) {
         goto done;
     }
-    Py_BEGIN_ALLOW_THREADS
-    if (training) {
-        dad_batch_norm_forward_training(y, stats, dad_floats(new_mean), dad_floats(new_var), x,
-                                        dad_floats(w), dad_floats(b), &shape, scratch);
-    } else {
-        dad_batch_norm_forward_evaluation(y, x, dad_floats(w), dad_floats(b), dad_floats(mean),
-                                          dad_floats(var), &shape, scratch);
+    Py_BEGIN_ALLOW_THREADS if (training) {
+        dad_batch_norm_forward_training(y, stats, dad_floats(new_mean), dad_floats(new_var),
+                                        x, dad_floats(w), dad_floats(b), &shape, scratch);
     }
-    Py_END_ALLOW_THREADS
-    result = (PyObject *)dad_map_output(y, size);
+    else {
+        dad_batch_norm_forward_evaluation(y, x, dad_floats(w), dad_floats(b),
+                                          dad_floats(mean), dad_floats(var), &shape,
+                                          scratch);
+    }
+    Py_END_ALLOW_THREADS result = (PyObject *)dad_map_output(y, size);
     if (training) {
         result = Py_BuildValue("NOO", result, new_mean, new_var);
     }
@@ -214,7 +213,8 @@ static PyObject *batch_norm_backward(PyObject *self, PyObject *args, PyObject *k
     const char *text = "none";
     dad_batch_norm_shape shape;
     if (!PyArg_ParseTupleAndKeywords(args, kwargs, "OOOO|fs:batch_norm_backward", names,
-                                     &dy_object, &x_object, &w_object, &b_object, &eps, &text) ||
+                                     &dy_object, &x_object, &w_object, &b_object, &eps,
+                                     &text) ||
         !parse_activation(&shape.activation, text, DAD_RELU)) {
         return NULL;
     }
@@ -236,13 +236,12 @@ static PyObject *batch_norm_backward(PyObject *self, PyObject *args, PyObject *k
         goto done;
     }
     Py_BEGIN_ALLOW_THREADS
-    /* for the statistics; dx holds y meanwhile */
-    dad_batch_norm_forward_training(dx, stats, NULL, NULL, x, dad_floats(w), dad_floats(b),
-                                    &shape, scratch);
+        /* for the statistics; dx holds y meanwhile */
+        dad_batch_norm_forward_training(dx, stats, NULL, NULL, x, dad_floats(w),
+                                        dad_floats(b), &shape, scratch);
     dad_batch_norm_backward(dx, dad_floats(dw), dad_floats(db), dy, x, stats, dad_floats(w),
                             dad_floats(b), &shape, scratch);
-    Py_END_ALLOW_THREADS
-    result = Py_BuildValue("NOO", dad_map_output(dx, size), dw, db);
+    Py_END_ALLOW_THREADS result = Py_BuildValue("NOO", dad_map_output(dx, size), dw, db);
 done:
     dad_free(x), dad_free(dy), dad_free(dx), dad_free(stats), dad_free(scratch);
     Py_XDECREF(w);
@@ -253,19 +252,22 @@ done:
 }
 
 PyMethodDef dad_norm_methods[] = {
-    DAD_METHOD(group_norm,
-               "group_norm(x, weight, bias, groups=32, eps=1e-05, activation='none')\n--\n\n"
-               "GroupNorm of x [N, C, H, W]; activation 'none' or 'silu' follows."),
+    DAD_METHOD(
+        group_norm,
+        "group_norm(x, weight, bias, groups=32, eps=1e-05, activation='none')\n--\n\n"
+        "GroupNorm of x [N, C, H, W]; activation 'none' or 'silu' follows."),
     DAD_METHOD(group_norm_backward,
                "group_norm_backward(dy, x, weight, bias, groups=32, eps=1e-05, "
                "activation='none')\n--\n\nGradients (dx, dweight, dbias) of group_norm."),
-    DAD_METHOD(batch_norm,
-               "batch_norm(x, weight, bias, running_mean, running_var, training=False, "
-               "momentum=0.1, eps=1e-05, activation='none')\n--\n\n"
-               "BatchNorm of x [N, C, H, W]; activation 'none' or 'relu' follows. With training, "
-               "(y, new running mean, new running variance)."),
-    DAD_METHOD(batch_norm_backward,
-               "batch_norm_backward(dy, x, weight, bias, eps=1e-05, activation='none')\n--\n\n"
-               "Gradients (dx, dweight, dbias) of batch_norm in training."),
+    DAD_METHOD(
+        batch_norm,
+        "batch_norm(x, weight, bias, running_mean, running_var, training=False, "
+        "momentum=0.1, eps=1e-05, activation='none')\n--\n\n"
+        "BatchNorm of x [N, C, H, W]; activation 'none' or 'relu' follows. With training, "
+        "(y, new running mean, new running variance)."),
+    DAD_METHOD(
+        batch_norm_backward,
+        "batch_norm_backward(dy, x, weight, bias, eps=1e-05, activation='none')\n--\n\n"
+        "Gradients (dx, dweight, dbias) of batch_norm in training."),
     {NULL, NULL, 0, NULL},
 };

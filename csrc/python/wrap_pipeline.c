@@ -6,7 +6,7 @@
 
 #include "pipeline/pipeline.h"
 
-/* ---- what diffuse.c and guide.c take ------------------------------------------------- */
+/* ---- what diffuse.c and guide.c take --------------------------------------------- */
 
 /* An array of images: float32, the first dimension counts them. */
 static PyArrayObject *input_images(PyObject *object, const char *name) {
@@ -59,7 +59,7 @@ static ptrdiff_t image_size(PyArrayObject *images) {
     return PyArray_SIZE(images) / PyArray_DIM(images, 0);
 }
 
-/* ---- diffuse.c ----------------------------------------------------------------------- */
+/* ---- diffuse.c ------------------------------------------------------------------- */
 
 static PyObject *q_sample(PyObject *self, PyObject *args, PyObject *kwargs) {
     (void)self;
@@ -130,8 +130,8 @@ static PyObject *precondition(PyObject *self, PyObject *args, PyObject *kwargs) 
         goto done;
     }
     Py_BEGIN_ALLOW_THREADS;
-    dad_precondition(dad_floats(eps), dad_floats(x_t), dad_floats(output), PyArray_DATA(abar),
-                     PyArray_DIM(x_t, 0), image_size(x_t));
+    dad_precondition(dad_floats(eps), dad_floats(x_t), dad_floats(output),
+                     PyArray_DATA(abar), PyArray_DIM(x_t, 0), image_size(x_t));
     Py_END_ALLOW_THREADS;
 done:
     Py_XDECREF(x_t);
@@ -235,7 +235,7 @@ done:
     return (PyObject *)next;
 }
 
-/* ---- guide.c ------------------------------------------------------------------------- */
+/* ---- guide.c --------------------------------------------------------------------- */
 
 enum { X_S, X_B, EPS_S, EPS_B, ABAR_S, ABAR_B, GUIDE_INPUTS };
 

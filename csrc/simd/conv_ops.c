@@ -79,23 +79,23 @@ DAD_INLINE void row_block(const int rows, const int vectors, const operands *p, 
 
 typedef void row_kernel(const operands *p, int add);
 
-#define ROW_KERNEL(vectors, rows)                                                          \
-    static void rows_##vectors##_##rows(const operands *p, int add) {                      \
-        row_block(rows, vectors, p, add);                                                  \
+#define ROW_KERNEL(vectors, rows)                                     \
+    static void rows_##vectors##_##rows(const operands *p, int add) { \
+        row_block(rows, vectors, p, add);                             \
     }
-#define ROW_KERNELS_1_TO_6(vectors)                                                        \
-    ROW_KERNEL(vectors, 1)                                                                 \
-    ROW_KERNEL(vectors, 2)                                                                 \
-    ROW_KERNEL(vectors, 3)                                                                 \
-    ROW_KERNEL(vectors, 4)                                                                 \
-    ROW_KERNEL(vectors, 5)                                                                 \
+#define ROW_KERNELS_1_TO_6(vectors) \
+    ROW_KERNEL(vectors, 1)          \
+    ROW_KERNEL(vectors, 2)          \
+    ROW_KERNEL(vectors, 3)          \
+    ROW_KERNEL(vectors, 4)          \
+    ROW_KERNEL(vectors, 5)          \
     ROW_KERNEL(vectors, 6)
-#define ROW_KERNELS_7_TO_12(vectors)                                                       \
-    ROW_KERNEL(vectors, 7)                                                                 \
-    ROW_KERNEL(vectors, 8)                                                                 \
-    ROW_KERNEL(vectors, 9)                                                                 \
-    ROW_KERNEL(vectors, 10)                                                                \
-    ROW_KERNEL(vectors, 11)                                                                \
+#define ROW_KERNELS_7_TO_12(vectors) \
+    ROW_KERNEL(vectors, 7)           \
+    ROW_KERNEL(vectors, 8)           \
+    ROW_KERNEL(vectors, 9)           \
+    ROW_KERNEL(vectors, 10)          \
+    ROW_KERNEL(vectors, 11)          \
     ROW_KERNEL(vectors, 12)
 
 ROW_KERNELS_1_TO_6(2)

@@ -4,8 +4,8 @@
 
 #include "simd/simd.h"
 
-#define DECLARE(level)                                                                   \
-    extern const dad_conv_ops dad_conv_ops_##level;                                      \
+#define DECLARE(level)                              \
+    extern const dad_conv_ops dad_conv_ops_##level; \
     extern const dad_layer_ops dad_layer_ops_##level;
 #define LEVEL(level) {#level, &dad_conv_ops_##level, &dad_layer_ops_##level}
 

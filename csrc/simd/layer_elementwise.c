@@ -1,6 +1,7 @@
 /* Inner loops over single elements: activations, dropout, the optimizer.
  *
- * One pattern: a function of vectors, run over whole vectors and then once over the tail. */
+ * One pattern: a function of vectors, run over whole vectors and then once over the tail.
+ */
 #include "simd/layer_ops.h"
 #include "simd/vec.h"
 
@@ -17,7 +18,8 @@ DAD_INLINE void map1(unary *function, float *y, const float *x, ptrdiff_t n) {
     }
 }
 
-DAD_INLINE void map2(binary *function, float *y, const float *a, const float *b, ptrdiff_t n) {
+DAD_INLINE void map2(binary *function, float *y, const float *a, const float *b,
+                     ptrdiff_t n) {
     ptrdiff_t i = 0;
     for (; i + VL <= n; i += VL) {
         vstore(y + i, function(vload(a + i), vload(b + i)));
@@ -92,8 +94,8 @@ DAD_INLINE void adam_step(float *w, float *m, float *v, const float *dw,
     vstore_n(w, vload_n(w, n) * f->decay - f->step_size * (first / root), n);
 }
 
-static void adam(float *w, float *m, float *v, const float *dw, const dad_adam_factors *factors,
-                 ptrdiff_t n) {
+static void adam(float *w, float *m, float *v, const float *dw,
+                 const dad_adam_factors *factors, ptrdiff_t n) {
     ptrdiff_t i = 0;
     for (; i + VL <= n; i += VL) {
         adam_step(w + i, m + i, v + i, dw + i, factors, VL);

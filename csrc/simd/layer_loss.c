@@ -1,12 +1,13 @@
-/* Inner loops of the losses: values summed in double, gradients as PyTorch's autograd has them. */
+/* Inner loops of the losses: values summed in double, gradients as PyTorch's autograd has
+ * them. */
 #include "simd/layer_ops.h"
 #include "simd/vec.h"
 
 /* The loss of a vector of elements; *derivative is by a. */
 typedef vf loss(vf *derivative, vf a, vf b);
 
-DAD_INLINE double each(loss *function, float *da, const float *a, const float *b, float scale,
-                       ptrdiff_t n) {
+DAD_INLINE double each(loss *function, float *da, const float *a, const float *b,
+                       float scale, ptrdiff_t n) {
     vd total = {0};
     vf derivative;
     ptrdiff_t i = 0;
@@ -33,8 +34,8 @@ DAD_INLINE vf squared(vf *derivative, vf a, vf b) {
     return d * d;
 }
 
-/* -(t log p + (1 - t) log(1 - p)), logarithms not below -100. The derivative stays that of the
- * unclamped one, its denominator not below 1e-12, as in torch.nn.functional. */
+/* -(t log p + (1 - t) log(1 - p)), logarithms not below -100. The derivative stays that of
+ * the unclamped one, its denominator not below 1e-12, as in torch.nn.functional. */
 DAD_INLINE vf cross_entropy(vf *derivative, vf p, vf t) {
     vf positive = vmax(vset1(-100.0f), vlog(p));
     vf negative = vmax(vset1(-100.0f), vlog1p(-p));
@@ -73,7 +74,8 @@ static double squared_error(float *da, const float *a, const float *b, float sca
 static double focal(float *dp, const float *p, const float *t, float scale, ptrdiff_t n) {
     return each(focal_loss, dp, p, t, scale, n);
 }
-static double smooth_l1(float *dp, const float *p, const float *t, float scale, ptrdiff_t n) {
+static double smooth_l1(float *dp, const float *p, const float *t, float scale,
+                        ptrdiff_t n) {
     return each(smooth_absolute, dp, p, t, scale, n);
 }
 static double bce(float *dp, const float *p, const float *t, float scale, ptrdiff_t n) {

@@ -3,17 +3,17 @@
 #include "simd/vec.h"
 
 /* Calls step(..., c, n) for all channels: whole vectors, then the tail. */
-#define EACH_VECTOR(C, step)                                                             \
-    do {                                                                                 \
-        ptrdiff_t c = 0;                                                                 \
-        for (; c + VL <= (C); c += VL) {                                                 \
-            const ptrdiff_t n = VL;                                                      \
-            step;                                                                        \
-        }                                                                                \
-        if (c < (C)) {                                                                   \
-            const ptrdiff_t n = (C)-c;                                                   \
-            step;                                                                        \
-        }                                                                                \
+#define EACH_VECTOR(C, step)             \
+    do {                                 \
+        ptrdiff_t c = 0;                 \
+        for (; c + VL <= (C); c += VL) { \
+            const ptrdiff_t n = VL;      \
+            step;                        \
+        }                                \
+        if (c < (C)) {                   \
+            const ptrdiff_t n = (C) - c; \
+            step;                        \
+        }                                \
     } while (0)
 
 DAD_INLINE void sum_step(float *y, const float *top, const float *bottom, float scale,
@@ -30,7 +30,8 @@ static void sum_windows(float *y, const float *top, const float *bottom, float s
     }
 }
 
-DAD_INLINE void spread_step(float *y, const float *x, float scale, ptrdiff_t C, ptrdiff_t n) {
+DAD_INLINE void spread_step(float *y, const float *x, float scale, ptrdiff_t C,
+                            ptrdiff_t n) {
     vf v = vload_n(x, n) * scale;
     vstore_n(y, v, n);
     vstore_n(y + C, v, n);
@@ -68,8 +69,8 @@ static void max_windows(float *y, uint8_t *which, const float *top, const float 
     }
 }
 
-DAD_INLINE void scatter_step(float *top, float *bottom, const float *dy, const uint8_t *which,
-                             ptrdiff_t C, ptrdiff_t n) {
+DAD_INLINE void scatter_step(float *top, float *bottom, const float *dy,
+                             const uint8_t *which, ptrdiff_t C, ptrdiff_t n) {
     float *places[4] = {top, top + C, bottom, bottom + C};
     vbytes bytes = {0};
     memcpy(&bytes, which, (size_t)n);
@@ -88,15 +89,16 @@ static void max_scatter(float *top, float *bottom, const float *dy, const uint8_
 }
 
 /* Output column 2k lies between the input's k - 1 and k, 2k + 1 between k and k + 1. */
-DAD_INLINE void bilinear_step(float *y, const float *const corners[4], const float weights[4],
-                              ptrdiff_t c, ptrdiff_t n) {
-    vf v = vload_n(corners[0] + c, n) * weights[0] + vload_n(corners[1] + c, n) * weights[1] +
-           (vload_n(corners[2] + c, n) * weights[2] + vload_n(corners[3] + c, n) * weights[3]);
+DAD_INLINE void bilinear_step(float *y, const float *const corners[4],
+                              const float weights[4], ptrdiff_t c, ptrdiff_t n) {
+    vf v =
+        vload_n(corners[0] + c, n) * weights[0] + vload_n(corners[1] + c, n) * weights[1] +
+        (vload_n(corners[2] + c, n) * weights[2] + vload_n(corners[3] + c, n) * weights[3]);
     vstore_n(y + c, v, n);
 }
 
-static void bilinear(float *y, const float *top, const float *bottom, float weight, ptrdiff_t W,
-                     ptrdiff_t C) {
+static void bilinear(float *y, const float *top, const float *bottom, float weight,
+                     ptrdiff_t W, ptrdiff_t C) {
     const float whole = (float)(2 * W - 1);
     for (ptrdiff_t j = 0; j < 2 * W; j++, y += C) {
         ptrdiff_t k = j / 2;
@@ -106,15 +108,16 @@ static void bilinear(float *y, const float *top, const float *bottom, float weig
         float left_weight = (float)(j % 2 == 0 ? k : W + k) / whole;
         const float *const corners[4] = {top + left * C, top + right * C, bottom + left * C,
                                          bottom + right * C};
-        const float weights[4] = {(1.0f - weight) * left_weight, (1.0f - weight) * right_weight,
-                                  weight * left_weight, weight * right_weight};
+        const float weights[4] = {(1.0f - weight) * left_weight,
+                                  (1.0f - weight) * right_weight, weight * left_weight,
+                                  weight * right_weight};
         EACH_VECTOR(C, bilinear_step(y, corners, weights, c, n));
     }
 }
 
 DAD_INLINE void gather_step(float *dx, const float *dy, ptrdiff_t row_size,
-                            const float *row_weights, int rows, const float *weights, int columns,
-                            ptrdiff_t C, ptrdiff_t n) {
+                            const float *row_weights, int rows, const float *weights,
+                            int columns, ptrdiff_t C, ptrdiff_t n) {
     vf total = {0};
     for (int r = 0; r < rows; r++) {
         vf line = {0};
@@ -127,8 +130,8 @@ DAD_INLINE void gather_step(float *dx, const float *dy, ptrdiff_t row_size,
 }
 
 /* Input column w is read by the outputs 2w - 1 .. 2w + 2 that exist. */
-static void bilinear_backward(float *dx, const float *dy, const float *row_weights, int rows,
-                              ptrdiff_t W, ptrdiff_t C) {
+static void bilinear_backward(float *dx, const float *dy, const float *row_weights,
+                              int rows, ptrdiff_t W, ptrdiff_t C) {
     const float whole = (float)(2 * W - 1);
     for (ptrdiff_t w = 0; w < W; w++, dx += C) {
         const float weights[4] = {(float)(W - w) / whole, (float)(2 * W - 1 - w) / whole,

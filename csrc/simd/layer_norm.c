@@ -1,7 +1,8 @@
 /* Inner loops of the normalisations: rows of C channels, channels side by side.
  *
- * Memory-bound: each reads its rows once, in order; sums per channel stay in the first-level cache
- * meanwhile. The activation is inlined, hence one function per activation. */
+ * Memory-bound: each reads its rows once, in order; sums per channel stay in the
+ * first-level cache meanwhile. The activation is inlined, hence one function per
+ * activation. */
 #include "simd/layer_ops.h"
 #include "simd/vec.h"
 
@@ -49,7 +50,8 @@ DAD_INLINE void moments_step(double *sum, double *square, const float *x, ptrdif
     add_halves(square, squares, n);
 }
 
-static void moments(double *sum, double *square, const float *x, ptrdiff_t rows, ptrdiff_t C) {
+static void moments(double *sum, double *square, const float *x, ptrdiff_t rows,
+                    ptrdiff_t C) {
     memset(sum, 0, (size_t)C * sizeof(double));
     memset(square, 0, (size_t)C * sizeof(double));
     for (ptrdiff_t r = 0; r < rows; r += ROWS, x += ROWS * C) {
@@ -67,7 +69,8 @@ typedef vf function(vf z);
 
 DAD_INLINE void apply_step(function *activation, float *y, const float *x,
                            const dad_norm_channels *channels, ptrdiff_t c, ptrdiff_t n) {
-    vf z = vload_n(x + c, n) * vload_n(channels->scale + c, n) + vload_n(channels->shift + c, n);
+    vf z = vload_n(x + c, n) * vload_n(channels->scale + c, n) +
+           vload_n(channels->shift + c, n);
     vstore_n(y + c, activation(z), n);
 }
 
@@ -87,14 +90,16 @@ DAD_INLINE void apply(function *activation, float *y, const float *x,
 /* g = dy * act'(z) at channels c .. c + n - 1. */
 DAD_INLINE vf gradient(function *derivative, const float *dy, const float *x,
                        const dad_norm_channels *channels, ptrdiff_t c, ptrdiff_t n) {
-    vf z = vload_n(x + c, n) * vload_n(channels->scale + c, n) + vload_n(channels->shift + c, n);
+    vf z = vload_n(x + c, n) * vload_n(channels->scale + c, n) +
+           vload_n(channels->shift + c, n);
     return vload_n(dy + c, n) * derivative(z);
 }
 
 /* At most ROWS rows are added in float before they go into the sums in double. */
-DAD_INLINE void sums_step(function *derivative, double *sum, double *product, const float *dy,
-                          const float *x, const dad_norm_channels *channels, ptrdiff_t rows,
-                          ptrdiff_t C, ptrdiff_t c, ptrdiff_t n) {
+DAD_INLINE void sums_step(function *derivative, double *sum, double *product,
+                          const float *dy, const float *x,
+                          const dad_norm_channels *channels, ptrdiff_t rows, ptrdiff_t C,
+                          ptrdiff_t c, ptrdiff_t n) {
     vf mean = vload_n(channels->mean + c, n), sums = {0}, products = {0};
     for (ptrdiff_t r = 0; r < rows; r++) {
         vf g = gradient(derivative, dy + r * C, x + r * C, channels, c, n);
@@ -107,7 +112,8 @@ DAD_INLINE void sums_step(function *derivative, double *sum, double *product, co
 
 DAD_INLINE void gradient_sums(function *derivative, double *sum, double *product,
                               const float *dy, const float *x,
-                              const dad_norm_channels *channels, ptrdiff_t rows, ptrdiff_t C) {
+                              const dad_norm_channels *channels, ptrdiff_t rows,
+                              ptrdiff_t C) {
     memset(sum, 0, (size_t)C * sizeof(double));
     memset(product, 0, (size_t)C * sizeof(double));
     for (ptrdiff_t r = 0; r < rows; r += ROWS, x += ROWS * C, dy += ROWS * C) {
@@ -129,8 +135,9 @@ DAD_INLINE void input_step(function *derivative, float *dx, const float *dy, con
     vstore_n(dx + c, g * vload_n(channels->scale + c, n) + rest, n);
 }
 
-DAD_INLINE void input_gradient(function *derivative, float *dx, const float *dy, const float *x,
-                               const dad_norm_channels *channels, ptrdiff_t rows, ptrdiff_t C) {
+DAD_INLINE void input_gradient(function *derivative, float *dx, const float *dy,
+                               const float *x, const dad_norm_channels *channels,
+                               ptrdiff_t rows, ptrdiff_t C) {
     for (ptrdiff_t r = 0; r < rows; r++, x += C, dy += C, dx += C) {
         ptrdiff_t c = 0;
         for (; c + VL <= C; c += VL) {
@@ -143,20 +150,20 @@ DAD_INLINE void input_gradient(function *derivative, float *dx, const float *dy,
 }
 
 /* The three functions of an activation. */
-#define ACTIVATION(name, function, derivative)                                           \
+#define ACTIVATION(name, function, derivative)                                            \
     static void apply_##name(float *y, const float *x, const dad_norm_channels *channels, \
-                             ptrdiff_t rows, ptrdiff_t C) {                              \
-        apply(function, y, x, channels, rows, C);                                        \
-    }                                                                                    \
-    static void gradient_sums_##name(double *sum, double *product, const float *dy,      \
-                                     const float *x, const dad_norm_channels *channels,  \
-                                     ptrdiff_t rows, ptrdiff_t C) {                      \
-        gradient_sums(derivative, sum, product, dy, x, channels, rows, C);               \
-    }                                                                                    \
-    static void input_gradient_##name(float *dx, const float *dy, const float *x,        \
-                                      const dad_norm_channels *channels, ptrdiff_t rows, \
-                                      ptrdiff_t C) {                                     \
-        input_gradient(derivative, dx, dy, x, channels, rows, C);                        \
+                             ptrdiff_t rows, ptrdiff_t C) {                               \
+        apply(function, y, x, channels, rows, C);                                         \
+    }                                                                                     \
+    static void gradient_sums_##name(double *sum, double *product, const float *dy,       \
+                                     const float *x, const dad_norm_channels *channels,   \
+                                     ptrdiff_t rows, ptrdiff_t C) {                       \
+        gradient_sums(derivative, sum, product, dy, x, channels, rows, C);                \
+    }                                                                                     \
+    static void input_gradient_##name(float *dx, const float *dy, const float *x,         \
+                                      const dad_norm_channels *channels, ptrdiff_t rows,  \
+                                      ptrdiff_t C) {                                      \
+        input_gradient(derivative, dx, dy, x, channels, rows, C);                         \
     }
 
 ACTIVATION(none, same, one)

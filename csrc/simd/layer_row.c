@@ -1,4 +1,5 @@
-/* Inner loops over a row: softmax and dot products. Sums run in lanes, added in a fixed tree. */
+/* Inner loops over a row: softmax and dot products. Sums run in lanes, added in a fixed
+ * tree. */
 #include "simd/layer_ops.h"
 #include "simd/vec.h"
 

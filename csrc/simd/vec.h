@@ -1,14 +1,13 @@
-/* Vectors of floats, as wide as the level this file is compiled for. Only files in simd/ include
- * this: each is compiled once per level, with DAD_LEVEL set to its name.
+/* Vectors of floats, as wide as the level this file is compiled for. Only files in simd/
+ * include this: each is compiled once per level, with DAD_LEVEL set to its name.
  *
  *   VL                 lanes: 4 (baseline), 8 (AVX2), 16 (AVX-512)
  *   vf, vi             float and int32 vectors
- *   vload, vstore      unaligned; vload_n, vstore_n the first n lanes (the rest zero / untouched)
- *   vset1              every lane the same
- *   vd, vlower, ...    double vectors of half as many lanes: for sums of many floats
- *   vexp, vsilu, ...   polynomial exponential (max. relative error 2e-7), and what uses it
- *   vlog, vlog1p       polynomial logarithm (max. relative error 2e-7)
- *   DAD_AT_LEVEL(name) name_avx2, ...: the symbol of this level
+ *   vload, vstore      unaligned; vload_n, vstore_n the first n lanes (the rest zero /
+ * untouched) vset1              every lane the same vd, vlower, ...    double vectors of
+ * half as many lanes: for sums of many floats vexp, vsilu, ...   polynomial exponential
+ * (max. relative error 2e-7), and what uses it vlog, vlog1p       polynomial logarithm
+ * (max. relative error 2e-7) DAD_AT_LEVEL(name) name_avx2, ...: the symbol of this level
  */
 #ifndef DAD_VEC_H
 #define DAD_VEC_H
@@ -118,8 +117,8 @@ DAD_INLINE float vsum(vf v) {
     return lanes[0];
 }
 
-/* The lower and the upper half of v, as doubles. GCC 12 splits the conversion of a 512-bit vector
- * in two and joins the results. */
+/* The lower and the upper half of v, as doubles. GCC 12 splits the conversion of a 512-bit
+ * vector in two and joins the results. */
 #if defined(__AVX512F__)
 DAD_INLINE vd vlower(vf v) { return _mm512_cvtps_pd(_mm512_castps512_ps256(v)); }
 DAD_INLINE vd vupper(vf v) { return _mm512_cvtps_pd(_mm512_extractf32x8_ps(v, 1)); }
@@ -154,8 +153,9 @@ DAD_INLINE vf vsqrt(vf x) {
     return x;
 }
 
-/* exp(x), x clamped to [-87, 88]: 2^n times a degree-6 polynomial on [-ln2/2, ln2/2] (Cephes).
- * A NaN stays one: it comes second in vmin and vmax, and 2^n is multiplied, not added as bits. */
+/* exp(x), x clamped to [-87, 88]: 2^n times a degree-6 polynomial on [-ln2/2, ln2/2]
+ * (Cephes). A NaN stays one: it comes second in vmin and vmax, and 2^n is multiplied, not
+ * added as bits. */
 DAD_INLINE vf vexp(vf x) {
     x = vmax(vset1(-87.0f), vmin(vset1(88.0f), x));
     const float magic = 12582912.0f; /* 1.5 * 2^23: adding it rounds to an integer */
@@ -173,8 +173,8 @@ DAD_INLINE vf vexp(vf x) {
     return p * (vf)((n + 127) << 23);
 }
 
-/* 1 / x for x in [1, 2^127]: a 512-bit division takes 16 cycles, an estimate (14 bits) with one
- * Newton step about 4. */
+/* 1 / x for x in [1, 2^127]: a 512-bit division takes 16 cycles, an estimate (14 bits) with
+ * one Newton step about 4. */
 DAD_INLINE vf vreciprocal(vf x) {
 #if defined(__AVX512F__)
     vf y = _mm512_rcp14_ps(x);

@@ -15,7 +15,7 @@
 
 #include "simd/vec.h"
 
-/* ---- F(2, 3) ---- */
+/* ---- F(2, 3) --------------------------------------------------------------------- */
 
 DAD_INLINE void input_2(vf *o, const vf *d) {
     o[0] = d[2] - d[0];
@@ -51,7 +51,7 @@ DAD_INLINE void gradient_2(vf *m, const vf *y) {
     m[3] = y[1];
 }
 
-/* ---- F(4, 3): p = 1/sqrt(2), q = sqrt(2) ---- */
+/* ---- F(4, 3): p = 1/sqrt(2), q = sqrt(2) ----------------------------------------- */
 
 #define P4 0.70710678118654752f
 #define Q4 1.41421356237309505f
@@ -109,7 +109,7 @@ DAD_INLINE void gradient_4(vf *m, const vf *y) {
 #undef P4
 #undef Q4
 
-/* ---- F(6, 3) ---- */
+/* ---- F(6, 3) --------------------------------------------------------------------- */
 
 DAD_INLINE void input_6(vf *o, const vf *d) {
     vf even, odd;
