@@ -147,21 +147,22 @@ def _rich_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]
 @contextmanager
 def _rich_bar(what: str, total: int | None) -> Iterator[Callable[[int, int | None, str], None]]:
     from rich.console import Console as RichConsole
-    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
+    from rich.progress import BarColumn, TextColumn
     from rich.progress import Progress as Bars
-    from rich.table import Column
 
-    whole = Column(no_wrap=True, min_width=len(what))  # a narrow terminal cuts the text's end
+    console = RichConsole(stderr=True)
     columns = (
-        TextColumn("{task.description}", table_column=whole),
-        BarColumn(bar_width=12, table_column=Column(min_width=12)),
-        MofNCompleteColumn(table_column=Column(no_wrap=True, min_width=9)),
-        TextColumn("{task.fields[text]}", style="dim", markup=False),
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=12),
+        TextColumn("{task.fields[text]}", markup=False),
     )
-    with Bars(*columns, console=RichConsole(stderr=True), refresh_per_second=4) as progress:
+    room = console.width - len(what) - 12 - 3  # cut here: rich would squeeze the bar instead
+    with Bars(*columns, console=console, refresh_per_second=4) as progress:
         task = progress.add_task(what, total=total, text="")
 
         def update(done: int, of: int | None, text: str) -> None:
-            progress.update(task, completed=done, total=of or None, text=text)
+            count = f"{done}/{of}" if of else str(done)
+            line = f"{count}  {text}".rstrip()[: max(0, room)]
+            progress.update(task, completed=done, total=of or None, text=line)
 
         yield update
