@@ -2,7 +2,9 @@
 #ifndef DAD_WRAP_H
 #define DAD_WRAP_H
 
-#include "python/arrays.h"
+#include "python/arrays.h" /* Python.h comes before the standard headers */
+
+#include "graph/graph.h"
 
 typedef struct {
     PyTypeObject *network_type;
@@ -15,14 +17,16 @@ extern PyMethodDef dad_layer_methods[];       /* wrap_layers.c */
 extern PyMethodDef dad_loss_methods[];        /* wrap_losses.c */
 extern PyMethodDef dad_map_methods[];         /* wrap_maps.c */
 extern PyMethodDef dad_metric_methods[];      /* wrap_metrics.c */
-extern PyMethodDef dad_network_methods[];     /* wrap_network.c */
+extern PyMethodDef dad_model_methods[];       /* wrap_models.c */
 extern PyMethodDef dad_norm_methods[];        /* wrap_norm.c */
 extern PyMethodDef dad_pipeline_methods[];    /* wrap_pipeline.c */
 extern PyMethodDef dad_schedule_methods[];    /* wrap_schedule.c */
 extern PyMethodDef dad_synthesis_methods[];   /* wrap_synthesis.c */
 
-PyTypeObject *
-dad_new_network_type(PyObject *module); /* wrap_network.c; NULL: exception set */
+/* wrap_network.c; NULL with an exception set. A new Network takes the graph over, also
+ * then. */
+PyTypeObject *dad_new_network_type(PyObject *module);
+PyObject *dad_new_network(PyObject *module, dad_graph *graph);
 
 /* A method table entry for a function with keywords. */
 #define DAD_METHOD(name, doc) \

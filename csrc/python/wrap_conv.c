@@ -160,7 +160,8 @@ static PyObject *conv2d(PyObject *self, PyObject *args, PyObject *kwargs) {
         !(scratch = dad_scratch(dad_conv2d_forward_scratch(&shape)))) {
         goto done;
     }
-    Py_BEGIN_ALLOW_THREADS to_nhwc(x_nhwc, a.x);
+    Py_BEGIN_ALLOW_THREADS
+    to_nhwc(x_nhwc, a.x);
     if (a.residual != NULL) {
         to_nhwc(residual, a.residual);
     }
@@ -169,7 +170,8 @@ static PyObject *conv2d(PyObject *self, PyObject *args, PyObject *kwargs) {
     dad_conv2d_pack(packed, dad_floats(a.w), &shape, DAD_CONV_FORWARD);
     dad_conv2d_forward(y_nhwc, x_nhwc, packed, &epilogue, &shape, scratch);
     dad_nhwc_to_nchw(dad_floats(y), y_nhwc, dims[0], dims[1], dims[2] * dims[3]);
-    Py_END_ALLOW_THREADS computed = true;
+    Py_END_ALLOW_THREADS
+    computed = true;
 
 done:
     dad_free(scratch);
@@ -222,7 +224,8 @@ static PyObject *conv2d_backward(PyObject *self, PyObject *args, PyObject *kwarg
         !(scratch = dad_scratch(scratch_size))) {
         goto done;
     }
-    Py_BEGIN_ALLOW_THREADS to_nhwc(dy_nhwc, dy);
+    Py_BEGIN_ALLOW_THREADS
+    to_nhwc(dy_nhwc, dy);
     to_nhwc(x_nhwc, x);
     dad_conv2d_pack(packed, dad_floats(w), &shape, DAD_CONV_BACKWARD_DATA);
     dad_conv2d_backward_data(dx_nhwc, dy_nhwc, packed, &shape, scratch);
@@ -231,7 +234,8 @@ static PyObject *conv2d_backward(PyObject *self, PyObject *args, PyObject *kwarg
     memset(dad_floats(db), 0, (size_t)PyArray_NBYTES(db));
     dad_conv2d_backward_filter(dad_floats(dw), dad_floats(db), x_nhwc, dy_nhwc, &shape,
                                scratch);
-    Py_END_ALLOW_THREADS result = PyTuple_Pack(3, dx, dw, db);
+    Py_END_ALLOW_THREADS
+    result = PyTuple_Pack(3, dx, dw, db);
 
 done:
     dad_free(scratch);
@@ -337,12 +341,14 @@ static PyObject *conv2d_seconds(PyObject *self, PyObject *args, PyObject *kwargs
         goto done;
     }
     double seconds;
-    Py_BEGIN_ALLOW_THREADS to_nhwc(b.x, x);
+    Py_BEGIN_ALLOW_THREADS
+    to_nhwc(b.x, x);
     memset(b.y, 0, (size_t)y_size * sizeof(float));
     memset(b.dw, 0, (size_t)PyArray_NBYTES(w));
     dad_conv2d_pack(b.packed, dad_floats(w), &shape, pass);
     seconds = seconds_of(operation, &b, dad_floats(w), &shape);
-    Py_END_ALLOW_THREADS result = PyFloat_FromDouble(seconds);
+    Py_END_ALLOW_THREADS
+    result = PyFloat_FromDouble(seconds);
 
 done:
     dad_free(b.scratch);

@@ -19,7 +19,8 @@ static PyObject *apply_unary(PyObject *args, PyObject *kwargs, const char *forma
     }
     PyArrayObject *y = dad_output(NPY_FLOAT32, PyArray_NDIM(x), PyArray_DIMS(x));
     if (y != NULL) {
-        Py_BEGIN_ALLOW_THREADS kernel(dad_floats(y), dad_floats(x), PyArray_SIZE(x));
+        Py_BEGIN_ALLOW_THREADS
+        kernel(dad_floats(y), dad_floats(x), PyArray_SIZE(x));
         Py_END_ALLOW_THREADS
     }
     Py_DECREF(x);
@@ -40,9 +41,11 @@ static PyObject *apply_binary(PyObject *args, PyObject *kwargs, const char *form
         (y = dad_output(NPY_FLOAT32, PyArray_NDIM(a), PyArray_DIMS(a))) == NULL) {
         goto done;
     }
-    Py_BEGIN_ALLOW_THREADS kernel(dad_floats(y), dad_floats(a), dad_floats(b),
-                                  PyArray_SIZE(a));
-    Py_END_ALLOW_THREADS done : Py_XDECREF(a);
+    Py_BEGIN_ALLOW_THREADS
+    kernel(dad_floats(y), dad_floats(a), dad_floats(b), PyArray_SIZE(a));
+    Py_END_ALLOW_THREADS
+done:
+    Py_XDECREF(a);
     Py_XDECREF(b);
     return (PyObject *)y;
 }
@@ -100,8 +103,8 @@ static PyObject *dropout(PyObject *self, PyObject *args, PyObject *kwargs) {
     }
     PyArrayObject *y = dad_output(NPY_FLOAT32, PyArray_NDIM(x), PyArray_DIMS(x));
     if (y != NULL) {
-        Py_BEGIN_ALLOW_THREADS dad_dropout(dad_floats(y), dad_floats(x), p, seed,
-                                           PyArray_SIZE(x));
+        Py_BEGIN_ALLOW_THREADS
+        dad_dropout(dad_floats(y), dad_floats(x), p, seed, PyArray_SIZE(x));
         Py_END_ALLOW_THREADS
     }
     Py_DECREF(x);

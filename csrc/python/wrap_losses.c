@@ -22,9 +22,10 @@ static PyObject *apply_loss(PyObject *args, PyObject *kwargs, const char *format
         goto done;
     }
     double value;
-    Py_BEGIN_ALLOW_THREADS value =
-        kernel(dad_floats(dp), dad_floats(p), dad_floats(t), PyArray_SIZE(p));
-    Py_END_ALLOW_THREADS result = Py_BuildValue("dO", value, dp);
+    Py_BEGIN_ALLOW_THREADS
+    value = kernel(dad_floats(dp), dad_floats(p), dad_floats(t), PyArray_SIZE(p));
+    Py_END_ALLOW_THREADS
+    result = Py_BuildValue("dO", value, dp);
 done:
     Py_XDECREF(p);
     Py_XDECREF(t);
@@ -90,10 +91,11 @@ static PyObject *squared_error(PyObject *self, PyObject *args, PyObject *kwargs)
         (da = dad_output(NPY_FLOAT32, PyArray_NDIM(a), PyArray_DIMS(a))) == NULL) {
         goto done;
     }
-    Py_BEGIN_ALLOW_THREADS dad_squared_error((double *)PyArray_DATA(value), dad_floats(da),
-                                             dad_floats(a), dad_floats(b),
-                                             dad_floats(weight), N, PyArray_SIZE(a) / N);
-    Py_END_ALLOW_THREADS result = Py_BuildValue("OO", value, da);
+    Py_BEGIN_ALLOW_THREADS
+    dad_squared_error((double *)PyArray_DATA(value), dad_floats(da), dad_floats(a),
+                      dad_floats(b), dad_floats(weight), N, PyArray_SIZE(a) / N);
+    Py_END_ALLOW_THREADS
+    result = Py_BuildValue("OO", value, da);
 done:
     Py_XDECREF(a);
     Py_XDECREF(b);

@@ -19,8 +19,10 @@ static PyObject *run_map(const float *x, dad_map_size out, dad_map_size shape,
         return NULL;
     }
     const dad_map_shape kernel_shape = shape_of(shape);
-    Py_BEGIN_ALLOW_THREADS kernel(y, x, &kernel_shape);
-    Py_END_ALLOW_THREADS PyArrayObject *result = dad_map_output(y, out);
+    Py_BEGIN_ALLOW_THREADS
+    kernel(y, x, &kernel_shape);
+    Py_END_ALLOW_THREADS
+    PyArrayObject *result = dad_map_output(y, out);
     dad_free(y);
     return (PyObject *)result;
 }
@@ -144,8 +146,10 @@ static bool pool_maximum(float **y, uint8_t **which, const float *x, dad_map_siz
         return false;
     }
     const dad_map_shape shape = shape_of(size);
-    Py_BEGIN_ALLOW_THREADS dad_max_pool_forward(*y, *which, x, &shape);
-    Py_END_ALLOW_THREADS return true;
+    Py_BEGIN_ALLOW_THREADS
+    dad_max_pool_forward(*y, *which, x, &shape);
+    Py_END_ALLOW_THREADS
+    return true;
 }
 
 static PyObject *max_pool(PyObject *self, PyObject *args, PyObject *kwargs) {
@@ -188,8 +192,10 @@ static PyObject *max_pool_backward(PyObject *self, PyObject *args, PyObject *kwa
         goto done;
     }
     const dad_map_shape shape = shape_of(size);
-    Py_BEGIN_ALLOW_THREADS dad_max_pool_backward(dx, dy, which, &shape);
-    Py_END_ALLOW_THREADS result = (PyObject *)dad_map_output(dx, size);
+    Py_BEGIN_ALLOW_THREADS
+    dad_max_pool_backward(dx, dy, which, &shape);
+    Py_END_ALLOW_THREADS
+    result = (PyObject *)dad_map_output(dx, size);
 done:
     dad_free(x), dad_free(y), dad_free(dy), dad_free(dx), dad_free((float *)which);
     return result;
@@ -215,8 +221,10 @@ static PyObject *concat(PyObject *self, PyObject *args, PyObject *kwargs) {
     if ((y = dad_scratch(dad_map_count(size))) == NULL) {
         goto done;
     }
-    Py_BEGIN_ALLOW_THREADS dad_concat_forward(y, a, b, rows, A, B);
-    Py_END_ALLOW_THREADS result = (PyObject *)dad_map_output(y, size);
+    Py_BEGIN_ALLOW_THREADS
+    dad_concat_forward(y, a, b, rows, A, B);
+    Py_END_ALLOW_THREADS
+    result = (PyObject *)dad_map_output(y, size);
 done:
     dad_free(a), dad_free(b), dad_free(y);
     return result;
@@ -248,10 +256,10 @@ static PyObject *concat_backward(PyObject *self, PyObject *args, PyObject *kwarg
         (db = dad_scratch(dad_map_count(b))) == NULL) {
         goto done;
     }
-    Py_BEGIN_ALLOW_THREADS dad_concat_backward(da, db, dy, size.N * size.H * size.W, a.C,
-                                               b.C);
-    Py_END_ALLOW_THREADS result =
-        Py_BuildValue("NN", dad_map_output(da, a), dad_map_output(db, b));
+    Py_BEGIN_ALLOW_THREADS
+    dad_concat_backward(da, db, dy, size.N * size.H * size.W, a.C, b.C);
+    Py_END_ALLOW_THREADS
+    result = Py_BuildValue("NN", dad_map_output(da, a), dad_map_output(db, b));
 done:
     dad_free(dy), dad_free(da), dad_free(db);
     return result;

@@ -22,8 +22,12 @@ static dad_scores scores_of(PyArrayObject *array) {
 static bool check_finite(PyArrayObject *array, const char *name) {
     dad_scores scores = scores_of(array);
     ptrdiff_t bad;
-    Py_BEGIN_ALLOW_THREADS bad = dad_first_not_finite(scores);
-    Py_END_ALLOW_THREADS if (bad < 0) { return true; }
+    Py_BEGIN_ALLOW_THREADS
+    bad = dad_first_not_finite(scores);
+    Py_END_ALLOW_THREADS
+    if (bad < 0) {
+        return true;
+    }
     double value = scores.wide ? ((const double *)scores.values)[bad]
                                : (double)((const float *)scores.values)[bad];
     PyObject *text = PyFloat_FromDouble(value);
@@ -98,8 +102,10 @@ static bool rank_labels(dad_ranking *ranking, PyObject *labels_object,
     }
     dad_scores scores = scores_of(values);
     dad_status status;
-    Py_BEGIN_ALLOW_THREADS status = dad_rank_labels(ranking, PyArray_DATA(labels), scores);
-    Py_END_ALLOW_THREADS if (status != DAD_OK) {
+    Py_BEGIN_ALLOW_THREADS
+    status = dad_rank_labels(ranking, PyArray_DATA(labels), scores);
+    Py_END_ALLOW_THREADS
+    if (status != DAD_OK) {
         dad_raise(status, "ranking of scores");
         goto done;
     }
@@ -141,9 +147,10 @@ static bool rank_pixels(dad_ranking *ranking, PyObject *masks_object,
     }
     dad_scores scores = scores_of(maps);
     dad_status status;
-    Py_BEGIN_ALLOW_THREADS status =
-        dad_rank_pixels(ranking, PyArray_DATA(masks), scores, &shape);
-    Py_END_ALLOW_THREADS if (status != DAD_OK) {
+    Py_BEGIN_ALLOW_THREADS
+    status = dad_rank_pixels(ranking, PyArray_DATA(masks), scores, &shape);
+    Py_END_ALLOW_THREADS
+    if (status != DAD_OK) {
         dad_raise(status, "ranking of pixels");
         ok = false;
         goto done;
@@ -161,19 +168,23 @@ done:
 /* Frees the ranking. */
 static PyObject *summary_dict(dad_ranking *ranking, double fpr_limit) {
     dad_summary summary;
-    Py_BEGIN_ALLOW_THREADS summary = dad_summarize(ranking, fpr_limit);
+    Py_BEGIN_ALLOW_THREADS
+    summary = dad_summarize(ranking, fpr_limit);
     dad_ranking_free(ranking);
-    Py_END_ALLOW_THREADS return Py_BuildValue(
-        "{s:d,s:d,s:d,s:d,s:d}", "auroc", summary.auroc, "average_precision",
-        summary.average_precision, "f1_max", summary.f1_max, "f1_threshold",
-        summary.f1_threshold, "aupro", summary.aupro);
+    Py_END_ALLOW_THREADS
+    return Py_BuildValue("{s:d,s:d,s:d,s:d,s:d}", "auroc", summary.auroc,
+                         "average_precision", summary.average_precision, "f1_max",
+                         summary.f1_max, "f1_threshold", summary.f1_threshold, "aupro",
+                         summary.aupro);
 }
 
 /* (false_positives, true_positives, overlap, thresholds); frees the ranking. */
 static PyObject *curve_tuple(dad_ranking *ranking) {
     npy_intp length;
-    Py_BEGIN_ALLOW_THREADS length = dad_curve_length(ranking);
-    Py_END_ALLOW_THREADS PyObject *result = NULL;
+    Py_BEGIN_ALLOW_THREADS
+    length = dad_curve_length(ranking);
+    Py_END_ALLOW_THREADS
+    PyObject *result = NULL;
     PyArrayObject *fp = dad_output(NPY_INT64, 1, &length);
     PyArrayObject *tp = dad_output(NPY_INT64, 1, &length);
     PyArrayObject *overlap = dad_output(NPY_FLOAT64, 1, &length);
@@ -184,11 +195,13 @@ static PyObject *curve_tuple(dad_ranking *ranking) {
     dad_curve curve = {PyArray_DATA(fp), PyArray_DATA(tp), PyArray_DATA(overlap),
                        PyArray_DATA(thresholds)};
     double regions = (double)ranking->regions;
-    Py_BEGIN_ALLOW_THREADS dad_fill_curve(&curve, ranking);
+    Py_BEGIN_ALLOW_THREADS
+    dad_fill_curve(&curve, ranking);
     for (ptrdiff_t i = 0; i < length; i++) {
         curve.overlap[i] = fmin(1.0, curve.overlap[i] / regions); /* rounding */
     }
-    Py_END_ALLOW_THREADS result = PyTuple_Pack(4, fp, tp, overlap, thresholds);
+    Py_END_ALLOW_THREADS
+    result = PyTuple_Pack(4, fp, tp, overlap, thresholds);
 done:
     dad_ranking_free(ranking);
     Py_XDECREF(fp);
@@ -311,11 +324,11 @@ static PyObject *filled_pro(PyObject *self, PyObject *args, PyObject *kwargs) {
     }
     dad_scores scores = scores_of(maps);
     dad_status status;
-    Py_BEGIN_ALLOW_THREADS status =
-        dad_filled_pro(PyArray_DATA(fpr), PyArray_DATA(pro), PyArray_DATA(masks), scores,
-                       PyArray_DATA(thresholds), K, &shape);
-    Py_END_ALLOW_THREADS result =
-        status == DAD_OK ? PyTuple_Pack(2, fpr, pro) : dad_raise(status, "filled_pro");
+    Py_BEGIN_ALLOW_THREADS
+    status = dad_filled_pro(PyArray_DATA(fpr), PyArray_DATA(pro), PyArray_DATA(masks),
+                            scores, PyArray_DATA(thresholds), K, &shape);
+    Py_END_ALLOW_THREADS
+    result = status == DAD_OK ? PyTuple_Pack(2, fpr, pro) : dad_raise(status, "filled_pro");
 done:
     Py_XDECREF(masks);
     Py_XDECREF(maps);
@@ -353,9 +366,11 @@ static PyObject *label_components(PyObject *self, PyObject *args, PyObject *kwar
     if (labels == NULL || counts == NULL) {
         goto done;
     }
-    Py_BEGIN_ALLOW_THREADS dad_label_components(PyArray_DATA(labels), PyArray_DATA(counts),
-                                                PyArray_DATA(masks), N, size[0], size[1]);
-    Py_END_ALLOW_THREADS result = PyTuple_Pack(2, labels, counts);
+    Py_BEGIN_ALLOW_THREADS
+    dad_label_components(PyArray_DATA(labels), PyArray_DATA(counts), PyArray_DATA(masks), N,
+                         size[0], size[1]);
+    Py_END_ALLOW_THREADS
+    result = PyTuple_Pack(2, labels, counts);
 done:
     Py_XDECREF(masks);
     Py_XDECREF(labels);
@@ -388,10 +403,10 @@ static PyObject *image_scores(PyObject *self, PyObject *args, PyObject *kwargs) 
     }
     dad_scores values = scores_of(maps);
     dad_status status;
-    Py_BEGIN_ALLOW_THREADS status =
-        dad_image_scores(PyArray_DATA(scores), values, N, top_k < size ? top_k : size);
-    Py_END_ALLOW_THREADS result =
-        status == DAD_OK ? Py_NewRef(scores) : dad_raise(status, "image_scores");
+    Py_BEGIN_ALLOW_THREADS
+    status = dad_image_scores(PyArray_DATA(scores), values, N, top_k < size ? top_k : size);
+    Py_END_ALLOW_THREADS
+    result = status == DAD_OK ? Py_NewRef(scores) : dad_raise(status, "image_scores");
 done:
     Py_XDECREF(maps);
     Py_XDECREF(scores);
@@ -423,9 +438,11 @@ static PyObject *nearest_distance(PyObject *self, PyObject *args, PyObject *kwar
         goto done;
     }
     dad_status status;
-    Py_BEGIN_ALLOW_THREADS status = dad_nearest_distance(
-        PyArray_DATA(distances), dad_floats(train), dad_floats(test), M, N, D);
-    Py_END_ALLOW_THREADS result =
+    Py_BEGIN_ALLOW_THREADS
+    status = dad_nearest_distance(PyArray_DATA(distances), dad_floats(train),
+                                  dad_floats(test), M, N, D);
+    Py_END_ALLOW_THREADS
+    result =
         status == DAD_OK ? Py_NewRef(distances) : dad_raise(status, "nearest_distance");
 done:
     Py_XDECREF(train);

@@ -5,7 +5,6 @@
 
 #include "base/memory.h"
 #include "graph/network.h"
-#include "models/models.h"
 
 typedef struct {
     PyObject_HEAD dad_network network;
@@ -15,7 +14,8 @@ typedef struct {
 /* Waits for another thread's call on the same network, without holding the GIL. */
 static void enter(network_object *self) {
     if (!PyThread_acquire_lock(self->lock, NOWAIT_LOCK)) {
-        Py_BEGIN_ALLOW_THREADS PyThread_acquire_lock(self->lock, WAIT_LOCK);
+        Py_BEGIN_ALLOW_THREADS
+        PyThread_acquire_lock(self->lock, WAIT_LOCK);
         Py_END_ALLOW_THREADS
     }
 }
@@ -224,9 +224,11 @@ static PyObject *network_forward(PyObject *object, PyObject *args, PyObject *key
                                       .recompute = recompute,
                                       .input_gradient = input_gradient};
     dad_status status;
-    Py_BEGIN_ALLOW_THREADS status = dad_network_forward(
-        &self->network, dad_floats(y), dad_floats(x), dad_floats(t), &options, seed);
-    Py_END_ALLOW_THREADS if (status != DAD_OK) {
+    Py_BEGIN_ALLOW_THREADS
+    status = dad_network_forward(&self->network, dad_floats(y), dad_floats(x),
+                                 dad_floats(t), &options, seed);
+    Py_END_ALLOW_THREADS
+    if (status != DAD_OK) {
         dad_raise(status, "forward");
         goto done;
     }
@@ -270,9 +272,10 @@ static PyObject *network_backward(PyObject *object, PyObject *args, PyObject *ke
         goto done;
     }
     dad_status status;
-    Py_BEGIN_ALLOW_THREADS status =
-        dad_network_backward(&self->network, dad_floats(dx), dad_floats(dy));
-    Py_END_ALLOW_THREADS if (status != DAD_OK) {
+    Py_BEGIN_ALLOW_THREADS
+    status = dad_network_backward(&self->network, dad_floats(dx), dad_floats(dy));
+    Py_END_ALLOW_THREADS
+    if (status != DAD_OK) {
         dad_raise(status, "backward");
         goto done;
     }
@@ -317,9 +320,9 @@ static PyObject *network_adam_step(PyObject *object, PyObject *args, PyObject *k
         status = dad_network_need_moments(network);
     }
     if (status == DAD_OK) {
-        Py_BEGIN_ALLOW_THREADS dad_adam(network->weights, network->moments[0],
-                                        network->moments[1], network->gradients, &options,
-                                        network->graph.weight_size);
+        Py_BEGIN_ALLOW_THREADS
+        dad_adam(network->weights, network->moments[0], network->moments[1],
+                 network->gradients, &options, network->graph.weight_size);
         dad_network_weights_changed(network);
         Py_END_ALLOW_THREADS
     }
@@ -431,9 +434,7 @@ PyTypeObject *dad_new_network_type(PyObject *module) {
     return (PyTypeObject *)PyType_FromModuleAndSpec(module, &spec, NULL);
 }
 
-/* ---- making networks ------------------------------------------------------------- */
-
-static PyObject *new_network(PyObject *module, dad_graph *graph) {
+PyObject *dad_new_network(PyObject *module, dad_graph *graph) {
     PyTypeObject *type = ((dad_module_state *)PyModule_GetState(module))->network_type;
     network_object *self = (network_object *)type->tp_alloc(type, 0);
     if (self == NULL) {
@@ -451,89 +452,3 @@ static PyObject *new_network(PyObject *module, dad_graph *graph) {
     }
     return (PyObject *)self;
 }
-
-/* A sequence of at most DAD_MAX_LEVELS positive integers; -1 with an exception. */
-static int read_sizes(PyObject *object, const char *name, ptrdiff_t *sizes) {
-    PyObject *sequence = PySequence_Fast(object, name);
-    if (sequence == NULL) {
-        return -1;
-    }
-    Py_ssize_t count = PySequence_Fast_GET_SIZE(sequence);
-    if (count > DAD_MAX_LEVELS) {
-        PyErr_Format(PyExc_ValueError, "%s: expected at most %d, got %zd", name,
-                     DAD_MAX_LEVELS, count);
-        count = -1;
-    }
-    for (Py_ssize_t i = 0; i < count; i++) {
-        sizes[i] = PyLong_AsSsize_t(PySequence_Fast_GET_ITEM(sequence, i));
-        if (sizes[i] < 1) {
-            if (!PyErr_Occurred()) {
-                PyErr_Format(PyExc_ValueError, "%s: expected positive integers, got %zd",
-                             name, sizes[i]);
-            }
-            count = -1;
-        }
-    }
-    Py_DECREF(sequence);
-    return (int)count;
-}
-
-static PyObject *unet(PyObject *module, PyObject *args, PyObject *keywords) {
-    static char *names[] = {"height",          "width",
-                            "in_channels",     "out_channels",
-                            "channels",        "embedding",
-                            "res_blocks",      "heads",
-                            "head_channels",   "attention_strides",
-                            "resblock_updown", "dropout",
-                            "patch",           NULL};
-    dad_unet_options o = {.levels = 0};
-    PyObject *channels, *strides;
-    int updown;
-    if (!PyArg_ParseTupleAndKeywords(
-            args, keywords, "nnnnOninnOpfn:unet", names, &o.height, &o.width,
-            &o.in_channels, &o.out_channels, &channels, &o.embedding, &o.res_blocks,
-            &o.heads, &o.head_channels, &strides, &updown, &o.dropout, &o.patch)) {
-        return NULL;
-    }
-    o.resblock_updown = updown;
-    o.levels = read_sizes(channels, "channels", o.channels);
-    if (o.levels < 0) {
-        return NULL;
-    }
-    o.attention_count = read_sizes(strides, "attention_strides", o.attention_strides);
-    if (o.attention_count < 0) {
-        return NULL;
-    }
-    dad_graph graph;
-    dad_graph_init(&graph);
-    dad_build_unet(&graph, &o);
-    return new_network(module, &graph);
-}
-
-static PyObject *segmenter(PyObject *module, PyObject *args, PyObject *keywords) {
-    static char *names[] = {"height",        "width", "in_channels", "out_channels",
-                            "base_channels", "patch", NULL};
-    dad_segmenter_options o;
-    if (!PyArg_ParseTupleAndKeywords(args, keywords, "nnnnnn:segmenter", names, &o.height,
-                                     &o.width, &o.in_channels, &o.out_channels,
-                                     &o.base_channels, &o.patch)) {
-        return NULL;
-    }
-    dad_graph graph;
-    dad_graph_init(&graph);
-    dad_build_segmenter(&graph, &o);
-    return new_network(module, &graph);
-}
-
-PyMethodDef dad_network_methods[] = {
-    DAD_METHOD(
-        unet,
-        "unet(height, width, in_channels, out_channels, channels, embedding, res_blocks, "
-        "heads, head_channels, attention_strides, resblock_updown, dropout, patch)\n--\n\n"
-        "A guided-diffusion UNet; see diffusionad.UNet."),
-    DAD_METHOD(
-        segmenter,
-        "segmenter(height, width, in_channels, out_channels, base_channels, patch)\n--\n\n"
-        "The segmentation network; see diffusionad.SegmentationNet."),
-    {NULL, NULL, 0, NULL},
-};

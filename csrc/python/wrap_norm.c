@@ -73,9 +73,10 @@ static PyObject *group_norm(PyObject *self, PyObject *args, PyObject *kwargs) {
         (scratch = dad_scratch(dad_group_norm_scratch(&shape))) == NULL) {
         goto done;
     }
-    Py_BEGIN_ALLOW_THREADS dad_group_norm_forward(y, stats, x, dad_floats(w), dad_floats(b),
-                                                  &shape, scratch);
-    Py_END_ALLOW_THREADS result = dad_map_output(y, size);
+    Py_BEGIN_ALLOW_THREADS
+    dad_group_norm_forward(y, stats, x, dad_floats(w), dad_floats(b), &shape, scratch);
+    Py_END_ALLOW_THREADS
+    result = dad_map_output(y, size);
 done:
     dad_free(x), dad_free(y), dad_free(stats), dad_free(scratch);
     Py_XDECREF(w);
@@ -117,11 +118,12 @@ static PyObject *group_norm_backward(PyObject *self, PyObject *args, PyObject *k
         goto done;
     }
     Py_BEGIN_ALLOW_THREADS
-        /* for the statistics; dx holds y meanwhile */
-        dad_group_norm_forward(dx, stats, x, dad_floats(w), dad_floats(b), &shape, scratch);
+    /* for the statistics; dx holds y meanwhile */
+    dad_group_norm_forward(dx, stats, x, dad_floats(w), dad_floats(b), &shape, scratch);
     dad_group_norm_backward(dx, dad_floats(dw), dad_floats(db), dy, x, stats, dad_floats(w),
                             dad_floats(b), &shape, scratch);
-    Py_END_ALLOW_THREADS result = Py_BuildValue("NOO", dad_map_output(dx, size), dw, db);
+    Py_END_ALLOW_THREADS
+    result = Py_BuildValue("NOO", dad_map_output(dx, size), dw, db);
 done:
     dad_free(x), dad_free(dy), dad_free(dx), dad_free(stats), dad_free(scratch);
     Py_XDECREF(w);
@@ -181,16 +183,17 @@ static PyObject *batch_norm(PyObject *self, PyObject *args, PyObject *kwargs) {
         (new_mean = copy_vector(mean)) == NULL || (new_var = copy_vector(var)) == NULL) {
         goto done;
     }
-    Py_BEGIN_ALLOW_THREADS if (training) {
+    Py_BEGIN_ALLOW_THREADS
+    if (training) {
         dad_batch_norm_forward_training(y, stats, dad_floats(new_mean), dad_floats(new_var),
                                         x, dad_floats(w), dad_floats(b), &shape, scratch);
-    }
-    else {
+    } else {
         dad_batch_norm_forward_evaluation(y, x, dad_floats(w), dad_floats(b),
                                           dad_floats(mean), dad_floats(var), &shape,
                                           scratch);
     }
-    Py_END_ALLOW_THREADS result = (PyObject *)dad_map_output(y, size);
+    Py_END_ALLOW_THREADS
+    result = (PyObject *)dad_map_output(y, size);
     if (training) {
         result = Py_BuildValue("NOO", result, new_mean, new_var);
     }
@@ -236,12 +239,13 @@ static PyObject *batch_norm_backward(PyObject *self, PyObject *args, PyObject *k
         goto done;
     }
     Py_BEGIN_ALLOW_THREADS
-        /* for the statistics; dx holds y meanwhile */
-        dad_batch_norm_forward_training(dx, stats, NULL, NULL, x, dad_floats(w),
-                                        dad_floats(b), &shape, scratch);
+    /* for the statistics; dx holds y meanwhile */
+    dad_batch_norm_forward_training(dx, stats, NULL, NULL, x, dad_floats(w), dad_floats(b),
+                                    &shape, scratch);
     dad_batch_norm_backward(dx, dad_floats(dw), dad_floats(db), dy, x, stats, dad_floats(w),
                             dad_floats(b), &shape, scratch);
-    Py_END_ALLOW_THREADS result = Py_BuildValue("NOO", dad_map_output(dx, size), dw, db);
+    Py_END_ALLOW_THREADS
+    result = Py_BuildValue("NOO", dad_map_output(dx, size), dw, db);
 done:
     dad_free(x), dad_free(dy), dad_free(dx), dad_free(stats), dad_free(scratch);
     Py_XDECREF(w);
