@@ -5,6 +5,7 @@
 #include <math.h>
 
 #include "pipeline/metrics.h"
+#include "python/scores.h"
 
 /* ---- Arguments ------------------------------------------------------------------- */
 
@@ -12,43 +13,6 @@ static PyArrayObject *input_bytes(PyObject *object, const char *name, int dimens
     bool is_bool =
         PyArray_Check(object) && PyArray_TYPE((PyArrayObject *)object) == NPY_BOOL;
     return dad_input(object, name, is_bool ? NPY_BOOL : NPY_UINT8, dimensions);
-}
-
-static dad_scores scores_of(PyArrayObject *array) {
-    return (dad_scores){PyArray_DATA(array), PyArray_SIZE(array),
-                        PyArray_TYPE(array) == NPY_FLOAT64};
-}
-
-static bool check_finite(PyArrayObject *array, const char *name) {
-    dad_scores scores = scores_of(array);
-    ptrdiff_t bad;
-    Py_BEGIN_ALLOW_THREADS
-    bad = dad_first_not_finite(scores);
-    Py_END_ALLOW_THREADS
-    if (bad < 0) {
-        return true;
-    }
-    double value = scores.wide ? ((const double *)scores.values)[bad]
-                               : (double)((const float *)scores.values)[bad];
-    PyObject *text = PyFloat_FromDouble(value);
-    if (text != NULL) {
-        PyErr_Format(PyExc_ValueError, "%s: expected finite values, got %S at element %zd",
-                     name, text, bad);
-    }
-    Py_XDECREF(text);
-    return false;
-}
-
-/* A contiguous float32 or float64 array without NaN and infinity. */
-static PyArrayObject *input_scores(PyObject *object, const char *name, int dimensions) {
-    bool wide =
-        PyArray_Check(object) && PyArray_TYPE((PyArrayObject *)object) == NPY_FLOAT64;
-    PyArrayObject *array =
-        dad_input(object, name, wide ? NPY_FLOAT64 : NPY_FLOAT32, dimensions);
-    if (array != NULL && !check_finite(array, name)) {
-        Py_CLEAR(array);
-    }
-    return array;
 }
 
 static bool check_limit(double limit) {
@@ -95,12 +59,12 @@ static bool rank_labels(dad_ranking *ranking, PyObject *labels_object,
     if (labels == NULL) {
         goto done;
     }
-    values = input_scores(scores_object, "scores", DAD_ANY_DIMENSIONS);
+    values = dad_input_scores(scores_object, "scores", DAD_ANY_DIMENSIONS);
     if (values == NULL ||
         !dad_check_shape(values, "scores", PyArray_NDIM(labels), PyArray_DIMS(labels))) {
         goto done;
     }
-    dad_scores scores = scores_of(values);
+    dad_scores scores = dad_scores_of(values);
     dad_status status;
     Py_BEGIN_ALLOW_THREADS
     status = dad_rank_labels(ranking, PyArray_DATA(labels), scores);
@@ -128,7 +92,7 @@ static bool input_maps(PyArrayObject **masks, PyArrayObject **maps, dad_maps_sha
     if (*masks == NULL || !check_map_size(*masks)) {
         return false;
     }
-    *maps = input_scores(maps_object, "maps", 3);
+    *maps = dad_input_scores(maps_object, "maps", 3);
     if (*maps == NULL || !dad_check_shape(*maps, "maps", 3, PyArray_DIMS(*masks))) {
         return false;
     }
@@ -145,7 +109,7 @@ static bool rank_pixels(dad_ranking *ranking, PyObject *masks_object,
     if (!ok) {
         goto done;
     }
-    dad_scores scores = scores_of(maps);
+    dad_scores scores = dad_scores_of(maps);
     dad_status status;
     Py_BEGIN_ALLOW_THREADS
     status = dad_rank_pixels(ranking, PyArray_DATA(masks), scores, &shape);
@@ -322,7 +286,7 @@ static PyObject *filled_pro(PyObject *self, PyObject *args, PyObject *kwargs) {
     if (fpr == NULL || pro == NULL) {
         goto done;
     }
-    dad_scores scores = scores_of(maps);
+    dad_scores scores = dad_scores_of(maps);
     dad_status status;
     Py_BEGIN_ALLOW_THREADS
     status = dad_filled_pro(PyArray_DATA(fpr), PyArray_DATA(pro), PyArray_DATA(masks),
@@ -378,79 +342,6 @@ done:
     return result;
 }
 
-static PyObject *image_scores(PyObject *self, PyObject *args, PyObject *kwargs) {
-    (void)self;
-    static char *names[] = {"maps", "top_k", NULL};
-    PyObject *object, *result = NULL;
-    Py_ssize_t top_k = 50;
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "O|n:image_scores", names, &object,
-                                     &top_k)) {
-        return NULL;
-    }
-    PyArrayObject *scores = NULL;
-    PyArrayObject *maps = input_scores(object, "maps", 3);
-    if (maps == NULL) {
-        return NULL;
-    }
-    npy_intp N = PyArray_DIM(maps, 0), size = PyArray_SIZE(maps) / N;
-    if (top_k < 1) {
-        PyErr_Format(PyExc_ValueError, "top_k: expected at least 1, got %zd", top_k);
-        goto done;
-    }
-    scores = dad_output(NPY_FLOAT64, 1, &N);
-    if (scores == NULL) {
-        goto done;
-    }
-    dad_scores values = scores_of(maps);
-    dad_status status;
-    Py_BEGIN_ALLOW_THREADS
-    status = dad_image_scores(PyArray_DATA(scores), values, N, top_k < size ? top_k : size);
-    Py_END_ALLOW_THREADS
-    result = status == DAD_OK ? Py_NewRef(scores) : dad_raise(status, "image_scores");
-done:
-    Py_XDECREF(maps);
-    Py_XDECREF(scores);
-    return result;
-}
-
-static PyObject *nearest_distance(PyObject *self, PyObject *args, PyObject *kwargs) {
-    (void)self;
-    static char *names[] = {"train", "test", NULL};
-    PyObject *train_object, *test_object, *result = NULL;
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "OO:nearest_distance", names,
-                                     &train_object, &test_object)) {
-        return NULL;
-    }
-    PyArrayObject *train = dad_input_float(train_object, "train", 2);
-    PyArrayObject *test = NULL, *distances = NULL;
-    if (train == NULL) {
-        goto done;
-    }
-    test = dad_input_float(test_object, "test", 2);
-    npy_intp M = PyArray_DIM(train, 0), D = PyArray_DIM(train, 1);
-    if (test == NULL || !dad_check_shape(test, "test", 2, (npy_intp[]){-1, D}) ||
-        !check_finite(train, "train") || !check_finite(test, "test")) {
-        goto done;
-    }
-    npy_intp N = PyArray_DIM(test, 0);
-    distances = dad_output(NPY_FLOAT64, 1, &N);
-    if (distances == NULL) {
-        goto done;
-    }
-    dad_status status;
-    Py_BEGIN_ALLOW_THREADS
-    status = dad_nearest_distance(PyArray_DATA(distances), dad_floats(train),
-                                  dad_floats(test), M, N, D);
-    Py_END_ALLOW_THREADS
-    result =
-        status == DAD_OK ? Py_NewRef(distances) : dad_raise(status, "nearest_distance");
-done:
-    Py_XDECREF(train);
-    Py_XDECREF(test);
-    Py_XDECREF(distances);
-    return result;
-}
-
 PyMethodDef dad_metric_methods[] = {
     DAD_METHOD(
         label_metrics,
@@ -477,13 +368,5 @@ PyMethodDef dad_metric_methods[] = {
                                  "(labels, counts): 8-connected regions of masks (N, H, W) "
                                  "or (H, W), numbered from\n"
                                  "1 in each mask; labels int32, counts int32 (N,)."),
-    DAD_METHOD(
-        image_scores,
-        "image_scores(maps, top_k=50)\n--\n\n"
-        "Mean of the top_k largest values of each map (N, H, W); of all where fewer."),
-    DAD_METHOD(
-        nearest_distance,
-        "nearest_distance(train, test)\n--\n\n"
-        "Euclidean distance from each row of test (N, D) to the nearest of train (M, D)."),
     {NULL, NULL, 0, NULL},
 };
