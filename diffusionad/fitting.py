@@ -85,6 +85,7 @@ class Fit:
                 else hashlib.sha256(self.foregrounds.data).hexdigest()
             ),
         }
+        self.planned_memory: dict[str, int] = {}  # train() plans it, once
         self.seconds_before = 0.0
         self.log: list[dict[str, float]] = []
 
@@ -175,7 +176,8 @@ class Fit:
 
     def _check_memory(self) -> None:
         """Say before the first step what it takes, and when the machine has less."""
-        planned, there = self.model.training_memory()["total"], system.memory_bytes()
+        self.planned_memory = self.model.training_memory()
+        planned, there = self.planned_memory["total"], system.memory_bytes()
         log.info("training takes %d MB of memory", planned // 10**6)
         if there is not None and planned > there:
             log.warning(
@@ -262,7 +264,7 @@ class Fit:
             "data": self.origin,
             **note,
             "parameters": model.num_parameters,
-            "planned_memory": model.training_memory(),
+            "planned_memory": self.planned_memory,
             "threads": _core.get_num_threads(),
             "simd": _core.simd_level(),
             "versions": system.versions(),

@@ -17,7 +17,7 @@ static float *zeros(ptrdiff_t count) {
     return buffer;
 }
 
-static dad_status lay_out_packed(dad_network *network) {
+static dad_status no_packed_filters(dad_network *network) {
     const dad_graph *graph = &network->graph;
     network->packed_offset = malloc((size_t)graph->count * sizeof(ptrdiff_t));
     if (network->packed_offset == NULL) {
@@ -37,7 +37,7 @@ dad_status dad_network_init(dad_network *network, dad_graph *graph) {
         status = DAD_BAD_SHAPE;
     }
     if (status == DAD_OK) {
-        status = lay_out_packed(network);
+        status = no_packed_filters(network);
     }
     if (status == DAD_OK) {
         network->weights = zeros(network->graph.weight_size);
