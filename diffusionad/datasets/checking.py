@@ -101,7 +101,7 @@ class Report:
         return {
             "data": str(self.path),
             "layout": self.layout,
-            "dataset": self.dataset or None,
+            "dataset": self.dataset if self.compared else None,
             "compared": self.compared,
             "files_read": self.files_read,
             "as_published": self.as_published,
@@ -152,7 +152,7 @@ def check(
     if not readable:
         raise errors[0]
     if compared and category is None and not _is_alone(root, name):
-        for absent in sorted(published - set(chosen)):
+        for absent in (name for name in row.published if name not in chosen):
             what = f"no such category, {row.dataset} has one"
             report.findings.append(Finding("missing", absent, root / absent, what))
     if read:

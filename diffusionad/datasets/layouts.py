@@ -57,7 +57,7 @@ LAYOUTS: Mapping[str, Layout] = {
         textures=frozenset({"carpet", "grid", "leather", "tile", "wood", "zipper"}),
     ),
     "visa": Layout(
-        "VisA, prepared", TREE, readers.is_tree, readers.read_tree, published.VISA,
+        "VisA (prepared)", TREE, readers.is_tree, readers.read_tree, published.VISA,
         by_name=True, inside="1cls",
     ),
     "visa_raw": Layout(
@@ -65,7 +65,7 @@ LAYOUTS: Mapping[str, Layout] = {
         published.VISA,
     ),
     "dagm": Layout(
-        "DAGM 2007, converted", TREE, readers.is_tree, readers.read_tree, published.DAGM,
+        "DAGM 2007 (converted)", TREE, readers.is_tree, readers.read_tree, published.DAGM,
         textures=frozenset(published.DAGM), by_name=True,
     ),
     "dagm_raw": Layout(

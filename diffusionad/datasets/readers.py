@@ -62,6 +62,13 @@ def subfolders(folder: Path) -> list[Path]:
     return sorted(entries, key=natural_key)
 
 
+def _has_images(folder: Path) -> bool:
+    try:
+        return any(is_image_name(entry) for entry in folder.iterdir())
+    except OSError as error:
+        raise InputError(f"{folder}: cannot read this folder: {reason(error)}") from error
+
+
 def own_name(folder: Path) -> str:
     """A folder's name as it was given; of "." and ".." the one that they stand for."""
     return folder.name if folder.name not in ("", "..") else folder.resolve().name
@@ -128,7 +135,7 @@ def _defective(
 
 def is_dagm_raw(folder: Path) -> bool:
     train = _dagm_folder(folder) / "Train"
-    return train.is_dir() and any(is_image_name(entry) for entry in train.iterdir())
+    return train.is_dir() and _has_images(train)
 
 
 def read_dagm_raw(folder: Path, options: Options) -> Parts:
@@ -300,8 +307,7 @@ def _rows(file: Path) -> Iterator[tuple[int, dict[str, str]]]:
 def is_plain(folder: Path) -> bool:
     if not folder.is_dir():
         return False
-    good = _good_folder(folder) or folder
-    return any(is_image_name(entry) for entry in good.iterdir())
+    return _has_images(_good_folder(folder) or folder)
 
 
 def read_plain(folder: Path, options: Options) -> Parts:
