@@ -21,6 +21,7 @@ extern PyMethodDef dad_model_methods[];       /* wrap_models.c */
 extern PyMethodDef dad_norm_methods[];        /* wrap_norm.c */
 extern PyMethodDef dad_pipeline_methods[];    /* wrap_pipeline.c */
 extern PyMethodDef dad_schedule_methods[];    /* wrap_schedule.c */
+extern PyMethodDef dad_pixel_methods[];       /* wrap_pixels.c */
 extern PyMethodDef dad_score_methods[];       /* wrap_scores.c */
 extern PyMethodDef dad_synthesis_methods[];   /* wrap_synthesis.c */
 
