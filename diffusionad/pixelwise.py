@@ -152,13 +152,13 @@ class PixelMetrics:
         chunks = self._chunks()
         totals = _both_classes(chunks)
         positives, negatives, _ = totals
-        kept = [np.array([[0.0], [0.0], [0.0], [np.inf]])]
+        before = np.array([[0.0], [0.0], [0.0], [np.inf]])
+        kept = [before]
         for part in self._parts(chunks):
-            rates = _part_curve(part, totals, kept[-1][:, -1])
-            all_rates = np.hstack([kept[-1][:3, -1:], rates[:3]])
-            changed = np.any(np.diff(np.floor(all_rates * (points / 3))) != 0, axis=0)
-            changed[-1] = True
-            kept.append(rates[:, changed])
+            found = _part_curve(part, totals, before[:, 0])
+            rates = np.hstack([before, found])[:3]
+            kept.append(found[:, np.any(np.diff(np.floor(rates * (points / 3))) != 0, axis=0)])
+            before = found[:, -1:]
         fpr, tpr, overlap, thresholds = np.hstack([*kept, [[1.0], [1.0], [1.0], [-np.inf]]])
         tp, fp = tpr * positives, fpr * negatives
         precision = np.divide(tp, tp + fp, out=np.ones_like(tp), where=tp + fp > 0)

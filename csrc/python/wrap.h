@@ -11,6 +11,7 @@ typedef struct {
 } dad_module_state;
 
 extern PyMethodDef dad_conv_methods[];        /* wrap_conv.c */
+extern PyMethodDef dad_count_methods[];       /* wrap_counts.c */
 extern PyMethodDef dad_elementwise_methods[]; /* wrap_elementwise.c */
 extern PyMethodDef dad_image_methods[];       /* wrap_images.c */
 extern PyMethodDef dad_layer_methods[];       /* wrap_layers.c */
