@@ -167,6 +167,18 @@ def _evaluate_arguments(command: argparse.ArgumentParser) -> None:
         help="exact metrics (default), or those of the reference implementation",
     )  # fmt: skip
     command.add_argument(
+        "--resolution", choices=("model", "native"), default="model",
+        help="compare maps and masks at the model's size (default), or at each image's own",
+    )  # fmt: skip
+    command.add_argument(
+        "--fpr-limit", type=_rate, default=0.3, metavar="RATE",
+        help="false-positive rate up to which AUPRO is taken (0.3)",
+    )  # fmt: skip
+    command.add_argument(
+        "--resamples", type=_natural, default=1000, metavar="N",
+        help="resamples of the images for 95%% confidence intervals (1000); 0: none",
+    )  # fmt: skip
+    command.add_argument(
         "--heatmaps", type=_path, metavar="DIR", help="write a panel for every test image"
     )
 
@@ -252,6 +264,16 @@ def _positive(text: str) -> int:
 
 def _natural(text: str) -> int:
     return _whole(text, 0)
+
+
+def _rate(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0.0 < value <= 1.0:
+        raise argparse.ArgumentTypeError(f"expected a rate above 0 and up to 1, got {text!r}")
+    return value
 
 
 def _whole(text: str, low: int) -> int:

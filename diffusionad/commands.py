@@ -124,7 +124,15 @@ def evaluate(args: Namespace) -> int:
     dataset = open_dataset(args.data, args.layout, args.category)
     model = _load(args.model, args.seed)
     console.say(str(dataset))
-    result = _evaluate(console, model, dataset, args.protocol)
+    result = _evaluate(
+        console,
+        model,
+        dataset,
+        protocol=args.protocol,
+        resolution=args.resolution,
+        fpr_limit=args.fpr_limit,
+        resamples=args.resamples,
+    )
     _show(console, dataset, result)
     if args.heatmaps is not None:
         _write_panels(console, model, dataset, make_folder(args.heatmaps))
@@ -275,10 +283,10 @@ def _fit(
 
 
 def _evaluate(
-    console: Console, model: DiffusionAD, dataset: Dataset, protocol: str = "benchmark"
+    console: Console, model: DiffusionAD, dataset: Dataset, **options: Any
 ) -> dict[str, Any]:
     with console.counting("evaluate", len(dataset.test)) as progress:
-        return evaluation.evaluate(model, dataset, protocol, progress=progress)
+        return evaluation.evaluate(model, dataset, progress=progress, **options)
 
 
 # ---- results ----------------------------------------------------------------------------------
@@ -288,9 +296,15 @@ def _show(console: Console, dataset: Dataset, result: dict[str, Any]) -> None:
     names = (*IMAGE_METRICS, *PIXEL_METRICS)
     per_defect: dict[str, dict[str, Any]] = result["per_defect"]
     rows = [[dataset.category, *(number(result[name]) for name in names)]]
+    confidence = result["confidence"]
+    if confidence["resamples"]:
+        pairs = [confidence.get(name, (None, None)) for name in names]
+        rows += [["95% from", *(number(low) for low, _ in pairs)]]
+        rows += [["95% to", *(number(high) for _, high in pairs)]]
     if len(per_defect) > 1:
         rows += [[kind, *(number(row[name]) for name in names)] for kind, row in per_defect.items()]
-    console.table(f"protocol: {result['protocol']}", ["", *(TITLES[name] for name in names)], rows)
+    title = f"protocol: {result['protocol']}, {result['resolution']} resolution"
+    console.table(title, ["", *(TITLES[name] for name in names)], rows)
     if (baseline := result.get("nearest_training_image_auroc")) is not None:
         console.say(f"image AUROC of the nearest training image, without training: {baseline:.4f}")
     console.say(
