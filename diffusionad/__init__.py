@@ -20,7 +20,7 @@ if _given == (None, None):
 from . import datasets, metrics, synthesis
 from .denoising import Repair, denoise
 from .diffusion import Schedule
-from .model import DiffusionAD, Prediction, load
+from .model import DiffusionAD, Prediction, load, load_official
 from .models import SegmentationNet, UNet
 from .training import Trainer
 
@@ -35,6 +35,7 @@ __all__ = [
     "datasets",
     "denoise",
     "load",
+    "load_official",
     "metrics",
     "synthesis",
 ]

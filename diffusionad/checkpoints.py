@@ -131,7 +131,7 @@ def _write(path: PathLike, tensors: Tensors, metadata: Mapping[str, str]) -> Non
     with atomic_path(path) as temporary, temporary.open("wb") as file:
         file.write(len(text).to_bytes(8, "little") + text)
         for name in names:
-            array = tensors[name]
+            array = np.asarray(tensors[name])
             little = array.astype(array.dtype.newbyteorder("<"), order="C", copy=False)
             file.write(little.reshape(-1).view(np.uint8).data)
 

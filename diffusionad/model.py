@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from . import _core, checkpoints, metrics
+from . import _core, checkpoints, metrics, official
 from .config import ModelConfig, TrainConfig, from_dict, preset, to_dict, update
 from .denoising import Repair, denoise
 from .diffusion import Schedule
@@ -298,15 +298,26 @@ class DiffusionAD:
 
     def save(self, path: PathLike) -> None:
         """Write the model as safetensors, whole or not at all. Raises WriteError."""
-        checkpoints.save_model(
-            path,
-            checkpoints.Checkpoint(
-                unet=self.unet.state_dict(),
-                seg=self.seg.state_dict(),
-                config={"model": to_dict(self.config), "train": to_dict(self.train_config)},
-                provenance=self.provenance,
-                threshold=self.threshold,
-            ),
+        checkpoints.save_model(path, self._checkpoint())
+
+    def save_official(self, path: PathLike) -> None:
+        """Write the model as a `.pt` of the reference implementation; PyTorch is not needed.
+
+        ``torch.load`` reads it with ``weights_only=True``, the reference's networks take its two
+        state dicts, and load_official() gets everything back, threshold and provenance too. Raises
+        InputError for models with patches or preconditioning (preset "compact"), which the
+        reference's networks do not have; WriteError.
+        """
+        official.save(path, self._checkpoint())
+
+    def _checkpoint(self) -> checkpoints.Checkpoint:
+        """All that a file holds; parameters are read when they are written, one by one."""
+        return checkpoints.Checkpoint(
+            unet=self.unet.parameter_views(),
+            seg=self.seg.parameter_views(),
+            config={"model": to_dict(self.config), "train": to_dict(self.train_config)},
+            provenance=self.provenance,
+            threshold=self.threshold,
         )
 
     @property
@@ -324,7 +335,23 @@ class DiffusionAD:
 
 def load(path: PathLike) -> DiffusionAD:
     """Read a model that save() wrote. Raises InputError if it is missing, broken or newer."""
-    checkpoint = checkpoints.load_model(path)
+    return _restored(path, checkpoints.load_model(path))
+
+
+def load_official(path: PathLike, **settings: Any) -> DiffusionAD:
+    """Read a `.pt` of the reference implementation; nothing in it is run, PyTorch is not needed.
+
+    The structure of the networks is inferred from their parameters, the rest is taken from the
+    arguments in the file. ``settings`` of ModelConfig and TrainConfig go before these; files
+    without arguments may need ``image_size`` (pixels) and ``num_heads``. There is no threshold in
+    such a file, unless save_official() wrote it: see calibrate(). Raises InputError that names the
+    file if it is missing or broken, or holds anything but tensors and plain containers.
+    """
+    with official.opened(path, settings) as checkpoint:
+        return _restored(path, checkpoint)
+
+
+def _restored(path: PathLike, checkpoint: checkpoints.Checkpoint) -> DiffusionAD:
     try:
         model = DiffusionAD.__new__(DiffusionAD)
         model._build(

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 import zlib
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -30,6 +31,23 @@ CHANNEL_MULTS: dict[int, tuple[float, ...]] = {
 """Channel multipliers per level for each image size of the reference."""
 
 MAX_LEVELS, MAX_RES_BLOCKS = 16, 30  # what the core builds
+
+
+@dataclass(frozen=True, eq=False)
+class Parameter:
+    """A parameter or buffer of a network; ``numpy.asarray`` copies its present values."""
+
+    network: _core.Network
+    name: str
+    shape: tuple[int, ...]
+    dtype = np.dtype(np.float32)
+
+    @property
+    def nbytes(self) -> int:
+        return math.prod(self.shape) * self.dtype.itemsize
+
+    def __array__(self, dtype: npt.DTypeLike = None, copy: bool | None = None) -> FloatArray:
+        return np.asarray(self.network.read(self.name), dtype)
 
 
 class _Network:
@@ -75,15 +93,20 @@ class _Network:
         """Copies of all parameters and buffers: the reference's names, PyTorch's shapes."""
         return {name: self._core.read(name) for name, _, _ in self._core.parameters()}
 
+    def parameter_views(self) -> dict[str, Parameter | npt.NDArray[Any]]:
+        """The state dict, copied value by value when it is converted to arrays."""
+        return {name: Parameter(self._core, name, shape) for name, shape, _ in self._core.parameters()}
+
     def load_state_dict(self, state: Mapping[str, npt.ArrayLike]) -> None:
         """Replace all parameters and buffers.
 
         Raises KeyError where a name is missing or unknown, ValueError where a shape differs;
-        nothing is changed then.
+        nothing is changed then. What is no array yet, but has a shape and becomes one
+        (``__array__``), is converted when it is its turn.
         """
         shapes = {name: shape for name, shape, _ in self._core.parameters()}
         for name, array in _arrays(state, shapes).items():
-            self._core.write(name, array)
+            self._core.write(name, np.asarray(array, np.float32))
 
     def training_state(self) -> StateDict:
         """What training goes on from: values, and Adam's moments under ``m.`` and ``v.``."""
@@ -336,6 +359,10 @@ class SegmentationNet(_Network):
         state.update({name: np.array(n, np.int64) for name, n in self._batches_tracked.items()})
         return state
 
+    def parameter_views(self) -> dict[str, Parameter | npt.NDArray[Any]]:
+        counts = {name: np.array(n, np.int64) for name, n in self._batches_tracked.items()}
+        return {**super().parameter_views(), **counts}
+
     def load_state_dict(self, state: Mapping[str, npt.ArrayLike]) -> None:
         counts = {name: int(np.asarray(state.get(name, 0))) for name in self._batches_tracked}
         super().load_state_dict({k: v for k, v in state.items() if k not in counts})
@@ -344,8 +371,9 @@ class SegmentationNet(_Network):
 
 def _arrays(
     state: Mapping[str, npt.ArrayLike], shapes: Mapping[str, tuple[int, ...]]
-) -> dict[str, FloatArray]:
-    """All of ``state`` as float32. Raises KeyError and ValueError unless it has these shapes."""
+) -> dict[str, npt.ArrayLike]:
+    """All of ``state``, arrays or what becomes one. Raises KeyError and ValueError unless it has
+    these shapes."""
     missing = sorted(set(shapes) - set(state))
     unknown = sorted(set(state) - set(shapes))
     if missing or unknown:
@@ -353,11 +381,13 @@ def _arrays(
             f"state: {len(missing)} names missing, {len(unknown)} unknown, "
             f"for example {(missing or unknown)[0]!r}"
         )
-    arrays = {}
+    arrays: dict[str, npt.ArrayLike] = {}
     for name, shape in shapes.items():
-        array = np.asarray(state[name], dtype=np.float32)
-        if array.shape != shape:
-            raise ValueError(f"state[{name!r}]: expected shape {shape}, got {array.shape}")
+        value = state[name]
+        later = hasattr(value, "__array__") and hasattr(value, "shape")
+        array = value if later else np.asarray(value, dtype=np.float32)
+        if tuple(array.shape) != shape:
+            raise ValueError(f"state[{name!r}]: expected shape {shape}, got {tuple(array.shape)}")
         arrays[name] = array
     return arrays
 
