@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from diffusionad import torch_files
 from diffusionad.errors import InputError
 from diffusionad.files import PathLike, atomic_path, reason
 
@@ -165,6 +166,8 @@ def _read_sizes(path: PathLike, expected: str) -> tuple[dict[str, int], dict[str
 def _broken(path: PathLike, error: Exception) -> InputError:
     if isinstance(error, InputError):
         return error
+    if torch_files.is_torch_file(path):
+        return InputError(f"{path}: a file of PyTorch; load_official() and `convert` read it")
     return InputError(f"{path}: not a complete safetensors file: {error}")
 
 

@@ -91,7 +91,10 @@ class DiffusionAD:
         config, train_config = _settings(preset, image_size=image_size, seed=seed, **overrides)
         self._build(config, train_config)
 
-    def _build(self, config: ModelConfig, train_config: TrainConfig) -> None:
+    def _build(
+        self, config: ModelConfig, train_config: TrainConfig, initialise: bool = True
+    ) -> None:
+        seed = config.seed if initialise else None
         self.config = config
         self.train_config = train_config
         self.schedule = Schedule(config.schedule, config.timesteps)
@@ -110,13 +113,13 @@ class DiffusionAD:
             patch_size=config.patch_size,
             preconditioned=config.preconditioned,
             schedule=self.schedule,
-            seed=config.seed,
+            seed=seed,
         )
         self.seg = SegmentationNet(
             in_channels=2 * config.in_channels,
             base_channels=config.seg_channels,
             patch_size=config.seg_patch_size,
-            seed=config.seed,
+            seed=seed,
         )
         self._threshold: float | None = None
         self.provenance: dict[str, Any] = {}
@@ -357,6 +360,7 @@ def _restored(path: PathLike, checkpoint: checkpoints.Checkpoint) -> DiffusionAD
         model._build(
             from_dict(ModelConfig, checkpoint.config.get("model", {})),
             from_dict(TrainConfig, checkpoint.config.get("train", {})),
+            initialise=False,
         )
         model.unet.load_state_dict(checkpoint.unet)
         model.seg.load_state_dict(checkpoint.seg)

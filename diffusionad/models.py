@@ -140,7 +140,8 @@ class UNet(_Network):
     smaller: p × p pixels enter as one pixel of 3 p² channels (attention_resolutions still count
     the sides of the maps). ``preconditioned`` makes the noise from ``x_t`` and the layers' output,
     weighted by ``t`` (Karras et al. 2022), instead of from the output alone: small networks need
-    not carry the noise through then; it uses ``schedule``. Raises ValueError for anything else.
+    not carry the noise through then; it uses ``schedule``. ``seed`` decides the initial weights;
+    None leaves them zero, for weights that are loaded. Raises ValueError for anything else.
 
     >>> unet = UNet(image_size=32, base_channels=32, channel_mults=(1, 2), num_res_blocks=1)
     >>> unet(np.zeros((1, 3, 32, 32), np.float32), 200).shape
@@ -165,7 +166,7 @@ class UNet(_Network):
         patch_size: int = 1,
         preconditioned: bool = False,
         schedule: Schedule | None = None,
-        seed: int = 0,
+        seed: int | None = 0,
     ) -> None:
         if channel_mults is None:
             if image_size not in CHANNEL_MULTS:
@@ -242,7 +243,8 @@ class UNet(_Network):
             dropout=dropout,
             patch=patch_size,
         )
-        self.initialise(seed)
+        if seed is not None:
+            self.initialise(seed)
 
     def __call__(self, x: FloatArray, t: npt.ArrayLike) -> FloatArray:
         """Noise predicted in ``x`` (N, C, H, W) at time steps ``t`` (an int, or (N,) ints)."""
@@ -290,7 +292,7 @@ class SegmentationNet(_Network):
         out_channels: int = 1,
         base_channels: int = 64,
         patch_size: int = 1,
-        seed: int = 0,
+        seed: int | None = 0,
     ) -> None:
         _check_patch(patch_size)
         _check_positive(
@@ -315,7 +317,8 @@ class SegmentationNet(_Network):
             for name, _, _ in self._core.parameters()
             if name.endswith("running_mean")
         }
-        self.initialise(seed)
+        if seed is not None:
+            self.initialise(seed)
 
     def __call__(self, x: FloatArray, training: bool = False) -> FloatArray:
         """Mask (N, 1, H, W) in [0, 1]; ``training`` uses and moves the batch statistics."""

@@ -30,8 +30,8 @@ from diffusionad.restricted_pickle import MAX_BYTES, Refused, Storage, Tensor
 
 ZIP_MAGIC = b"PK\x03\x04"
 LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
-LEGACY_START = b"\x80\x02\x8a\x0a" + LEGACY_MAGIC.to_bytes(10, "little")
 LEGACY_PROTOCOL = 1001
+PICKLE_START = b"\x80"
 ALIGNMENT = 64  # of storages in an archive, so that they can be mapped
 
 Array = npt.NDArray[Any]
@@ -106,9 +106,11 @@ def is_torch_file(path: PathLike) -> bool:
     """Whether the file begins as those of ``torch.save`` do; False where it cannot be read."""
     try:
         with Path(path).open("rb") as file:
-            return file.read(len(LEGACY_START)).startswith((ZIP_MAGIC, LEGACY_START))
+            start = file.read(9)
     except OSError:
         return False
+    # The length of a safetensors header may begin so too; the header itself is next.
+    return start.startswith((ZIP_MAGIC, PICKLE_START)) and start[8:] != b"{"
 
 
 @contextmanager
@@ -145,7 +147,9 @@ def _read(file: BinaryIO) -> TorchFile:
         raise Refused("the file is empty")
     if start.startswith(ZIP_MAGIC):
         return _read_archive(file)
-    if start.startswith(LEGACY_START):
+    if start[8:9] == b"{":
+        raise Refused("a safetensors file; diffusionad.load reads those of this package")
+    if start.startswith(PICKLE_START):
         return _read_legacy(file)
     if start[257:262] == b"ustar":
         raise Refused("the tar format of PyTorch before 0.1.10; load and save it there once")
@@ -216,11 +220,13 @@ def _read_legacy(file: BinaryIO) -> TorchFile:
     file.seek(0)
     data = file.read(MAX_BYTES)
     magic = restricted_pickle.load(data)
+    if magic.value != LEGACY_MAGIC:
+        raise Refused("a pickle, but not a file of PyTorch (torch.save)")
     version = restricted_pickle.load(data, magic.end)
     machine = restricted_pickle.load(data, version.end)
     value = restricted_pickle.load(data, machine.end)
     keys = restricted_pickle.load(data, value.end)
-    if magic.value != LEGACY_MAGIC or version.value != LEGACY_PROTOCOL:
+    if version.value != LEGACY_PROTOCOL:
         raise Refused("an unknown version of PyTorch's older format")
     little = machine.value.get("little_endian") if type(machine.value) is dict else None
     if type(little) is not bool or type(keys.value) is not list:
