@@ -17,3 +17,7 @@ class InputError(DiffusionADError, ValueError):
 
 class WriteError(DiffusionADError, OSError):
     """A file could not be written; an earlier file of that name is left as it was."""
+
+
+class MissingPackage(DiffusionADError, ImportError):
+    """Something asked for needs a package that is an extra; the message says which."""

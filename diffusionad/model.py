@@ -313,6 +313,17 @@ class DiffusionAD:
         """
         official.save(path, self._checkpoint())
 
+    def export_onnx(self, path: PathLike, noise_inputs: bool = False) -> None:
+        """Write the model as one ONNX graph: image to score, map and reconstruction.
+
+        See export.export_onnx for their names and shapes. The evaluation noise is in the file, or
+        with ``noise_inputs`` given with each image. Raises MissingPackage without the package onnx (the extra "onnx"),
+        InputError for models of 2 GiB and more, WriteError.
+        """
+        from .export import export_onnx
+
+        export_onnx(self, path, noise_inputs)
+
     def _checkpoint(self) -> checkpoints.Checkpoint:
         """All that a file holds; parameters are read when they are written, one by one."""
         return checkpoints.Checkpoint(
