@@ -8,6 +8,7 @@ holds what training needs beyond it to go on: optimizer moments, the random stat
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -20,6 +21,7 @@ import numpy.typing as npt
 from diffusionad import torch_files
 from diffusionad.errors import InputError
 from diffusionad.files import PathLike, atomic_path, reason
+from diffusionad.torch_files import AnyTensor
 
 MODEL_FORMAT = "diffusionad/1"
 STATE_FORMAT = "diffusionad-state/1"
@@ -29,7 +31,7 @@ DTYPES = {
     "int32": "I32", "uint32": "U32", "uint8": "U8", "bool": "BOOL",
 }  # fmt: skip
 
-Tensors = Mapping[str, npt.NDArray[Any]]
+Tensors = Mapping[str, AnyTensor]
 
 
 @dataclass(frozen=True)
@@ -46,8 +48,8 @@ class Header:
 class Checkpoint:
     """The content of a model file."""
 
-    unet: dict[str, npt.NDArray[Any]]
-    seg: dict[str, npt.NDArray[Any]]
+    unet: Tensors
+    seg: Tensors
     config: dict[str, Any]
     provenance: dict[str, Any] = field(default_factory=dict)
     threshold: float | None = None
@@ -121,7 +123,7 @@ def _write(path: PathLike, tensors: Tensors, metadata: Mapping[str, str]) -> Non
     end = 0
     for name in names:
         array = tensors[name]
-        begin, end = end, end + array.nbytes
+        begin, end = end, end + math.prod(array.shape) * array.dtype.itemsize
         header[name] = {
             "dtype": DTYPES[array.dtype.name],
             "shape": list(array.shape),

@@ -30,6 +30,8 @@ examples:
   diffusionad evaluate runs/bottle/model.safetensors mvtec --category bottle --json bottle.json
   diffusionad predict runs/bottle/model.safetensors photos --out results
   diffusionad datasets check mvtec --layout mvtec
+  diffusionad convert params-best.pt bottle.safetensors
+  diffusionad export runs/bottle/model.safetensors bottle.onnx
 """
 
 
@@ -130,6 +132,14 @@ def build_parser() -> argparse.ArgumentParser:
         add("datasets", "compare a dataset with its published numbers, or list its categories",
             "datasets check mvtec --layout mvtec --json report.json")
     )  # fmt: skip
+    _convert_arguments(
+        add("convert", "turn a checkpoint of the reference (.pt) into a model file, or back",
+            "convert params-best.pt bottle.safetensors")
+    )  # fmt: skip
+    _export_arguments(
+        add("export", "write a model as one ONNX graph (needs the extra onnx)",
+            "export runs/bottle/model.safetensors bottle.onnx")
+    )  # fmt: skip
     info = add("info", "show versions and threads, or what a model file holds",
                "info runs/bottle/model.safetensors")  # fmt: skip
     info.add_argument("model", nargs="?", type=_path, metavar="MODEL", help="a model file")
@@ -192,6 +202,32 @@ def _datasets_arguments(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--counts-only", action="store_true", help="check names and numbers, read no file"
     )
+
+
+def _convert_arguments(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "source", type=_path, metavar="IN", help="a checkpoint of the reference, or a model file"
+    )
+    command.add_argument(
+        "out", type=_path, metavar="OUT", help="the other: .safetensors, or .pt (or .pth)"
+    )
+    command.add_argument(
+        "--image-size", type=_positive, metavar="PX", help="of a .pt that does not say it"
+    )
+    command.add_argument(
+        "--num-heads", type=_positive, metavar="N", help="attention heads of such a .pt (4)"
+    )
+    command.add_argument("--overwrite", action="store_true", help="replace OUT")
+
+
+def _export_arguments(command: argparse.ArgumentParser) -> None:
+    command.add_argument("model", type=_path, metavar="MODEL", help="a model file")
+    command.add_argument("out", type=_path, metavar="OUT", help="the ONNX file: OUT.onnx")
+    command.add_argument(
+        "--noise-inputs", action="store_true",
+        help="take the noise images as inputs, instead of keeping those of the seed in the file",
+    )  # fmt: skip
+    command.add_argument("--overwrite", action="store_true", help="replace OUT")
 
 
 def _predict_arguments(command: argparse.ArgumentParser) -> None:

@@ -304,7 +304,7 @@ def _segmenter(graph: _Graph, model: DiffusionAD, x: Map) -> Map:
     state = _State(graph, model.seg.state_dict(), "seg")
     patch = model.seg.config["patch_size"]
     y = graph.to_depth(x, patch)
-    maps = []
+    maps: list[Map] = []
     for block in range(1, 7):
         if maps:
             y = graph.pooled(y, "MaxPool")
@@ -356,7 +356,7 @@ class _Graph:
     def number(self, value: float) -> str:
         value = float(np.float32(value))
         name = f"number_{value!r}"
-        return name if name in self.constants else self.constant(np.float32(value), name)  # type: ignore[arg-type]
+        return name if name in self.constants else self.constant(np.array(value, np.float32), name)
 
     def declare(self, name: str, shape: Sequence[int | str]) -> Any:
         kind = self.onnx.TensorProto.FLOAT
@@ -476,9 +476,10 @@ class _State:
         channels, _, kernel, _ = self.state[f"{name}.weight"].shape
         given = [self.constant(f"{name}.weight")]
         given += [self.constant(f"{name}.bias")] if bias else []
-        padding = 4 * [kernel // 2]
-        options = {"kernel_shape": [kernel, kernel], "strides": [stride, stride]}
-        value = self.graph.node("Conv", x.name, *given, pads=padding, **options)
+        value = self.graph.node(
+            "Conv", x.name, *given,
+            kernel_shape=[kernel, kernel], strides=[stride, stride], pads=4 * [kernel // 2],
+        )  # fmt: skip
         return Map(value, channels, x.side // stride)
 
     def conv1d(self, x: str, name: str) -> str:

@@ -317,8 +317,8 @@ class DiffusionAD:
         """Write the model as one ONNX graph: image to score, map and reconstruction.
 
         See export.export_onnx for their names and shapes. The evaluation noise is in the file, or
-        with ``noise_inputs`` given with each image. Raises MissingPackage without the package onnx (the extra "onnx"),
-        InputError for models of 2 GiB and more, WriteError.
+        with ``noise_inputs`` given with each image. Raises MissingPackage without the package onnx
+        (the extra "onnx"), InputError for models of 2 GiB and more, WriteError.
         """
         from .export import export_onnx
 

@@ -42,11 +42,7 @@ class Parameter:
     shape: tuple[int, ...]
     dtype = np.dtype(np.float32)
 
-    @property
-    def nbytes(self) -> int:
-        return math.prod(self.shape) * self.dtype.itemsize
-
-    def __array__(self, dtype: npt.DTypeLike = None, copy: bool | None = None) -> FloatArray:
+    def __array__(self, dtype: npt.DTypeLike | None = None, copy: bool | None = None) -> FloatArray:
         return np.asarray(self.network.read(self.name), dtype)
 
 
@@ -95,7 +91,9 @@ class _Network:
 
     def parameter_views(self) -> dict[str, Parameter | npt.NDArray[Any]]:
         """The state dict, copied value by value when it is converted to arrays."""
-        return {name: Parameter(self._core, name, shape) for name, shape, _ in self._core.parameters()}
+        return {
+            name: Parameter(self._core, name, shape) for name, shape, _ in self._core.parameters()
+        }
 
     def load_state_dict(self, state: Mapping[str, npt.ArrayLike]) -> None:
         """Replace all parameters and buffers.
@@ -105,8 +103,8 @@ class _Network:
         (``__array__``), is converted when it is its turn.
         """
         shapes = {name: shape for name, shape, _ in self._core.parameters()}
-        for name, array in _arrays(state, shapes).items():
-            self._core.write(name, np.asarray(array, np.float32))
+        for name, value in _checked(state, shapes).items():
+            self._core.write(name, np.asarray(value, dtype=np.float32))
 
     def training_state(self) -> StateDict:
         """What training goes on from: values, and Adam's moments under ``m.`` and ``v.``."""
@@ -120,7 +118,7 @@ class _Network:
     def load_training_state(self, state: Mapping[str, npt.ArrayLike]) -> None:
         """Take over what training_state() gave. Raises as load_state_dict does."""
         shapes = {f"{m}.{name}": s for m in ("m", "v") for name, s in self.parameters().items()}
-        moments = _arrays({n: v for n, v in state.items() if n.startswith(("m.", "v."))}, shapes)
+        moments = _checked({n: v for n, v in state.items() if n.startswith(("m.", "v."))}, shapes)
         self.load_state_dict({name: v for name, v in state.items() if name not in moments})
         for moment in ("m", "v"):
             for name in self.parameters():
@@ -372,11 +370,13 @@ class SegmentationNet(_Network):
         self._batches_tracked = counts
 
 
-def _arrays(
+def _checked(
     state: Mapping[str, npt.ArrayLike], shapes: Mapping[str, tuple[int, ...]]
-) -> dict[str, npt.ArrayLike]:
-    """All of ``state``, arrays or what becomes one. Raises KeyError and ValueError unless it has
-    these shapes."""
+) -> dict[str, Any]:
+    """All of ``state``, as float32 arrays or as what becomes one.
+
+    Raises KeyError and ValueError unless it has these names and shapes.
+    """
     missing = sorted(set(shapes) - set(state))
     unknown = sorted(set(state) - set(shapes))
     if missing or unknown:
@@ -384,15 +384,15 @@ def _arrays(
             f"state: {len(missing)} names missing, {len(unknown)} unknown, "
             f"for example {(missing or unknown)[0]!r}"
         )
-    arrays: dict[str, npt.ArrayLike] = {}
+    checked: dict[str, Any] = {}
     for name, shape in shapes.items():
-        value = state[name]
-        later = hasattr(value, "__array__") and hasattr(value, "shape")
-        array = value if later else np.asarray(value, dtype=np.float32)
-        if tuple(array.shape) != shape:
-            raise ValueError(f"state[{name!r}]: expected shape {shape}, got {tuple(array.shape)}")
-        arrays[name] = array
-    return arrays
+        value: Any = state[name]
+        if isinstance(value, np.ndarray) or not hasattr(value, "__array__"):
+            value = np.asarray(value, dtype=np.float32)
+        if tuple(value.shape) != shape:
+            raise ValueError(f"state[{name!r}]: expected shape {shape}, got {tuple(value.shape)}")
+        checked[name] = value
+    return checked
 
 
 def _check_positive(**values: int) -> None:

@@ -70,8 +70,7 @@ STORAGES = {
     }.items()
 }  # fmt: skip
 GLOBALS: dict[str, Global] = {
-    one.name: one
-    for one in (ORDERED_DICT, DEFAULT_DICT, TENSOR, OLD_TENSOR, PARAMETER, *STORAGES)
+    one.name: one for one in (ORDERED_DICT, DEFAULT_DICT, TENSOR, OLD_TENSOR, PARAMETER, *STORAGES)
 } | dict.fromkeys(("builtins.str", "__builtin__.str", "__builtin__.unicode"), TEXT)
 
 

@@ -39,7 +39,7 @@ Place = tuple[int, Storage]  # where a storage lies in the file
 
 
 class AnyTensor(Protocol):
-    """What write() takes for a tensor: an array, or what becomes one when it is its turn."""
+    """An array, or what becomes one when it is its turn, so that not all are in memory at once."""
 
     @property
     def shape(self) -> tuple[int, ...]: ...
@@ -63,11 +63,11 @@ class StoredTensor:
     stored: np.dtype[Any]  # on the disk: its byte order; uint16 for bfloat16
     tensor: Tensor
 
-    def __array__(self, dtype: npt.DTypeLike = None, copy: bool | None = None) -> Array:
+    def __array__(self, dtype: npt.DTypeLike | None = None, copy: bool | None = None) -> Array:
         values = self._map()
         if self.tensor.storage.dtype == "bfloat16":
             values = (values.astype(np.uint32) << 16).view(np.float32)
-        return np.array(values, dtype=dtype or self.dtype, copy=copy)
+        return np.array(values, dtype=self.dtype if dtype is None else dtype, copy=copy)
 
     def _map(self) -> Array:
         if 0 in self.shape:
@@ -121,7 +121,7 @@ def opened(path: PathLike) -> Iterator[TorchFile]:
     holds anything else.
     """
     try:
-        file = Path(path).open("rb")
+        file = Path(path).open("rb")  # noqa: SIM115
     except FileNotFoundError as error:
         raise InputError(f"{path}: no such file") from error
     except IsADirectoryError as error:
