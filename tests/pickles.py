@@ -100,6 +100,7 @@ class Checkpoint:
     """A checkpoint of the reference in the making; arrays become tensors and storages."""
 
     def __init__(self, legacy: bool = False) -> None:
+        self.pickle = b""
         self.storages: dict[str, np.ndarray] = {}
         self.view = (b"N",) if legacy else ()
 
