@@ -258,6 +258,7 @@ def resize_f32(map: _Floats, height: int, width: int) -> _Floats: ...
 def perlin_noise(angles: _Doubles, height: int, width: int) -> _Floats: ...
 def texture(height: int, width: int, seed: int) -> _Floats: ...
 def augment(image: _Bytes, name: str, parameters: tuple[float, ...]) -> _Bytes: ...
+@overload
 def synthesize(
     images: _Floats,
     foregrounds: _Floats | None,
@@ -269,7 +270,23 @@ def synthesize(
     exponents: tuple[int, int] = (0, 5),
     threshold: float = 0.5,
     random_part: bool = False,
+    stages: Literal[False] = False,
 ) -> tuple[_Floats, _Floats, _Counts]: ...
+@overload
+def synthesize(
+    images: _Floats,
+    foregrounds: _Floats | None,
+    appearances: _Floats | None,
+    seeds: NDArray[np.uint64],
+    anomaly_probability: float = 0.5,
+    self_probability: float = 0.5,
+    beta: tuple[float, float] = (0.2, 0.8),
+    exponents: tuple[int, int] = (0, 5),
+    threshold: float = 0.5,
+    random_part: bool = False,
+    *,
+    stages: Literal[True],
+) -> tuple[_Floats, _Floats, _Counts, _Floats, _Floats, _Floats]: ...
 
 # ---- foregrounds --------------------------------------------------------------------------------
 

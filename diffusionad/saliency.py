@@ -29,6 +29,7 @@ Counts: TypeAlias = npt.NDArray[np.float64]
 Shares: TypeAlias = npt.NDArray[np.float32]
 OneImage: TypeAlias = "PathLike | npt.NDArray[Any]"
 
+VERSION = 1  # of the results: masks that an older one left are found anew
 SURE = 0.4  # confidence from which on a mask is used
 LONGEST_SIDE = 320  # pixels; larger images are looked at in this size, but for plain backgrounds
 LEARNED_FROM = 64  # images, spread over the set
