@@ -1,9 +1,9 @@
 """Both networks and one training step in PyTorch, to measure and to check against.
 
 Written from the paper and from the published parameter names, so that weights load by name. To
-compare it with golden values (files in the form of tests/golden):
+compare it with golden values (a folder of files as in tests/golden, with the weights in them):
 
-    python benchmarks/torch_networks.py tests/golden
+    python benchmarks/torch_networks.py GOLDEN
 """
 
 from __future__ import annotations
@@ -11,11 +11,11 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import inputs
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -30,17 +30,41 @@ DEFAULT_MULTS = {
 }
 
 
+def alphas_cumprod() -> Tensor:
+    """Of the linear schedule: float64 (1000,)."""
+    return torch.from_numpy(np.cumprod(1 - np.linspace(0.0001, 0.02, 1000)))
+
+
+def to_depth(x: Tensor, p: int) -> Tensor:
+    """Each p by p pixels as one of p² C channels, ordered by row, column, channel."""
+    if p == 1:
+        return x
+    n, c, h, w = x.shape
+    split = x.reshape(n, c, h // p, p, w // p, p).permute(0, 3, 5, 1, 2, 4)
+    return split.reshape(n, p * p * c, h // p, w // p)
+
+
+def to_space(x: Tensor, p: int) -> Tensor:
+    """What to_depth() was given."""
+    if p == 1:
+        return x
+    n, c, h, w = x.shape
+    split = x.reshape(n, p, p, c // (p * p), h, w).permute(0, 3, 4, 1, 5, 2)
+    return split.reshape(n, c // (p * p), h * p, w * p)
+
+
 class TimestepEncoding(nn.Module):
     """[sin, cos] of t at `width` / 2 frequencies from 1 down to 1/10000."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
         half = width // 2
-        frequencies = torch.exp(-math.log(10000) / half * torch.arange(half))
+        steps = torch.arange(half, device="cpu")  # has values also while weights are "meta"
+        frequencies = torch.exp(-math.log(10000) / half * steps)
         self.register_buffer("frequencies", frequencies, persistent=False)
 
     def forward(self, t: Tensor) -> Tensor:
-        angle = t[:, None].float() * self.frequencies
+        angle = t[:, None].to(self.frequencies) * self.frequencies
         return torch.cat([angle.sin(), angle.cos()], dim=1)
 
 
@@ -141,11 +165,17 @@ class UNet(nn.Module):
         attention_resolutions: Sequence[int] = (32, 16, 8),
         resblock_updown: bool = True,
         in_channels: int = 3,
+        patch_size: int = 1,
+        preconditioned: bool = False,
     ) -> None:
         super().__init__()
+        self.patch_size, self.preconditioned = patch_size, preconditioned
+        self.alphas_cumprod = alphas_cumprod()
+        in_channels *= patch_size**2
         mults = DEFAULT_MULTS[image_size] if channel_mults is None else channel_mults
         widths = [round(base_channels * m) for m in mults]
-        attention_strides = {image_size // r for r in attention_resolutions}
+        side = image_size // patch_size
+        attention_strides = {max(1, side // r) for r in attention_resolutions if r <= image_size}
         time_width = 4 * base_channels
         self.time_embedding = nn.Sequential(
             TimestepEncoding(base_channels),
@@ -204,6 +234,17 @@ class UNet(nn.Module):
         nn.init.zeros_(self.out[2].bias)
 
     def forward(self, x: Tensor, t: Tensor) -> Tensor:
+        output = to_space(self.layers(to_depth(x, self.patch_size), t), self.patch_size)
+        return self.noise(x, output, t) if self.preconditioned else output
+
+    def noise(self, x: Tensor, output: Tensor, t: Tensor) -> Tensor:
+        """eps from x_t and the layers' output (Karras et al. 2022), as diffusionad.UNet has it."""
+        a = self.alphas_cumprod[t][:, None, None, None]
+        share = (1 / 16) / ((1 - a) / a + 1 / 16)
+        direct, centre = ((1 - share) / (1 - a).sqrt()).to(x), (a.sqrt() / 2).to(x)
+        return direct * (x - centre) - share.sqrt().to(x) * output
+
+    def layers(self, x: Tensor, t: Tensor) -> Tensor:
         temb = self.time_embedding(t)
         skips = []
         for block in self.down:
@@ -227,9 +268,15 @@ class SegmentationNet(nn.Module):
     """The segmentation network: the anomaly map of an image beside its reconstruction."""
 
     def __init__(
-        self, in_channels: int = 6, out_channels: int = 1, base_channels: int = 64
+        self,
+        in_channels: int = 6,
+        out_channels: int = 1,
+        base_channels: int = 64,
+        patch_size: int = 1,
     ) -> None:
         super().__init__()
+        self.patch_size = patch_size
+        in_channels, out_channels = (c * patch_size**2 for c in (in_channels, out_channels))
         widths = [base_channels * m for m in (1, 2, 4, 8, 8, 8)]
         self.encoder_segment = nn.ModuleDict()
         channels = in_channels
@@ -257,6 +304,7 @@ class SegmentationNet(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
+        x = to_depth(x, self.patch_size)
         maps = []
         for i, block in enumerate(self.encoder_segment.values()):
             x = block(x if i == 0 else F.max_pool2d(x, 2))
@@ -265,7 +313,54 @@ class SegmentationNet(nn.Module):
         for suffix in ("_b", "1", "2", "3", "4"):
             x = torch.cat([self.decoder_segment[f"up{suffix}"](x), maps.pop()], dim=1)
             x = self.decoder_segment[f"db{suffix}"](x)
-        return torch.sigmoid(self.decoder_segment["fin_out"](x))
+        return torch.sigmoid(to_space(self.decoder_segment["fin_out"](x), self.patch_size))
+
+
+def coefficients(alphas: Tensor, t: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
+    """sqrt(alphas_cumprod) and sqrt(1 - alphas_cumprod) at t, shaped to meet images."""
+    a = alphas[t][:, None, None, None]
+    return a.sqrt().to(like), (1 - a).sqrt().to(like)
+
+
+def guided_repair(
+    unet: UNet, x0: Tensor, t: Sequence[Tensor], noise: Sequence[Tensor], guidance: float
+) -> tuple[Tensor, Tensor]:
+    """eps of both noise scales, the smaller one first, as one batch; and the reconstruction."""
+    (t_s, t_b), (eps_s, eps_b) = t, noise
+    a_s, b_s = coefficients(unet.alphas_cumprod, t_s, x0)
+    a_b, b_b = coefficients(unet.alphas_cumprod, t_b, x0)
+    x_s, x_b = a_s * x0 + b_s * eps_s, a_b * x0 + b_b * eps_b
+    eps = unet(torch.cat([x_s, x_b]), torch.cat([t_s, t_b]))
+    e_s, e_b = eps.chunk(2)
+    x0_b = ((x_b - b_b * e_b) / a_b).clamp(-1, 1)
+    guided = e_s - b_s * guidance * (a_s * x0_b + b_s * e_s - x_s)
+    return eps, ((x_s - b_s * guided) / a_s).clamp(-1, 1)
+
+
+class Pass(nn.Module):
+    """The whole norm-guided pass with given noises: eps, reconstruction, mask."""
+
+    def __init__(self, unet: UNet, seg: SegmentationNet, t_s: int, t_b: int, w: float) -> None:
+        super().__init__()
+        self.unet, self.seg, self.t, self.w = unet, seg, (t_s, t_b), w
+
+    def forward(self, x0: Tensor, eps_s: Tensor, eps_b: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        t = [torch.full((x0.shape[0],), t) for t in self.t]
+        eps, repaired = guided_repair(self.unet, x0, t, (eps_s, eps_b), self.w)
+        return eps, repaired, self.seg(torch.cat([x0, repaired], dim=1))
+
+
+class Detector(nn.Module):
+    """uint8 (N, H, W, 3) to reconstruction, mask and score; the noises are (1, 3, H, W)."""
+
+    def __init__(self, steps: Pass, noise: Sequence[Tensor], top_k: int) -> None:
+        super().__init__()
+        self.steps, self.noise, self.top_k = steps, noise, top_k
+
+    def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        x0 = pixels.permute(0, 3, 1, 2).to(self.noise[0].dtype) / 255
+        _, repaired, mask = self.steps(x0, *self.noise)
+        return repaired, mask, mask.flatten(1).topk(self.top_k).values.mean(dim=1)
 
 
 class Trainer:
@@ -289,13 +384,6 @@ class Trainer:
         self.cosine = torch.optim.lr_scheduler.CosineAnnealingLR(
             self.optimizers[1], seg_cosine_t_max, eta_min=0
         )
-        betas = np.linspace(0.0001, 0.02, 1000)
-        self.alphas_cumprod = torch.from_numpy(np.cumprod(1 - betas))
-
-    def coefficients(self, t: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
-        """sqrt(alphas_cumprod) and sqrt(1 - alphas_cumprod) at t, shaped to meet images."""
-        a = self.alphas_cumprod[t][:, None, None, None]
-        return a.sqrt().to(like), (1 - a).sqrt().to(like)
 
     def losses(
         self,
@@ -306,16 +394,11 @@ class Trainer:
         noise: Sequence[Tensor],
     ) -> dict[str, Tensor]:
         """Norm-guided reconstruction, segmentation, and the three losses with their sum."""
-        (t_s, t_b), (eps_s, eps_b) = t, noise
-        (a_s, b_s), (a_b, b_b) = self.coefficients(t_s, x0), self.coefficients(t_b, x0)
-        x_s, x_b = a_s * x0 + b_s * eps_s, a_b * x0 + b_b * eps_b
-        e_s, e_b = self.unet(torch.cat([x_s, x_b]), torch.cat([t_s, t_b])).chunk(2)
-        x0_b = ((x_b - b_b * e_b) / a_b).clamp(-1, 1)
-        guided = e_s - b_s * self.guidance * (a_s * x0_b + b_s * e_s - x_s)
-        reconstruction = ((x_s - b_s * guided) / a_s).clamp(-1, 1)
+        eps, reconstruction = guided_repair(self.unet, x0, t, noise, self.guidance)
         predicted = self.seg(torch.cat([x0, reconstruction], dim=1))
 
-        per_image = ((e_s - eps_s) ** 2 + (e_b - eps_b) ** 2).mean(dim=(1, 2, 3))
+        e_s, e_b = eps.chunk(2)
+        per_image = ((e_s - noise[0]) ** 2 + (e_b - noise[1]) ** 2).mean(dim=(1, 2, 3))
         normal = (labels.reshape(-1) == 0).to(per_image)
         noise_loss = (per_image * normal).sum() / normal.sum().clamp(min=1)
         bce = F.binary_cross_entropy(predicted, masks, reduction="none")
@@ -348,24 +431,10 @@ class Trainer:
         return out
 
 
-def recipe_weights(network: nn.Module, seed: int) -> dict[str, Tensor]:
-    """Weights that are a function of seed and parameter name alone."""
-    state = {}
-    for name, value in network.state_dict().items():
-        generator = np.random.Generator(np.random.PCG64([seed, zlib.crc32(name.encode())]))
-        n = generator.standard_normal(tuple(value.shape), dtype=np.float32)
-        if name.endswith("num_batches_tracked"):
-            n = np.zeros(tuple(value.shape), np.int64)
-        elif name.endswith("running_var"):
-            n = 1 + np.float32(0.1) * np.abs(n)
-        elif value.ndim > 1 and not name.endswith("running_mean"):
-            n = n / np.sqrt(np.float32(math.prod(value.shape[1:])))
-        elif name.endswith("weight"):
-            n = 1 + np.float32(0.1) * n
-        else:
-            n = np.float32(0.1) * n
-        state[name] = torch.from_numpy(np.asarray(n))
-    return state
+def recipe_weights(network: nn.Module, seed: int = inputs.SEED) -> dict[str, Tensor]:
+    """Weights that are a function of seed and parameter name alone, see inputs.recipe()."""
+    shapes = {name: tuple(value.shape) for name, value in network.state_dict().items()}
+    return {name: torch.from_numpy(v) for name, v in inputs.recipe(shapes, seed).items()}
 
 
 def under(data: Mapping[str, np.ndarray], prefix: str) -> dict[str, Tensor]:

@@ -4,6 +4,7 @@ Arrays are taken as they are: another dtype raises TypeError, another shape Valu
 array too; what is not contiguous is copied. Images are (N, C, H, W), filters (O, C, KH, KW).
 """
 
+from collections.abc import Iterable
 from typing import Literal, TypeAlias, final, overload
 
 import numpy as np
@@ -16,6 +17,8 @@ _Bytes: TypeAlias = NDArray[np.uint8]
 _Labels: TypeAlias = NDArray[np.bool_] | NDArray[np.uint8]
 _Scores: TypeAlias = NDArray[np.float32] | NDArray[np.float64]
 _Counts: TypeAlias = NDArray[np.int64]
+_Items: TypeAlias = NDArray[np.uint64]
+_Steps: TypeAlias = tuple[NDArray[np.uint32], _Counts, _Items]
 _Curve: TypeAlias = tuple[_Counts, _Counts, _Doubles, _Doubles]
 
 _Algorithm: TypeAlias = Literal[
@@ -316,5 +319,33 @@ def filled_pro(
     masks: _Labels, maps: _Scores, thresholds: _Doubles
 ) -> tuple[_Doubles, _Doubles]: ...
 def label_components(masks: _Labels) -> tuple[_Ints, _Ints]: ...
+def split_pixels(
+    masks: _Labels, maps: _Floats
+) -> tuple[_Floats, _Items, NDArray[np.int64], NDArray[np.int64]]: ...
+def defect_steps(defects: _Items, low: int = 0, high: int = 4294967295) -> _Steps: ...
+def merge_steps(a: _Steps, b: _Steps) -> _Steps: ...
+def count_scores(keys: NDArray[np.uint32], scores: _Floats) -> NDArray[np.int64]: ...
+def count_images(
+    first: NDArray[np.uint32],
+    last: NDArray[np.uint32],
+    good: _Floats,
+    good_starts: NDArray[np.int64],
+    defects: _Items,
+    defect_starts: NDArray[np.int64],
+) -> tuple[NDArray[np.int64], NDArray[np.int64], _Doubles]: ...
+def tally_steps(
+    parts: Iterable[tuple[_Steps, NDArray[np.int64]]],
+    totals: tuple[int, int, int],
+    fpr_limit: float,
+) -> dict[str, float]: ...
+def weighted_metrics(
+    starts: NDArray[np.int64],
+    images: _Ints,
+    good: _Doubles,
+    found: _Doubles,
+    shares: _Doubles,
+    weights: _Doubles,
+    fpr_limit: float = 0.3,
+) -> _Doubles: ...
 def image_scores(maps: _Scores, top_k: int = 50) -> _Doubles: ...
 def nearest_distance(train: _Floats, test: _Floats) -> _Doubles: ...

@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from diffusionad.config import PRESETS
+from diffusionad.datasets import KINDS, LAYOUTS
 from diffusionad.errors import DiffusionADError, InputError
 
 INTERRUPTED = 130
@@ -28,6 +29,7 @@ examples:
   diffusionad train parts/good --out runs/parts --steps 2000
   diffusionad evaluate runs/bottle/model.safetensors mvtec --category bottle --json bottle.json
   diffusionad predict runs/bottle/model.safetensors photos --out results
+  diffusionad datasets check mvtec --layout mvtec
 """
 
 
@@ -124,6 +126,10 @@ def build_parser() -> argparse.ArgumentParser:
         add("predict", "score images and draw where they are anomalous",
             "predict runs/bottle/model.safetensors photos --out results")
     )  # fmt: skip
+    _datasets_arguments(
+        add("datasets", "compare a dataset with its published numbers, or list its categories",
+            "datasets check mvtec --layout mvtec --json report.json")
+    )  # fmt: skip
     info = add("info", "show versions and threads, or what a model file holds",
                "info runs/bottle/model.safetensors")  # fmt: skip
     info.add_argument("model", nargs="?", type=_path, metavar="MODEL", help="a model file")
@@ -144,6 +150,9 @@ def _train_arguments(command: argparse.ArgumentParser) -> None:
     )
     _training_arguments(command)
     command.add_argument(
+        "--kind", choices=KINDS, help="what the images show, instead of what the layout says"
+    )
+    command.add_argument(
         "--foreground", type=_path, metavar="DIR", help="masks of the part, named as images"
     )
     command.add_argument("--resume", action="store_true", help="go on with what is in --out")
@@ -158,7 +167,30 @@ def _evaluate_arguments(command: argparse.ArgumentParser) -> None:
         help="exact metrics (default), or those of the reference implementation",
     )  # fmt: skip
     command.add_argument(
+        "--resolution", choices=("model", "native"), default="model",
+        help="compare maps and masks at the model's size (default), or at each image's own",
+    )  # fmt: skip
+    command.add_argument(
+        "--fpr-limit", type=_rate, default=0.3, metavar="RATE",
+        help="false-positive rate up to which AUPRO is taken (0.3)",
+    )  # fmt: skip
+    command.add_argument(
+        "--resamples", type=_natural, default=1000, metavar="N",
+        help="resamples of the images for 95%% confidence intervals (1000); 0: none",
+    )  # fmt: skip
+    command.add_argument(
         "--heatmaps", type=_path, metavar="DIR", help="write a panel for every test image"
+    )
+
+
+def _datasets_arguments(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "action", choices=("check", "list"),
+        help="check: count, and read every file; ends with 1 where anything differs",
+    )  # fmt: skip
+    _data_arguments(command)
+    command.add_argument(
+        "--counts-only", action="store_true", help="check names and numbers, read no file"
     )
 
 
@@ -178,10 +210,13 @@ def _predict_arguments(command: argparse.ArgumentParser) -> None:
 
 def _data_arguments(command: argparse.ArgumentParser) -> None:
     command.add_argument(
-        "data", type=_path, metavar="DATA", help="a dataset's folder, or one of good images"
-    )
+        "data", type=_path, metavar="DATA",
+        help="a dataset's folder, one of good images, or a CSV file: path, label, mask, split",
+    )  # fmt: skip
     command.add_argument("--category", metavar="C", help="which part of the dataset")
-    command.add_argument("--layout", default="auto", metavar="L", help="auto, mvtec or folder")
+    command.add_argument(
+        "--layout", default="auto", metavar="L", help=f"auto, {', '.join(LAYOUTS)}"
+    )
 
 
 def _training_arguments(command: argparse.ArgumentParser) -> None:
@@ -229,6 +264,16 @@ def _positive(text: str) -> int:
 
 def _natural(text: str) -> int:
     return _whole(text, 0)
+
+
+def _rate(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0.0 < value <= 1.0:
+        raise argparse.ArgumentTypeError(f"expected a rate above 0 and up to 1, got {text!r}")
+    return value
 
 
 def _whole(text: str, low: int) -> int:

@@ -19,7 +19,7 @@ from diffusionad import _core, checkpoints, evaluation, plots, system
 from diffusionad.cli import DEMO_BUDGET, one_line
 from diffusionad.config import PRESETS, to_dict
 from diffusionad.console import Console, bytes_text, duration_text, number
-from diffusionad.datasets import Dataset, bundled
+from diffusionad.datasets import Dataset, bundled, categories, check
 from diffusionad.datasets import open as open_dataset
 from diffusionad.errors import InputError, WriteError
 from diffusionad.evaluation import IMAGE_METRICS, PIXEL_METRICS
@@ -80,7 +80,7 @@ def demo(args: Namespace) -> int:
 def train(args: Namespace) -> int:
     """Train a model and leave it, its log and its settings under --out."""
     console = _console(args)
-    dataset = open_dataset(args.data, args.layout, args.category)
+    dataset = open_dataset(args.data, args.layout, args.category, kind=args.kind)
     for name in ("anomaly_source", "foreground"):
         given = getattr(args, name)
         if given is not None and not list_images(given, recursive=True):
@@ -109,6 +109,7 @@ def train(args: Namespace) -> int:
             "model": str(file),
             "category": dataset.category,
             "layout": dataset.layout,
+            "kind": dataset.kind,
             "threshold": model.threshold,
             "provenance": model.provenance,
             "versions": system.versions(),
@@ -123,7 +124,15 @@ def evaluate(args: Namespace) -> int:
     dataset = open_dataset(args.data, args.layout, args.category)
     model = _load(args.model, args.seed)
     console.say(str(dataset))
-    result = _evaluate(console, model, dataset, args.protocol)
+    result = _evaluate(
+        console,
+        model,
+        dataset,
+        protocol=args.protocol,
+        resolution=args.resolution,
+        fpr_limit=args.fpr_limit,
+        resamples=args.resamples,
+    )
     _show(console, dataset, result)
     if args.heatmaps is not None:
         _write_panels(console, model, dataset, make_folder(args.heatmaps))
@@ -163,6 +172,26 @@ def predict(args: Namespace) -> int:
     return 2 if broken else 0
 
 
+def datasets(args: Namespace) -> int:
+    """Compare a dataset with its published numbers (the code is 1 where it differs), or list it."""
+    console = _console(args)
+    if args.action == "list":
+        names = [args.category] if args.category else categories(args.data, args.layout)
+        found = [open_dataset(args.data, args.layout, name) for name in names]
+        for dataset in found:
+            console.say(f"{dataset}, {dataset.kind}")
+        rows = [{"category": d.category, "layout": d.layout, "kind": d.kind} for d in found]
+        _write_json(args, {"data": args.data, "categories": rows})
+        return 0
+    with console.counting("check", 0) as progress:
+        report = check(
+            args.data, args.layout, args.category, read=not args.counts_only, progress=progress
+        )
+    console.dataset(report)
+    _write_json(args, {**report.to_dict(), "versions": system.versions()})
+    return 0 if report.as_published else 1
+
+
 def info(args: Namespace) -> int:
     """Show versions and what the core runs on, or what a model file says about itself."""
     console = _console(args)
@@ -200,6 +229,7 @@ COMMANDS: Mapping[str, Callable[[Namespace], int]] = {
     "train": train,
     "evaluate": evaluate,
     "predict": predict,
+    "datasets": datasets,
     "info": info,
 }
 
@@ -253,10 +283,10 @@ def _fit(
 
 
 def _evaluate(
-    console: Console, model: DiffusionAD, dataset: Dataset, protocol: str = "benchmark"
+    console: Console, model: DiffusionAD, dataset: Dataset, **options: Any
 ) -> dict[str, Any]:
     with console.counting("evaluate", len(dataset.test)) as progress:
-        return evaluation.evaluate(model, dataset, protocol, progress=progress)
+        return evaluation.evaluate(model, dataset, progress=progress, **options)
 
 
 # ---- results ----------------------------------------------------------------------------------
@@ -266,9 +296,15 @@ def _show(console: Console, dataset: Dataset, result: dict[str, Any]) -> None:
     names = (*IMAGE_METRICS, *PIXEL_METRICS)
     per_defect: dict[str, dict[str, Any]] = result["per_defect"]
     rows = [[dataset.category, *(number(result[name]) for name in names)]]
+    confidence = result["confidence"]
+    if confidence["resamples"]:
+        pairs = [confidence.get(name, (None, None)) for name in names]
+        rows += [["95% from", *(number(low) for low, _ in pairs)]]
+        rows += [["95% to", *(number(high) for _, high in pairs)]]
     if len(per_defect) > 1:
         rows += [[kind, *(number(row[name]) for name in names)] for kind, row in per_defect.items()]
-    console.table(f"protocol: {result['protocol']}", ["", *(TITLES[name] for name in names)], rows)
+    title = f"protocol: {result['protocol']}, {result['resolution']} resolution"
+    console.table(title, ["", *(TITLES[name] for name in names)], rows)
     if (baseline := result.get("nearest_training_image_auroc")) is not None:
         console.say(f"image AUROC of the nearest training image, without training: {baseline:.4f}")
     console.say(

@@ -7,13 +7,16 @@ from __future__ import annotations
 
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from diffusionad.datasets import Category, Report
     from diffusionad.model import Progress
 
+FINDINGS_SHOWN = 20  # of each kind; the JSON file has them all
 PLAIN_INTERVAL = 10.0  # seconds between progress lines where there is no terminal
 
 
@@ -52,6 +55,37 @@ class Console:
         self.say(f"\n{title}")
         for name, value in values.items():
             self.say(f"  {name.ljust(width)}  {value}")
+
+    def dataset(self, report: Report) -> None:
+        """What check() found: a row for each category, what differs, a line of outcome."""
+
+        def counts(row: Category) -> list[str]:
+            should = row.published or row.counts
+            return [
+                str(is_now) if is_now == published else f"{is_now} of {published}"
+                for is_now, published in list(zip(row.counts, should, strict=True))[:3]
+            ]
+
+        differing = Counter(finding.category for finding in report.findings)
+        self.table(
+            f"{report.dataset if report.compared else 'own data'} ({report.layout})",
+            ("", "kind", "train", "test good", "test defective", "differences"),
+            [
+                [row.category, row.kind, *counts(row), str(differing[row.category])]
+                for row in report.categories
+            ],
+        )
+        kinds = Counter(finding.kind for finding in report.findings)
+        for kind, count in kinds.items():
+            self.say()
+            shown = [finding for finding in report.findings if finding.kind == kind]
+            for finding in shown[:FINDINGS_SHOWN]:
+                self.say(f"{kind:<11} {finding}")
+            if count > FINDINGS_SHOWN:
+                self.say(f"{kind:<11} ... and {count - FINDINGS_SHOWN} more")
+        against = "as published" if report.compared else "nothing published to compare with"
+        differences = ", ".join(f"{count} {kind}" for kind, count in kinds.items())
+        self.say(f"\n{differences or against}{'' if report.files_read else '; no file was read'}")
 
     @contextmanager
     def counting(self, what: str, total: int) -> Iterator[Callable[[int, int], None]]:

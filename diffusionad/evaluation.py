@@ -3,6 +3,10 @@
 Protocols: "benchmark" takes a resized mask where it is at least one half, and the exact metrics;
 "reference" does what the reference implementation does, to compare with its published figures:
 only pixels whose resized mask is exactly 1 are defects, its own PRO, AUROC to three digits.
+Nothing is chosen on test data under either.
+
+Resolutions: "model" compares maps and masks at the size of the model's maps; "native" brings each
+map to its image's own size and takes masks as they are.
 """
 
 from __future__ import annotations
@@ -10,6 +14,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -21,15 +26,33 @@ from diffusionad.errors import InputError
 from diffusionad.images import Floats, Mask, resize, to_network
 
 if TYPE_CHECKING:
+    from diffusionad.metrics import PixelMetrics
     from diffusionad.model import DiffusionAD
 
 log = logging.getLogger(__name__)
 
 PROTOCOLS = ("benchmark", "reference")
+RESOLUTIONS = ("model", "native")
 IMAGE_METRICS = ("image_auroc", "image_ap", "image_f1_max")
 PIXEL_METRICS = ("pixel_auroc", "pixel_ap", "pixel_f1_max", "aupro")
+FPR_LIMIT = 0.3
+CURVE_POINTS = 200
+LEVEL = 0.95  # of the confidence intervals
 
 Progress = Callable[[int, int], None]  # images done, images in all
+
+
+@dataclass
+class Found:
+    """What a model said of test images, and what is true of them."""
+
+    samples: Sequence[Sample]
+    labels: Mask
+    scores: npt.NDArray[np.float64]
+    pixels: PixelMetrics
+    seconds: float  # that the model took
+    # Under the reference protocol also every known mask and map: its PRO asks for them at once.
+    kept: list[tuple[int, Mask, Floats]] = field(default_factory=list)
 
 
 def evaluate(
@@ -37,6 +60,9 @@ def evaluate(
     dataset: Dataset,
     protocol: str = "benchmark",
     *,
+    resolution: str = "model",
+    fpr_limit: float = FPR_LIMIT,
+    resamples: int = 1000,
     batch_size: int = 8,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
@@ -44,73 +70,76 @@ def evaluate(
 
     A metric that is not defined (one class only, no masks) is None, and a warning says so.
     Defective images without a mask are left out of the pixel metrics. `images_per_second` counts
-    from pixels in memory to scores and maps. Raises InputError for an unknown protocol and for a
-    dataset without test images.
-    """
-    from diffusionad import _core
+    from pixels in memory to scores and maps.
 
-    if protocol not in PROTOCOLS:
-        raise InputError(f"protocol: expected {' or '.join(PROTOCOLS)}, got {protocol!r}")
+    `aupro` reaches up to the false-positive rate ``fpr_limit``. `confidence` holds intervals
+    [low, high] from ``resamples`` resamples of the images (0: none), `curves` the points of the
+    curves. Maps are not kept in memory, except under the reference protocol.
+    Raises InputError for an unknown protocol or resolution, for a limit or a resolution that the
+    reference protocol does not have, and for a dataset without test images.
+    """
+    from diffusionad import metrics
+
+    _check(protocol, resolution, fpr_limit, resamples)
     samples = list(dataset.test)
     if not samples:
         raise InputError(f"{dataset.root}: no test images to evaluate on")
-    masks = [_network_mask(sample, model.config.image_size, protocol) for sample in samples]
-    scores, maps, seconds = _predict(model, samples, batch_size, progress)
-    labels = np.array([sample.label for sample in samples], np.bool_)
-    result: dict[str, Any] = {**measure(labels, scores, masks, maps, protocol)}
+    with metrics.PixelMetrics() as pixels:
+        found = _predict(model, samples, pixels, protocol, resolution, batch_size, progress)
+        result: dict[str, Any] = {**_measure(found, protocol, fpr_limit)}
+        _warn_of_undefined(found, result)
+        result |= {"protocol": protocol, "resolution": resolution, "fpr_limit": fpr_limit}
+        result["per_defect"] = _per_defect(found, protocol, fpr_limit)
+        result["confidence"] = _confidence(found, result, resamples, model.config.seed)
+        result["curves"] = _curves(found)
+    return result | _about(model, dataset, found)
+
+
+def _check(protocol: str, resolution: str, fpr_limit: float, resamples: int) -> None:
+    for name, value, known in (
+        ("protocol", protocol, PROTOCOLS),
+        ("resolution", resolution, RESOLUTIONS),
+    ):
+        if value not in known:
+            raise InputError(f"{name}: expected {' or '.join(known)}, got {value!r}")
+    if protocol == "reference" and resolution != "model":
+        raise InputError("resolution: the reference protocol measures at the model's")
+    if protocol == "reference" and fpr_limit != FPR_LIMIT:
+        raise InputError(f"fpr_limit: the reference protocol's is {FPR_LIMIT}, got {fpr_limit}")
+    if not 0.0 < fpr_limit <= 1.0:
+        raise InputError(f"fpr_limit: expected 0 < fpr_limit <= 1, got {fpr_limit}")
+    if resamples < 0:
+        raise InputError(f"resamples: expected 0 or more, got {resamples}")
+
+
+def _warn_of_undefined(found: Found, result: dict[str, Any]) -> None:
     if result["image_auroc"] is None:
-        kind = "defective" if labels.all() else "good"
+        kind = "defective" if found.labels.all() else "good"
         log.warning("all test images are %s: image metrics are not defined", kind)
     if result["pixel_auroc"] is None:
         log.warning(
-            "no mask of the test images holds a defect at %d pixels: pixel metrics are not defined",
-            model.config.image_size,
+            "no mask of the test images holds a defect at the maps' size: "
+            "pixel metrics are not defined"
         )
-    result |= {
-        "images_per_second": len(samples) / max(seconds, 1e-9),
+
+
+def _about(model: DiffusionAD, dataset: Dataset, found: Found) -> dict[str, Any]:
+    """What was measured, on what, and how fast."""
+    from diffusionad import _core
+
+    return {
+        "images_per_second": len(found.samples) / max(found.seconds, 1e-9),
         "peak_memory_mb": round(system.peak_memory_mb(), 1),
         "train_seconds": model.provenance.get("train_seconds"),
         "train_steps": model.provenance.get("train_steps"),
         "category": dataset.category,
         "layout": dataset.layout,
-        "protocol": protocol,
         "preset": model.config.preset,
         "seed": model.config.seed,
         "threads": _core.get_num_threads(),
         "simd": _core.simd_level(),
         "versions": system.versions(),
     }
-    result["per_defect"] = _per_defect(samples, labels, scores, masks, maps, protocol)
-    return result
-
-
-def measure(
-    labels: Mask,
-    scores: npt.NDArray[np.floating[Any]],
-    masks: Sequence[Mask | None],
-    maps: Floats,
-    protocol: str = "benchmark",
-) -> dict[str, float | None]:
-    """The seven metrics of labels and scores [N], masks (None: not known) and maps [N, H, W].
-
-    None stands for what is not defined: of one class only, or of no mask with a defect.
-    """
-    from diffusionad import metrics
-
-    result: dict[str, float | None] = dict.fromkeys((*IMAGE_METRICS, *PIXEL_METRICS))
-    if labels.any() and not labels.all():
-        result |= metrics.image_metrics(labels, scores)
-    known = [index for index, mask in enumerate(masks) if mask is not None]
-    truth = np.array([masks[index] for index in known], np.bool_)
-    if truth.any() and not truth.all():
-        result |= metrics.pixel_metrics(truth, maps[known])
-        if protocol == "reference":
-            result["aupro"] = float(metrics.reference_pro(truth, maps[known]))
-    if protocol == "reference":
-        for name in ("image_auroc", "pixel_auroc"):
-            value = result[name]
-            result[name] = None if value is None else round(value, 3)
-    return result
 
 
 def nearest_training_image(dataset: Dataset, size: int = 64) -> float | None:
@@ -131,48 +160,143 @@ def nearest_training_image(dataset: Dataset, size: int = 64) -> float | None:
     return float(metrics.auroc(labels, _core.nearest_distance(train, test)))
 
 
+# ---- predictions ------------------------------------------------------------------------------
+
+
 def _predict(
-    model: DiffusionAD, samples: Sequence[Sample], batch_size: int, progress: Progress | None
-) -> tuple[npt.NDArray[np.floating[Any]], Floats, float]:
-    """Scores, maps, and the seconds that the model took for them."""
-    scores, maps, seconds = [], [], 0.0
+    model: DiffusionAD,
+    samples: Sequence[Sample],
+    pixels: PixelMetrics,
+    protocol: str,
+    resolution: str,
+    batch_size: int,
+    progress: Progress | None,
+) -> Found:
+    """Scores, and the pixels of every image whose mask is known."""
+    labels = np.array([sample.label for sample in samples], np.bool_)
+    found = Found(samples, labels, np.empty(len(samples)), pixels, 0.0)
+    options = {"size": "input"} if resolution == "native" else {}
     for first in range(0, len(samples), batch_size):
-        images = [sample.image for sample in samples[first : first + batch_size]]
+        batch = samples[first : first + batch_size]
+        images = [sample.image for sample in batch]
         start = time.perf_counter()
-        prediction = model.predict(images, batch_size=batch_size)
-        seconds += time.perf_counter() - start
-        scores.append(prediction.scores)
-        maps.append(prediction.maps)
+        prediction = model.predict(images, batch_size=batch_size, **options)
+        found.seconds += time.perf_counter() - start
+        found.scores[first : first + len(batch)] = prediction.scores
+        for index, sample in enumerate(batch):
+            score_map = prediction.maps[index]
+            mask = _mask_at(sample, score_map.shape, protocol)
+            if mask is not None:
+                pixels.add(mask, score_map, sample.defect if sample.label else None)
+                if protocol == "reference":
+                    found.kept.append((first + index, mask, score_map))
         if progress is not None:
-            progress(first + len(images), len(samples))
-    return np.concatenate(scores), np.concatenate(maps), seconds
+            progress(first + len(batch), len(samples))
+    return found
 
 
-def _network_mask(sample: Sample, size: int, protocol: str) -> Mask | None:
-    """The mask at the maps' size: bilinear like the image, then thresholded by the protocol."""
+def _mask_at(sample: Sample, shape: tuple[int, ...], protocol: str) -> Mask | None:
+    """The mask at the map's size: bilinear like the image, then thresholded by the protocol."""
     mask = sample.mask
     if mask is None:
         return None
-    resized = resize(mask * np.uint8(255), size, size)
+    if mask.shape == shape and protocol == "benchmark":
+        return mask
+    resized = resize(mask * np.uint8(255), *shape)
     return np.asarray(resized == 255 if protocol == "reference" else resized >= 128)
 
 
-def _per_defect(
-    samples: Sequence[Sample],
-    labels: Mask,
-    scores: npt.NDArray[np.floating[Any]],
-    masks: Sequence[Mask | None],
-    maps: Floats,
-    protocol: str,
-) -> dict[str, dict[str, Any]]:
-    """Each kind of defect against all good images: number of images and the seven metrics."""
-    kinds = sorted({sample.defect for sample in samples if sample.label})
-    result: dict[str, dict[str, Any]] = {}
-    for kind in kinds:
-        chosen = [i for i, s in enumerate(samples) if s.label == 0 or s.defect == kind]
-        count = sum(samples[i].label for i in chosen)
-        result[kind] = {"images": count}
-        result[kind] |= measure(
-            labels[chosen], scores[chosen], [masks[i] for i in chosen], maps[chosen], protocol
-        )
+# ---- measures ---------------------------------------------------------------------------------
+
+
+def _measure(
+    found: Found, protocol: str, fpr_limit: float, defect: str | None = None
+) -> dict[str, float | None]:
+    """The seven metrics of all images, or of those with one kind of defect and the good ones.
+
+    None stands for what is not defined: of one class only, or of no mask with a defect.
+    """
+    from diffusionad import metrics
+
+    chosen = _chosen(found, defect)
+    labels = found.labels[chosen]
+    result: dict[str, float | None] = dict.fromkeys((*IMAGE_METRICS, *PIXEL_METRICS))
+    if labels.any() and not labels.all():
+        result |= metrics.image_metrics(labels, found.scores[chosen])
+    if found.pixels.defined(defect):
+        result |= found.pixels.result(fpr_limit, defect)
+        if protocol == "reference":
+            result["aupro"] = _reference_pro(found, chosen)
+    if protocol == "reference":
+        for name in ("image_auroc", "pixel_auroc"):
+            value = result[name]
+            result[name] = None if value is None else round(value, 3)
     return result
+
+
+def _chosen(found: Found, defect: str | None) -> list[int]:
+    return [
+        index
+        for index, sample in enumerate(found.samples)
+        if defect is None or sample.label == 0 or sample.defect == defect
+    ]
+
+
+def _reference_pro(found: Found, chosen: Sequence[int]) -> float:
+    from diffusionad import metrics
+
+    wanted = set(chosen)
+    pairs = [(mask, score_map) for index, mask, score_map in found.kept if index in wanted]
+    masks, maps = zip(*pairs, strict=True)
+    return float(metrics.reference_pro(np.stack(masks), np.stack(maps)))
+
+
+def _per_defect(found: Found, protocol: str, fpr_limit: float) -> dict[str, dict[str, Any]]:
+    """Each kind of defect against all good images: number of images and the seven metrics."""
+    kinds = sorted({sample.defect for sample in found.samples if sample.label})
+    return {
+        kind: {
+            "images": sum(s.label == 1 and s.defect == kind for s in found.samples),
+            **_measure(found, protocol, fpr_limit, kind),
+        }
+        for kind in kinds
+    }
+
+
+def _confidence(found: Found, result: dict[str, Any], resamples: int, seed: int) -> dict[str, Any]:
+    """Intervals of what is defined; the reference code's PRO has none."""
+    from diffusionad import metrics
+
+    intervals: dict[str, Any] = {"level": LEVEL, "resamples": resamples, "seed": seed}
+    if resamples > 0 and result["image_auroc"] is not None:
+        intervals |= metrics.image_intervals(found.labels, found.scores, resamples, LEVEL, seed)
+    if resamples > 0 and result["pixel_auroc"] is not None:
+        intervals |= found.pixels.intervals(resamples, LEVEL, seed, result["fpr_limit"])
+        if result["protocol"] == "reference":
+            del intervals["aupro"]
+    return {
+        name: list(value) if isinstance(value, tuple) else value
+        for name, value in intervals.items()
+    }
+
+
+def _curves(found: Found) -> dict[str, Any]:
+    """Points of the curves over images and over pixels; None for those that are not defined."""
+    from diffusionad import metrics
+
+    curves: dict[str, Any] = {"image": None, "pixel": None}
+    if found.labels.any() and not found.labels.all():
+        fpr, tpr, thresholds = metrics.roc_curve(found.labels, found.scores)
+        precision, _, _ = metrics.pr_curve(found.labels, found.scores)
+        keep = np.unique(np.linspace(0, len(fpr) - 1, CURVE_POINTS).round().astype(np.int64))
+        image = {"fpr": fpr, "tpr": tpr, "precision": precision, "thresholds": thresholds}
+        curves["image"] = {name: _numbers(values[keep]) for name, values in image.items()}
+    if found.pixels.defined():
+        pixel = found.pixels.curves(CURVE_POINTS)
+        curves["pixel"] = {name: _numbers(values) for name, values in pixel.items()}
+    return curves
+
+
+def _numbers(values: npt.NDArray[np.float64]) -> list[float | None]:
+    """JSON has no infinity: the thresholds that none, and that all reach, are None."""
+    return [value if np.isfinite(value) else None for value in values.tolist()]

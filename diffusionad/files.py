@@ -7,6 +7,7 @@ import fcntl
 import json
 import logging
 import os
+import re
 import tempfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -17,6 +18,10 @@ from diffusionad.errors import InputError, WriteError
 log = logging.getLogger(__name__)
 
 PathLike = str | os.PathLike[str]
+
+# A list of numbers in indented JSON; a text in quotes holds no line breaks.
+_NUMBER = r"\s*(?:-?[0-9][0-9.eE+-]*|null)"
+_NUMBERS = re.compile(rf"\[\n{_NUMBER}(?:,\n{_NUMBER})*\n\s*\]")
 
 
 def reason(error: OSError) -> str:
@@ -122,8 +127,14 @@ def write_json(path: PathLike, value: Any) -> None:
 
 
 def json_text(value: Any) -> str:
-    """A value as indented JSON; what UTF-8 cannot say, such as odd file names, is escaped."""
+    """A value as indented JSON; what UTF-8 cannot say, such as odd file names, is escaped.
+
+    A list of numbers takes one line.
+    """
     text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    text = _NUMBERS.sub(
+        lambda found: " ".join(found[0].split()).replace("[ ", "[").replace(" ]", "]"), text
+    )
     return text.encode("utf-8", "backslashreplace").decode()
 
 

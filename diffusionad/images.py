@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import struct
+import threading
 import warnings
 import zlib
 from collections import Counter
@@ -31,6 +32,7 @@ EXTENSIONS = frozenset(
     {".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".gif", ".ppm", ".pgm"}
 )
 _EXIF_ORIENTATION = 0x0112
+_WARNINGS = threading.Lock()  # the filters of warnings belong to the process, not to a thread
 _BROKEN = (OSError, SyntaxError, ValueError, TypeError, EOFError, IndexError, KeyError)
 
 
@@ -70,10 +72,14 @@ def read_mask(path: PathLike, size: tuple[int, int] | None = None, *, resize: bo
 
 
 def image_size(path: PathLike) -> tuple[int, int]:
-    """(height, width) of an image as read_image would return it; only the header is read."""
+    """(height, width) of an image as read_image would return it; as a rule from its header."""
+    from PIL import ImageOps
+
     with _opened(path) as image:
-        width, height = image.size
         turned = image.getexif().get(_EXIF_ORIENTATION, 1) in (5, 6, 7, 8)
+        if turned and image.format == "TIFF":  # Pillow turns these itself, at times when opening
+            image, turned = ImageOps.exif_transpose(image), False
+        width, height = image.size
     return (width, height) if turned else (height, width)
 
 
@@ -201,7 +207,7 @@ def _opened(path: PathLike) -> Iterator[Image.Image]:
             raise InputError(f"{file}: expected an image file, got a folder")
         if file.stat().st_size == 0:
             raise InputError(f"{file}: the file is empty")
-        with warnings.catch_warnings():
+        with _WARNINGS, warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             image = Image.open(file)
         with image:

@@ -8,21 +8,24 @@ are refused. Everything needs both classes: ValueError says which argument lacks
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from diffusionad import _core
+from diffusionad import metric_inputs as inputs
+from diffusionad.bootstrap import image_intervals
+from diffusionad.pixelwise import PixelMetrics
 
 Floats = NDArray[np.float64]
 
 __all__ = [
+    "PixelMetrics",
     "aupro",
     "auroc",
     "average_precision",
     "f1_max",
     "f1_max_threshold",
+    "image_intervals",
     "image_metrics",
     "image_scores",
     "label_components",
@@ -46,7 +49,7 @@ def auroc(labels: ArrayLike, scores: ArrayLike) -> float:
     >>> auroc([0, 0, 1, 1], [0.1, 0.4, 0.35, 0.8])
     0.75
     """
-    return _core.label_metrics(_labels(labels), _scores(scores, "scores"))["auroc"]
+    return _core.label_metrics(inputs.labels(labels), inputs.scores(scores, "scores"))["auroc"]
 
 
 def average_precision(labels: ArrayLike, scores: ArrayLike) -> float:
@@ -55,7 +58,9 @@ def average_precision(labels: ArrayLike, scores: ArrayLike) -> float:
     >>> round(average_precision([0, 0, 1, 1], [0.1, 0.4, 0.35, 0.8]), 4)
     0.8333
     """
-    return _core.label_metrics(_labels(labels), _scores(scores, "scores"))["average_precision"]
+    return _core.label_metrics(inputs.labels(labels), inputs.scores(scores, "scores"))[
+        "average_precision"
+    ]
 
 
 def f1_max(labels: ArrayLike, scores: ArrayLike) -> float:
@@ -64,7 +69,7 @@ def f1_max(labels: ArrayLike, scores: ArrayLike) -> float:
     >>> f1_max([0, 0, 1, 1], [0.1, 0.4, 0.35, 0.8])
     0.8
     """
-    return _core.label_metrics(_labels(labels), _scores(scores, "scores"))["f1_max"]
+    return _core.label_metrics(inputs.labels(labels), inputs.scores(scores, "scores"))["f1_max"]
 
 
 def f1_max_threshold(labels: ArrayLike, scores: ArrayLike) -> float:
@@ -73,7 +78,9 @@ def f1_max_threshold(labels: ArrayLike, scores: ArrayLike) -> float:
     >>> f1_max_threshold([0, 0, 1, 1], [0.1, 0.4, 0.35, 0.8])
     0.35
     """
-    return _core.label_metrics(_labels(labels), _scores(scores, "scores"))["f1_threshold"]
+    return _core.label_metrics(inputs.labels(labels), inputs.scores(scores, "scores"))[
+        "f1_threshold"
+    ]
 
 
 def aupro(masks: ArrayLike, maps: ArrayLike, fpr_limit: float = 0.3) -> float:
@@ -83,12 +90,12 @@ def aupro(masks: ArrayLike, maps: ArrayLike, fpr_limit: float = 0.3) -> float:
     the false-positive rate is over the good pixels of all maps; trapezoids, the last one
     interpolated at `fpr_limit`. `masks` and `maps` are (N, H, W), or (H, W) for one image.
     """
-    return _core.pixel_metrics(*_maps(masks, maps), fpr_limit)["aupro"]
+    return _core.pixel_metrics(*inputs.masks_and_maps(masks, maps), fpr_limit)["aupro"]
 
 
 def pixel_metrics(masks: ArrayLike, maps: ArrayLike, fpr_limit: float = 0.3) -> dict[str, float]:
     """`pixel_auroc`, `pixel_ap`, `pixel_f1_max` and `aupro` of maps (N, H, W), from one sort."""
-    found = _core.pixel_metrics(*_maps(masks, maps), fpr_limit)
+    found = _core.pixel_metrics(*inputs.masks_and_maps(masks, maps), fpr_limit)
     return {
         "pixel_auroc": found["auroc"],
         "pixel_ap": found["average_precision"],
@@ -103,7 +110,7 @@ def image_metrics(labels: ArrayLike, scores: ArrayLike) -> dict[str, float]:
     >>> image_metrics([0, 1], [0.2, 0.7])
     {'image_auroc': 1.0, 'image_ap': 1.0, 'image_f1_max': 1.0}
     """
-    found = _core.label_metrics(_labels(labels), _scores(scores, "scores"))
+    found = _core.label_metrics(inputs.labels(labels), inputs.scores(scores, "scores"))
     return {
         "image_auroc": found["auroc"],
         "image_ap": found["average_precision"],
@@ -120,7 +127,7 @@ def image_scores(maps: ArrayLike, top_k: int = 50) -> Floats:
     >>> image_scores([[[1.0, 2.0], [3.0, 4.0]]], top_k=2)
     array([3.5])
     """
-    return _core.image_scores(_scores(maps, "maps"), top_k)
+    return _core.image_scores(inputs.scores(maps, "maps"), top_k)
 
 
 def label_components(mask: ArrayLike) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
@@ -132,7 +139,7 @@ def label_components(mask: ArrayLike) -> tuple[NDArray[np.int32], NDArray[np.int
     >>> label_components([[1, 0, 0], [0, 1, 0], [0, 0, 0], [0, 0, 1]])[1]
     array([2], dtype=int32)
     """
-    return _core.label_components(_mask(mask, "mask"))
+    return _core.label_components(inputs.mask(mask, "mask"))
 
 
 def roc_curve(labels: ArrayLike, scores: ArrayLike) -> tuple[Floats, Floats, Floats]:
@@ -141,7 +148,9 @@ def roc_curve(labels: ArrayLike, scores: ArrayLike) -> tuple[Floats, Floats, Flo
     One point per distinct score (`score >= threshold` is positive), after a first one at (0, 0)
     whose threshold is infinite.
     """
-    fp, tp, _, thresholds = _core.label_curve(_labels(labels), _scores(scores, "scores"))
+    fp, tp, _, thresholds = _core.label_curve(
+        inputs.labels(labels), inputs.scores(scores, "scores")
+    )
     return _from(0.0, fp / fp[-1]), _from(0.0, tp / tp[-1]), _from(np.inf, thresholds)
 
 
@@ -151,7 +160,9 @@ def pr_curve(labels: ArrayLike, scores: ArrayLike) -> tuple[Floats, Floats, Floa
     One point per distinct score (`score >= threshold` is positive), after a first one with
     precision 1 and recall 0 whose threshold is infinite.
     """
-    fp, tp, _, thresholds = _core.label_curve(_labels(labels), _scores(scores, "scores"))
+    fp, tp, _, thresholds = _core.label_curve(
+        inputs.labels(labels), inputs.scores(scores, "scores")
+    )
     return _from(1.0, tp / (tp + fp)), _from(0.0, tp / tp[-1]), _from(np.inf, thresholds)
 
 
@@ -161,7 +172,7 @@ def pro_curve(masks: ArrayLike, maps: ArrayLike) -> tuple[Floats, Floats, Floats
     The curve under which `aupro` lies: one point per distinct value of the maps, after a first one
     at (0, 0) whose threshold is infinite.
     """
-    fp, _, overlap, thresholds = _core.pixel_curve(*_maps(masks, maps))
+    fp, _, overlap, thresholds = _core.pixel_curve(*inputs.masks_and_maps(masks, maps))
     return _from(0.0, fp / fp[-1]), _from(0.0, overlap), _from(np.inf, thresholds)
 
 
@@ -172,7 +183,7 @@ def reference_pro_curve(masks: ArrayLike, maps: ArrayLike) -> tuple[Floats, Floa
     the maps' own precision), and regions with their holes filled. A filled hole adds to the
     overlap and not to the region's size, so that ring-shaped defects can pass 1.
     """
-    masks, maps = _maps(masks, maps)
+    masks, maps = inputs.masks_and_maps(masks, maps)
     high, low = maps.max(), maps.min()
     with np.errstate(invalid="ignore"):  # infinities are refused below
         step = (high - low) / maps.dtype.type(_REFERENCE_THRESHOLDS)
@@ -202,40 +213,3 @@ def reference_pro(masks: ArrayLike, maps: ArrayLike) -> float:
 
 def _from(first: float, values: Floats) -> Floats:
     return np.concatenate([[first], values])
-
-
-def _numbers(values: ArrayLike, name: str) -> NDArray[Any]:
-    array = np.asarray(values)
-    if array.dtype.kind not in "buif":
-        raise TypeError(f"{name}: expected numbers, got dtype {array.dtype}")
-    if array.size == 0:
-        raise ValueError(f"{name}: expected a non-empty array, got shape {array.shape}")
-    return array
-
-
-def _scores(values: ArrayLike, name: str) -> NDArray[Any]:
-    """float32 and float64 as they are, other numbers as float64."""
-    array = _numbers(values, name)
-    return array if array.dtype in (np.float32, np.float64) else array.astype(np.float64)
-
-
-def _labels(values: ArrayLike) -> NDArray[Any]:
-    array = _numbers(values, "labels")
-    if array.dtype == np.bool_:
-        return array
-    positive = np.asarray(array == 1)
-    other = array[~positive & (array != 0)]
-    if other.size:
-        raise ValueError(f"labels: expected 0 and 1, got {other[0]}")
-    return positive
-
-
-def _mask(values: ArrayLike, name: str) -> NDArray[Any]:
-    array = _numbers(values, name)
-    return array if array.dtype in (np.bool_, np.uint8) else np.asarray(array != 0)
-
-
-def _maps(masks: ArrayLike, maps: ArrayLike) -> tuple[NDArray[Any], NDArray[Any]]:
-    """Both as (N, H, W)."""
-    m, s = _mask(masks, "masks"), _scores(maps, "maps")
-    return (m[None], s[None]) if m.ndim == s.ndim == 2 else (m, s)

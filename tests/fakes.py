@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from diffusionad import checkpoints, config
+from diffusionad import _core, checkpoints, config
 from diffusionad.images import to_network
 
 
@@ -54,8 +54,13 @@ class FakeModel:
         stages = dict.fromkeys(("x_s", "x_b", "x0_s", "x0_b", "x0"), x)
         return SimpleNamespace(maps=maps, scores=maps.max(axis=(1, 2)), **stages)
 
-    def predict(self, images: Any, batch_size: int = 8) -> SimpleNamespace:
-        return self.explain(images)
+    def predict(self, images: Any, batch_size: int = 8, size: str = "model") -> SimpleNamespace:
+        found = self.explain(images)
+        if size == "input":
+            sizes = [np.asarray(image).shape[:2] for image in images]
+            pairs = zip(found.maps, sizes, strict=True)
+            found.maps = [_core.resize_f32(one, *shape) for one, shape in pairs]
+        return found
 
     def save(self, path: Path) -> None:
         one = {"w": np.ones(2, np.float32)}

@@ -92,6 +92,17 @@ def test_train_evaluate_predict_info(capsys, tmp_path, data, trained):
         assert result[name] >= 0
     assert result["per_defect"]["pitting"]["images"] == 3
 
+    options = ("--resolution", "native", "--fpr-limit", 0.1, "--resamples", 20)
+    assert run("evaluate", out / MODEL, data, *options, "--json", tmp_path / "e.json") == 0
+    text = capsys.readouterr().out
+    assert "protocol: benchmark, native resolution" in text
+    assert "95% from" in text
+    native = json.loads((tmp_path / "e.json").read_text())
+    assert (native["resolution"], native["fpr_limit"]) == ("native", 0.1)
+    assert native["confidence"]["resamples"] == 20
+    assert len(native["curves"]["pixel"]["fpr"]) == len(native["curves"]["pixel"]["overlap"]) > 2
+    assert (tmp_path / "e.json").read_text().count("\n") < 100  # lists of numbers take one line
+
     assert run("predict", out / MODEL, data / "part" / "test", "--out", tmp_path / "p") == 0
     with (tmp_path / "p" / "scores.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
@@ -182,6 +193,12 @@ def test_what_is_wrong_is_one_line(capsys, tmp_path, data, trained):
         (2, ["train", broken, *train], f"{picture.name}: the image is broken"),
         (1, ["train", data, "--out", tmp_path / "file" / "x", "--quiet"], "cannot make this"),
         (2, ["evaluate", model, wrong, "--quiet"], f"{mask.name}: the mask is 7x9 pixels"),
+        (2, ["evaluate", model, data, "--fpr-limit", 0], "expected a rate above 0 and up to 1"),
+        (
+            2,
+            ["evaluate", model, data, "--resolution", "native", "--protocol", "reference"],
+            "resolution: the reference protocol measures at the model's",
+        ),
         (2, ["evaluate", cut, data], "cut.safetensors: not a complete safetensors file"),
         (2, ["evaluate", picture, data], f"{picture.name}: not a complete safetensors file"),
         (2, ["predict", trained / "state.safetensors", data, "--out", out], "expected diffusion"),

@@ -141,6 +141,7 @@ def test_category_is_needed_where_there_are_several(mvtec):
     with pytest.raises(InputError, match="choose a category; there are: bottle, cable"):
         datasets.open(mvtec)
     assert datasets.categories(mvtec) == ["bottle", "cable"]
+    assert datasets.categories(mvtec / "cable") == ["cable"]
     shutil.rmtree(mvtec / "bottle")
     assert datasets.open(mvtec).root.name == "cable"
 
@@ -161,7 +162,7 @@ def test_missing_empty_and_foreign_folders(mvtec, tmp_path):
         (no_train, {}, "not a category with train/good"),
         (mvtec, {"category": "half"}, "half: not a category with train/good"),
         (mvtec, {"category": "void"}, "no images in this folder"),
-        (mvtec, {"layout": "imagenet"}, "layout: no 'imagenet'; there are: auto, mvtec, folder"),
+        (mvtec, {"layout": "imagenet"}, "layout: no 'imagenet'; there are: auto, mvtec, visa, "),
         (mvtec, {"test_fraction": 1.0}, "test_fraction"),
     ]
     for path, options, words in cases:

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 from sklearn.metrics import average_precision_score, roc_auc_score
 
-from diffusionad import datasets, evaluation
+from diffusionad import datasets, evaluation, metrics
 from diffusionad.errors import InputError
 
 SIZE = 32
@@ -20,6 +20,7 @@ FIELDS = {
     "image_auroc", "image_ap", "image_f1_max", "pixel_auroc", "pixel_ap", "pixel_f1_max", "aupro",
     "images_per_second", "peak_memory_mb", "train_seconds", "train_steps", "category", "layout",
     "protocol", "preset", "seed", "threads", "simd", "versions", "per_defect",
+    "resolution", "fpr_limit", "confidence", "curves",
 }  # fmt: skip
 
 
@@ -96,10 +97,78 @@ def test_reference_protocol_takes_exact_pixels_only(root, model):
     truth[[sample.label == 1 for sample in data.test], 4:13, 4:13] = True
     assert result["protocol"] == "reference"
     assert result["pixel_auroc"] == round(roc_auc_score(truth.ravel(), maps.ravel()), 3)
+    assert result["image_auroc"] == round(result["image_auroc"], 3)
+    assert result["aupro"] == metrics.reference_pro(truth, maps)
+    assert "aupro" not in result["confidence"]
+    assert "pixel_ap" in result["confidence"]
+    chosen = [n for n, sample in enumerate(data.test) if sample.defect in ("good", "dent")]
+    dent = metrics.reference_pro(truth[chosen], maps[chosen])
+    assert result["per_defect"]["dent"]["aupro"] == dent
     exact = evaluation.evaluate(model, data)
     assert result["pixel_ap"] != exact["pixel_ap"]
     with pytest.raises(InputError, match="protocol: expected benchmark or reference"):
         evaluation.evaluate(model, data, "best")
+
+
+def test_native_resolution_takes_maps_and_masks_at_each_images_size(root, model):
+    odd = root / "test" / "good" / "odd.png"
+    Image.fromarray(np.full((50, 70, 3), 180, np.uint8)).save(odd)
+    data = datasets.open(root)
+    result = evaluation.evaluate(model, data, resolution="native", fpr_limit=0.1)
+    assert (result["resolution"], result["fpr_limit"]) == ("native", 0.1)
+    maps = model.predict([sample.image for sample in data.test], size="input").maps
+    masks = [sample.mask for sample in data.test]
+    assert {one.shape for one in maps} == {(50, 70), (64, 64)}
+    pixels = np.concatenate([m.ravel() for m in masks]), np.concatenate([m.ravel() for m in maps])
+    assert result["pixel_auroc"] == pytest.approx(roc_auc_score(*pixels), abs=1e-12)
+    assert result["pixel_ap"] == pytest.approx(average_precision_score(*pixels), abs=1e-12)
+    collected = metrics.PixelMetrics()
+    for mask, score_map in zip(masks, maps, strict=True):
+        collected.add(mask, score_map)
+    assert result["aupro"] == collected.result(0.1)["aupro"] != collected.result(0.3)["aupro"]
+    at_model = evaluation.evaluate(model, data)
+    assert at_model["image_auroc"] == result["image_auroc"]
+    assert at_model["pixel_auroc"] != result["pixel_auroc"]
+
+
+def test_result_has_intervals_and_curves(root, model):
+    data = datasets.open(root)
+    result = evaluation.evaluate(model, data, resamples=50)
+    measured = ("images_per_second", "peak_memory_mb")
+    assert result == {
+        **evaluation.evaluate(model, data, resamples=50),
+        **{n: result[n] for n in measured},
+    }
+    confidence, curves = result["confidence"], result["curves"]
+    assert (confidence["level"], confidence["resamples"], confidence["seed"]) == (0.95, 50, 4)
+    for name in (*evaluation.IMAGE_METRICS, *evaluation.PIXEL_METRICS):
+        low, high = confidence[name]
+        assert 0 <= low <= high <= 1
+        assert low - 0.02 <= result[name] <= high + 0.02
+    area = np.trapezoid(curves["image"]["tpr"], curves["image"]["fpr"])
+    assert area == pytest.approx(result["image_auroc"])
+    pixel = curves["pixel"]
+    assert len({len(values) for values in pixel.values()}) == 1
+    area = np.trapezoid(pixel["tpr"], pixel["fpr"])
+    assert area == pytest.approx(result["pixel_auroc"], abs=1e-3)
+    assert pixel["thresholds"][0] is None is pixel["thresholds"][-1]
+    none = evaluation.evaluate(model, data, resamples=0)["confidence"]
+    assert set(none) == {"level", "resamples", "seed"}
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"resolution": "full"}, "resolution: expected model or native, got 'full'"),
+        ({"protocol": "reference", "resolution": "native"}, "resolution: the reference protocol"),
+        ({"protocol": "reference", "fpr_limit": 0.1}, "fpr_limit: the reference protocol's is 0.3"),
+        ({"fpr_limit": 0.0}, "fpr_limit: expected 0 < fpr_limit <= 1, got 0.0"),
+        ({"resamples": -1}, "resamples: expected 0 or more, got -1"),
+    ],
+)
+def test_options_that_make_no_sense_are_refused(root, model, options, words):
+    with pytest.raises(InputError, match=words):
+        evaluation.evaluate(model, datasets.open(root), **options)
 
 
 def test_images_without_mask_count_for_image_metrics_only(root, model):

@@ -81,8 +81,35 @@ static bool valid(dad_graph *graph, dad_value x) {
     return graph->status == DAD_OK;
 }
 
+/* Taps of a filter [O, C, taps ...]. */
+static ptrdiff_t taps_of(const dad_parameter *p) {
+    return p->size / (p->shape[0] * p->shape[1]);
+}
+
+ptrdiff_t dad_parameter_floats(const dad_parameter *p) {
+    return p->filter ? dad_filter_size(p->shape[0], p->shape[1], taps_of(p)) : p->size;
+}
+
+void dad_parameter_write(float *place, const float *values, const dad_parameter *p) {
+    if (p->filter) {
+        dad_filter_to_panels(place, values, p->shape[0], p->shape[1], taps_of(p));
+    } else {
+        memcpy(place, values, (size_t)p->size * sizeof(float));
+    }
+}
+
+void dad_parameter_read(float *values, const float *place, const dad_parameter *p) {
+    if (p->filter) {
+        dad_filter_from_panels(values, place, p->shape[0], p->shape[1], taps_of(p));
+    } else {
+        memcpy(values, place, (size_t)p->size * sizeof(float));
+    }
+}
+
+typedef enum { BUFFER, WEIGHT, FILTER } parameter_kind;
+
 static int add_parameter(dad_graph *graph, const char *prefix, const char *suffix,
-                         bool trainable, int dimensions, const ptrdiff_t *shape) {
+                         parameter_kind kind, int dimensions, const ptrdiff_t *shape) {
     if (graph->status != DAD_OK) {
         return DAD_NONE;
     }
@@ -93,21 +120,22 @@ static int add_parameter(dad_graph *graph, const char *prefix, const char *suffi
     }
     graph->parameters = items;
     dad_parameter *p = &items[graph->parameter_count];
-    *p = (dad_parameter){.dimensions = dimensions, .trainable = trainable};
+    *p = (dad_parameter){
+        .dimensions = dimensions, .trainable = kind != BUFFER, .filter = kind == FILTER};
     dad_graph_name(graph, p->name, "%s.%s", prefix, suffix);
     memcpy(p->shape, shape, (size_t)dimensions * sizeof(*shape));
     if (!dad_checked_product(&p->size, dimensions, shape)) {
         return fail(graph, DAD_BAD_SHAPE);
     }
-    ptrdiff_t *end = trainable ? &graph->weight_size : &graph->buffer_size;
+    ptrdiff_t *end = p->trainable ? &graph->weight_size : &graph->buffer_size;
     p->offset = *end;
-    *end += dad_round_up(p->size, ALIGNMENT);
+    *end += dad_round_up(dad_parameter_floats(p), ALIGNMENT);
     return graph->parameter_count++;
 }
 
 static int add_vector(dad_graph *graph, const char *prefix, const char *suffix,
-                      bool trainable, ptrdiff_t size) {
-    return add_parameter(graph, prefix, suffix, trainable, 1, &size);
+                      parameter_kind kind, ptrdiff_t size) {
+    return add_parameter(graph, prefix, suffix, kind, 1, &size);
 }
 
 dad_value dad_graph_input(dad_graph *graph, ptrdiff_t C, ptrdiff_t H, ptrdiff_t W) {
@@ -132,8 +160,8 @@ dad_value dad_graph_linear(dad_graph *graph, dad_value x, ptrdiff_t O, const cha
     if (node == NULL) {
         return DAD_NONE;
     }
-    node->parameter[0] = add_parameter(graph, name, "weight", true, 2, shape);
-    node->parameter[1] = add_vector(graph, name, "bias", true, O);
+    node->parameter[0] = add_parameter(graph, name, "weight", WEIGHT, 2, shape);
+    node->parameter[1] = add_vector(graph, name, "bias", WEIGHT, O);
     return last(graph);
 }
 
@@ -167,8 +195,8 @@ dad_value dad_graph_conv2d(dad_graph *graph, dad_value x, const dad_conv_options
     node->stride = options->stride;
     const ptrdiff_t shape[4] = {O, C, K, K};
     int dimensions = options->one_dimensional ? 3 : 4;
-    node->parameter[0] = add_parameter(graph, name, "weight", true, dimensions, shape);
-    node->parameter[1] = add_vector(graph, name, "bias", true, O);
+    node->parameter[0] = add_parameter(graph, name, "weight", FILTER, dimensions, shape);
+    node->parameter[1] = add_vector(graph, name, "bias", WEIGHT, O);
     return last(graph);
 }
 
@@ -181,8 +209,8 @@ static dad_node *add_norm(dad_graph *graph, dad_op op, dad_value x,
     dad_node *node = add_node(graph, op, x, input->C, input->H, input->W);
     if (node != NULL) {
         node->activation = activation;
-        node->parameter[0] = add_vector(graph, name, "weight", true, node->C);
-        node->parameter[1] = add_vector(graph, name, "bias", true, node->C);
+        node->parameter[0] = add_vector(graph, name, "weight", WEIGHT, node->C);
+        node->parameter[1] = add_vector(graph, name, "bias", WEIGHT, node->C);
     }
     return node;
 }
@@ -202,8 +230,8 @@ dad_value dad_graph_batch_norm(dad_graph *graph, dad_value x, dad_activation act
     if (node == NULL) {
         return DAD_NONE;
     }
-    node->parameter[2] = add_vector(graph, name, "running_mean", false, node->C);
-    node->parameter[3] = add_vector(graph, name, "running_var", false, node->C);
+    node->parameter[2] = add_vector(graph, name, "running_mean", BUFFER, node->C);
+    node->parameter[3] = add_vector(graph, name, "running_var", BUFFER, node->C);
     return last(graph);
 }
 

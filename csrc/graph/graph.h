@@ -51,8 +51,13 @@ typedef struct {
     int dimensions;
     ptrdiff_t shape[4];
     ptrdiff_t size, offset;
-    bool trainable;
+    bool trainable, filter; /* a filter lies there as panels: see kernels.h */
 } dad_parameter;
+
+/* Floats that it takes where it lies; and its copy from and to PyTorch's layout. */
+ptrdiff_t dad_parameter_floats(const dad_parameter *parameter);
+void dad_parameter_write(float *place, const float *values, const dad_parameter *parameter);
+void dad_parameter_read(float *values, const float *place, const dad_parameter *parameter);
 
 typedef struct {
     dad_op op;

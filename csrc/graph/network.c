@@ -17,27 +17,12 @@ static float *zeros(ptrdiff_t count) {
     return buffer;
 }
 
-static dad_status no_packed_filters(dad_network *network) {
-    const dad_graph *graph = &network->graph;
-    network->packed_offset = malloc((size_t)graph->count * sizeof(ptrdiff_t));
-    if (network->packed_offset == NULL) {
-        return DAD_NO_MEMORY;
-    }
-    for (int i = 0; i < graph->count; i++) {
-        network->packed_offset[i] = -1;
-    }
-    return DAD_OK;
-}
-
 dad_status dad_network_init(dad_network *network, dad_graph *graph) {
-    *network = (dad_network){.graph = *graph, .packed_is_stale = true};
+    *network = (dad_network){.graph = *graph};
     dad_graph_init(graph);
     dad_status status = network->graph.status;
     if (status == DAD_OK && network->graph.output == DAD_NONE) {
         status = DAD_BAD_SHAPE;
-    }
-    if (status == DAD_OK) {
-        status = no_packed_filters(network);
     }
     if (status == DAD_OK) {
         network->weights = zeros(network->graph.weight_size);
@@ -55,11 +40,9 @@ dad_status dad_network_init(dad_network *network, dad_graph *graph) {
 void dad_network_trim(dad_network *network) {
     dad_free(network->arena);
     dad_free(network->scratch);
-    dad_free(network->packed);
     dad_free(network->t);
-    network->arena = network->scratch = network->packed = network->t = NULL;
+    network->arena = network->scratch = network->t = NULL;
     network->arena_size = network->scratch_size = 0;
-    network->packed_is_stale = true;
     network->backward_possible = false;
     dad_plan_free(&network->plan);
 }
@@ -72,11 +55,8 @@ void dad_network_free(dad_network *network) {
     dad_free(network->gradients);
     dad_free(network->moments[0]);
     dad_free(network->moments[1]);
-    free(network->packed_offset);
     memset(network, 0, sizeof(*network));
 }
-
-void dad_network_weights_changed(dad_network *network) { network->packed_is_stale = true; }
 
 static dad_status need(float **buffer, ptrdiff_t count) {
     if (*buffer == NULL) {
@@ -114,7 +94,8 @@ static dad_task make_task(const dad_network *network, const dad_plan *plan,
     dad_task task = {.node = node,
                      .N = plan->options.N,
                      .training = plan->options.training,
-                     .again = step->again};
+                     .again = step->again,
+                     .fused = &step->fused};
     for (int i = 0; i < DAD_MAX_INPUTS; i++) {
         task.input[i] = node->in[i] != DAD_NONE ? &graph->nodes[node->in[i]] : NULL;
     }
@@ -184,42 +165,6 @@ dad_status dad_network_resize(dad_network *network, ptrdiff_t H, ptrdiff_t W) {
     return dad_graph_resize(&network->graph, H, W);
 }
 
-/* Evaluation keeps the filters packed: they are the same at every call. */
-static dad_status pack_filters(dad_network *network) {
-    const dad_graph *graph = &network->graph;
-    if (network->packed != NULL && !network->packed_is_stale &&
-        network->packed_level == dad_simd()) {
-        return DAD_OK;
-    }
-    if (network->packed == NULL) {
-        ptrdiff_t total = 0;
-        for (int i = 0; i < graph->count; i++) {
-            const dad_node *node = &graph->nodes[i];
-            if (node->op == DAD_OP_CONV2D) {
-                network->packed_offset[i] = total;
-                total +=
-                    dad_round_up(dad_op_packed_size(node, &graph->nodes[node->in[0]]), 16);
-            }
-        }
-        network->packed = dad_alloc(total);
-        if (network->packed == NULL) {
-            return DAD_NO_MEMORY;
-        }
-    }
-    for (int i = 0; i < graph->count; i++) {
-        const dad_node *node = &graph->nodes[i];
-        if (network->packed_offset[i] >= 0) {
-            const dad_parameter *weight = &graph->parameters[node->parameter[0]];
-            dad_op_pack(network->packed + network->packed_offset[i],
-                        network->weights + weight->offset, node,
-                        &graph->nodes[node->in[0]]);
-        }
-    }
-    network->packed_is_stale = false;
-    network->packed_level = dad_simd();
-    return DAD_OK;
-}
-
 /* ---- running --------------------------------------------------------------------- */
 
 static float *parameter(const dad_network *network, float *base, const dad_node *node,
@@ -230,6 +175,27 @@ static float *parameter(const dad_network *network, float *base, const dad_node 
                : base + network->graph.parameters[index].offset;
 }
 
+static void find_fused(dad_task *task, const dad_network *network, const dad_step *step) {
+    const dad_graph *graph = &network->graph;
+    task->x2 = tensor(network, step->fused.x2);
+    for (int i = 0; i < 2; i++) {
+        task->moments[i] = tensor(network, step->fused.moments[i]);
+        if (task->moments[i] != NULL) {
+            const dad_node *producer = &graph->nodes[step->fused.producer[i]];
+            task->slices[i] =
+                dad_op_moment_slices(producer, &graph->nodes[producer->in[0]]);
+        }
+    }
+    if (step->fused.norm != DAD_NONE) {
+        const dad_node *norm = &graph->nodes[step->fused.norm];
+        task->norm_activation = norm->activation;
+        task->norm_weight = parameter(network, network->weights, norm, 0);
+        task->norm_bias = parameter(network, network->weights, norm, 1);
+        task->norm_mean = parameter(network, network->buffers, norm, 2);
+        task->norm_var = parameter(network, network->buffers, norm, 3);
+    }
+}
+
 static void run_step(dad_network *network, const dad_step *step) {
     dad_task task = make_task(network, &network->plan, step);
     const dad_node *node = task.node;
@@ -237,6 +203,7 @@ static void run_step(dad_network *network, const dad_step *step) {
         task.x[i] = tensor(network, step->x[i]);
         task.dx[i] = tensor(network, step->dx[i]);
     }
+    find_fused(&task, network, step);
     task.y = tensor(network, step->y);
     task.aux = tensor(network, step->aux);
     task.dy = tensor(network, step->dy);
@@ -246,9 +213,6 @@ static void run_step(dad_network *network, const dad_step *step) {
     task.dbias = parameter(network, network->gradients, node, 1);
     task.running_mean = parameter(network, network->buffers, node, 2);
     task.running_var = parameter(network, network->buffers, node, 3);
-    if (!task.training && network->packed_offset[step->node] >= 0) {
-        task.packed = network->packed + network->packed_offset[step->node];
-    }
     task.t = network->t;
     task.scratch = network->scratch;
     task.seed = network->seed * UINT64_C(0x9E3779B97F4A7C15) + (uint64_t)step->node;
@@ -281,9 +245,6 @@ dad_status dad_network_forward(dad_network *network, float *y, const float *x,
     network->backward_possible = false;
     network->seed = seed;
     dad_status status = prepare(network, options);
-    if (status == DAD_OK && !options->training) {
-        status = pack_filters(network);
-    }
     if (status != DAD_OK) {
         return status;
     }

@@ -7,19 +7,13 @@
 #define DAD_NETWORK_H
 
 #include "graph/plan.h"
-#include "simd/simd.h"
 
 typedef struct {
     dad_graph graph;
-    float *weights;           /* [graph.weight_size], each parameter in PyTorch's layout */
-    float *buffers;           /* [graph.buffer_size] */
-    float *gradients;         /* [graph.weight_size] or NULL */
-    float *moments[2];        /* Adam's m and v, or NULL */
-    float *packed;            /* all filters packed for evaluation, or NULL */
-    ptrdiff_t *packed_offset; /* [graph.count]: into packed, -1 for other nodes */
-    bool packed_is_stale;
-    const dad_simd_level
-        *packed_level; /* at which they were packed: last bits may differ */
+    float *weights;    /* [graph.weight_size], filters as panels */
+    float *buffers;    /* [graph.buffer_size] */
+    float *gradients;  /* [graph.weight_size] or NULL */
+    float *moments[2]; /* Adam's m and v, or NULL */
     dad_plan plan;
     float *arena, *scratch;
     ptrdiff_t arena_size, scratch_size; /* floats allocated */
@@ -31,9 +25,6 @@ typedef struct {
 /* Takes the graph over, even on failure. Weights are zero. */
 DAD_MUST_CHECK dad_status dad_network_init(dad_network *network, dad_graph *graph);
 void dad_network_free(dad_network *network);
-
-/* After the weights were written from outside. */
-void dad_network_weights_changed(dad_network *network);
 
 /* y [N, O, H', W'] from x [N, C, H, W]; t [N] or NULL for a network without time. */
 DAD_MUST_CHECK dad_status dad_network_forward(dad_network *network, float *y,
@@ -59,7 +50,7 @@ DAD_MUST_CHECK dad_status dad_network_memory(const dad_network *network, ptrdiff
 DAD_MUST_CHECK dad_status dad_network_resize(dad_network *network, ptrdiff_t H,
                                              ptrdiff_t W);
 
-/* Frees arena, scratch and packed filters; they come back when needed. */
+/* Frees arena and scratch; they come back when needed. */
 void dad_network_trim(dad_network *network);
 
 #endif

@@ -37,44 +37,49 @@ static dad_conv2d_shape conv_shape(const dad_node *node, const dad_node *input,
                               .pad = node->kernel / 2};
 }
 
-ptrdiff_t dad_op_packed_size(const dad_node *node, const dad_node *input) {
-    if (node->op != DAD_OP_CONV2D) {
-        return 0;
-    }
+ptrdiff_t dad_op_moment_slices(const dad_node *node, const dad_node *input) {
     dad_conv2d_shape shape = conv_shape(node, input, 1);
-    return dad_conv2d_packed_size(&shape, DAD_CONV_FORWARD);
+    return dad_conv2d_moment_slices(&shape);
 }
 
-void dad_op_pack(float *packed, const float *weight, const dad_node *node,
-                 const dad_node *input) {
-    dad_conv2d_shape shape = conv_shape(node, input, 1);
-    dad_conv2d_pack(packed, weight, &shape, DAD_CONV_FORWARD);
+ptrdiff_t dad_op_moments_size(const dad_node *node, const dad_node *input) {
+    return dad_op_moment_slices(node, input) * 3 * node->C;
 }
 
-/* Scratch holds the packed filter first, then what the convolution itself wants. */
+/* Scratch starts with the folded BatchNorm, scale [O] and bias [O]. */
+static ptrdiff_t folded_size(const dad_task *task) {
+    return task->fused->norm != DAD_NONE ? 2 * dad_round_up(task->node->C, 16) : 0;
+}
+
 static ptrdiff_t conv_scratch(const dad_task *task, bool backward) {
     dad_conv2d_shape shape = conv_shape(task->node, task->input[0], task->N);
     if (!backward) {
-        ptrdiff_t packed = dad_conv2d_packed_size(&shape, DAD_CONV_FORWARD);
-        return dad_round_up(packed, 16) + dad_conv2d_forward_scratch(&shape);
+        return folded_size(task) + dad_conv2d_forward_scratch(&shape);
     }
-    ptrdiff_t packed = dad_conv2d_packed_size(&shape, DAD_CONV_BACKWARD_DATA);
-    return dad_max(dad_round_up(packed, 16) + dad_conv2d_backward_data_scratch(&shape),
+    return dad_max(dad_conv2d_backward_data_scratch(&shape),
                    dad_conv2d_backward_filter_scratch(&shape));
 }
 
 static void conv_forward(const dad_task *task) {
     dad_conv2d_shape shape = conv_shape(task->node, task->input[0], task->N);
-    ptrdiff_t size = dad_round_up(dad_conv2d_packed_size(&shape, DAD_CONV_FORWARD), 16);
-    const float *packed = task->packed;
-    if (packed == NULL) {
-        dad_conv2d_pack(task->scratch, task->weight, &shape, DAD_CONV_FORWARD);
-        packed = task->scratch;
+    const dad_fused *fused = task->fused;
+    const dad_conv2d_input input = {
+        .x = task->x[0], .x2 = task->x2, .C1 = fused->C1, .doubled = fused->half[0]};
+    dad_conv2d_epilogue epilogue = {.bias = task->bias,
+                                    .image_bias = task->x[1],
+                                    .residual = task->x[2],
+                                    .residual_doubled = fused->half[2],
+                                    .moments = task->training ? NULL : task->aux};
+    if (fused->norm != DAD_NONE) {
+        float *scale = task->scratch, *bias = scale + folded_size(task) / 2;
+        dad_batch_norm_fold(scale, bias, task->bias, task->norm_weight, task->norm_bias,
+                            task->norm_mean, task->norm_var, task->node->C, EPSILON);
+        epilogue.scale = scale;
+        epilogue.bias = bias;
+        epilogue.activation = task->norm_activation;
     }
-    const dad_conv2d_epilogue epilogue = {
-        .bias = task->bias, .image_bias = task->x[1], .residual = task->x[2]};
-    dad_conv2d_forward(task->y, task->x[0], packed, &epilogue, &shape,
-                       task->scratch + size);
+    dad_conv2d_forward(task->y, &input, task->weight, &epilogue, &shape,
+                       task->scratch + folded_size(task));
 }
 
 static void conv_backward(const dad_task *task) {
@@ -82,11 +87,8 @@ static void conv_backward(const dad_task *task) {
     dad_conv2d_backward_filter(task->dweight, task->dbias, task->x[0], task->dy, &shape,
                                task->scratch);
     if (task->dx[0] != NULL) {
-        ptrdiff_t size =
-            dad_round_up(dad_conv2d_packed_size(&shape, DAD_CONV_BACKWARD_DATA), 16);
-        dad_conv2d_pack(task->scratch, task->weight, &shape, DAD_CONV_BACKWARD_DATA);
-        dad_conv2d_backward_data(task->dx[0], task->dy, task->scratch, &shape,
-                                 task->scratch + size);
+        dad_conv2d_backward_data(task->dx[0], task->dy, task->weight, &shape,
+                                 task->scratch);
     }
     if (task->dx[1] != NULL) {
         dad_sum_pixels(task->dx[1], task->dy, task->N, pixels(task->node), task->node->C);
@@ -103,21 +105,33 @@ static dad_group_norm_shape group_shape(const dad_task *task) {
                                   .eps = EPSILON,
                                   .activation = task->node->activation};
 }
-/* Evaluation keeps no statistics: they go to the end of the scratch. */
 static ptrdiff_t group_aux(const dad_graph *graph, const dad_node *node) {
     (void)graph, (void)node;
     return 2 * DAD_GROUPS;
 }
 static ptrdiff_t group_scratch(const dad_task *task, bool backward) {
-    (void)backward;
     dad_group_norm_shape shape = group_shape(task);
-    return task->N * 2 * DAD_GROUPS + dad_group_norm_scratch(&shape);
+    return backward || task->training ? dad_group_norm_scratch(&shape)
+                                      : dad_group_norm_evaluate_scratch(&shape);
+}
+static void group_evaluate(const dad_task *task) {
+    dad_group_norm_shape shape = group_shape(task);
+    const bool joined = task->x2 != NULL;
+    const ptrdiff_t C1 = joined ? task->fused->C1 : shape.C;
+    const dad_group_norm_part parts[2] = {
+        {task->x[0], C1, task->moments[0], task->slices[0]},
+        {task->x2, shape.C - C1, task->moments[1], task->slices[1]}};
+    dad_group_norm_evaluate(task->y, parts, joined ? 2 : 1, task->weight, task->bias,
+                            &shape, task->scratch);
 }
 static void group_forward(const dad_task *task) {
     dad_group_norm_shape shape = group_shape(task);
-    float *stats = task->aux != NULL ? task->aux : task->scratch;
-    dad_group_norm_forward(task->y, stats, task->x[0], task->weight, task->bias, &shape,
-                           task->scratch + task->N * 2 * DAD_GROUPS);
+    if (!task->training) {
+        group_evaluate(task);
+        return;
+    }
+    dad_group_norm_forward(task->y, task->aux, task->x[0], task->weight, task->bias, &shape,
+                           task->scratch);
 }
 static void group_backward(const dad_task *task) {
     dad_group_norm_shape shape = group_shape(task);

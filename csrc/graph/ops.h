@@ -13,14 +13,18 @@ typedef struct {
     const dad_node *input[DAD_MAX_INPUTS];
     ptrdiff_t N;
     const float *x[DAD_MAX_INPUTS];
+    const dad_fused *fused;
+    const float *x2;         /* these as fused says ... */
+    const float *moments[2]; /* ... */
+    ptrdiff_t slices[2];     /* of these moments */
+    const float *norm_weight, *norm_bias, *norm_mean, *norm_var; /* of a BatchNorm */
+    dad_activation norm_activation;
     float *y, *aux;
     const float *dy;
     float *dx[DAD_MAX_INPUTS];
     const float *weight, *bias; /* the node's parameters ... */
     float *dweight, *dbias;     /* ... and their gradients */
     float *running_mean, *running_var;
-    const float
-        *packed;    /* the filter packed for the forward pass; NULL: pack into scratch */
     const float *t; /* [N] time steps */
     float *scratch;
     uint64_t seed; /* of dropout */
@@ -39,9 +43,9 @@ typedef struct {
 
 const dad_op_kind *dad_op_of(const dad_node *node);
 
-/* Floats of the packed filter of a convolution for the forward pass; 0 for other nodes. */
-ptrdiff_t dad_op_packed_size(const dad_node *node, const dad_node *input);
-void dad_op_pack(float *packed, const float *weight, const dad_node *node,
-                 const dad_node *input);
+/* The sums of its value that a convolution can give: how many slices, and how many floats,
+ * per image; 0 where it gives none. */
+ptrdiff_t dad_op_moment_slices(const dad_node *node, const dad_node *input);
+ptrdiff_t dad_op_moments_size(const dad_node *node, const dad_node *input);
 
 #endif

@@ -17,6 +17,7 @@ typedef struct {
     dad_plan *plan;
     int *value, *aux, *gradient; /* [nodes]: the current tensor of each, or DAD_NONE */
     bool *shared;                /* [nodes]: the value is read outside its segment */
+    dad_fusion *fusions;         /* [nodes]: evaluation only, else NULL */
     int moment;
     dad_status status;
 } planner;
@@ -59,17 +60,76 @@ static dad_step *new_step(planner *p, int node, bool backward) {
     plan->steps = steps;
     p->moment++;
     dad_step *step = &steps[plan->count++];
-    *step = (dad_step){
-        .node = node, .backward = backward, .y = DAD_NONE, .aux = DAD_NONE, .dy = DAD_NONE};
+    *step = (dad_step){.node = node,
+                       .backward = backward,
+                       .y = DAD_NONE,
+                       .aux = DAD_NONE,
+                       .dy = DAD_NONE,
+                       .fused = {.x2 = DAD_NONE,
+                                 .norm = DAD_NONE,
+                                 .moments = {DAD_NONE, DAD_NONE},
+                                 .producer = {DAD_NONE, DAD_NONE}}};
     for (int i = 0; i < DAD_MAX_INPUTS; i++) {
         step->x[i] = step->dx[i] = step->sum[i] = DAD_NONE;
     }
     return step;
 }
 
+/* The value that stands in for one that is never made: input 0 of a concatenation (then
+ * *second is the other) or of an upsampling (then *half). */
+static dad_value stand_in(const planner *p, dad_value value, dad_value *second,
+                          bool *half) {
+    const dad_node *node = &p->graph->nodes[value];
+    *second = DAD_NONE;
+    *half = false;
+    if (p->fusions == NULL || !p->fusions[value].absent) {
+        return value;
+    }
+    *second = node->op == DAD_OP_CONCAT ? node->in[1] : DAD_NONE;
+    *half = node->op == DAD_OP_UPSAMPLE_NEAREST;
+    return node->op == DAD_OP_BATCH_NORM ? value : node->in[0];
+}
+
+/* The sums of a part, where its convolution gives them. */
+static void plan_moments(planner *p, dad_step *step, int part, dad_value value) {
+    if (value != DAD_NONE && p->fusions != NULL && p->fusions[value].moments) {
+        step->fused.moments[part] = touch(p, p->aux[value]);
+        step->fused.producer[part] = value;
+    }
+}
+
+static void plan_input(planner *p, dad_step *step, int i, dad_value input) {
+    dad_value second;
+    const dad_value first = stand_in(p, input, &second, &step->fused.half[i]);
+    step->x[i] = touch(p, p->value[first]);
+    if (second != DAD_NONE) {
+        step->fused.x2 = touch(p, p->value[second]);
+        step->fused.C1 = p->graph->nodes[first].C;
+    }
+    if (p->graph->nodes[step->node].op == DAD_OP_GROUP_NORM) {
+        plan_moments(p, step, 0, first);
+        plan_moments(p, step, 1, second);
+    }
+}
+
+/* Floats per image of what a step saves for the backward pass, or gives to a GroupNorm. */
+static ptrdiff_t saved_size(const planner *p, int index) {
+    const dad_node *node = &p->graph->nodes[index];
+    if (p->plan->options.training) {
+        return dad_op_of(node)->aux_size(p->graph, node);
+    }
+    return p->fusions[index].moments
+               ? dad_op_moments_size(node, &p->graph->nodes[node->in[0]])
+               : 0;
+}
+
 static void plan_forward(planner *p, int index, bool again) {
     const dad_node *node = &p->graph->nodes[index];
     if (node->op == DAD_OP_INPUT) {
+        return;
+    }
+    if (p->fusions != NULL && p->fusions[index].absent) {
+        p->value[index] = p->value[node->in[0]]; /* of a BatchNorm; else never asked for */
         return;
     }
     dad_step *step = new_step(p, index, false);
@@ -79,12 +139,14 @@ static void plan_forward(planner *p, int index, bool again) {
     step->again = again;
     for (int i = 0; i < DAD_MAX_INPUTS; i++) {
         if (node->in[i] != DAD_NONE) {
-            step->x[i] = touch(p, p->value[node->in[i]]);
+            plan_input(p, step, i, node->in[i]);
         }
     }
+    if (p->fusions != NULL) {
+        step->fused.norm = p->fusions[index].norm;
+    }
     p->value[index] = step->y = new_tensor(p, value_size(node));
-    ptrdiff_t saved =
-        p->plan->options.training ? dad_op_of(node)->aux_size(p->graph, node) : 0;
+    const ptrdiff_t saved = saved_size(p, index);
     if (saved > 0) {
         p->aux[index] = step->aux = new_tensor(p, saved);
     }
@@ -286,9 +348,13 @@ dad_status dad_plan_build(dad_plan *plan, const dad_graph *graph,
     planner p = {.graph = graph, .plan = plan, .status = DAD_OK};
     int *tensors = malloc(3 * count * sizeof(*tensors));
     p.shared = malloc(count * sizeof(*p.shared));
-    if (tensors == NULL || p.shared == NULL) {
+    p.fusions = options->training ? NULL : malloc(count * sizeof(*p.fusions));
+    if (tensors == NULL || p.shared == NULL || (!options->training && p.fusions == NULL)) {
         p.status = DAD_NO_MEMORY;
         goto done;
+    }
+    if (p.fusions != NULL) {
+        dad_fuse(p.fusions, graph);
     }
     for (size_t i = 0; i < 3 * count; i++) {
         tensors[i] = DAD_NONE;
@@ -303,6 +369,7 @@ dad_status dad_plan_build(dad_plan *plan, const dad_graph *graph,
 done:
     free(tensors);
     free(p.shared);
+    free(p.fusions);
     if (p.status != DAD_OK) {
         dad_plan_free(plan);
     }

@@ -9,7 +9,7 @@
 #ifndef DAD_PLAN_H
 #define DAD_PLAN_H
 
-#include "graph/graph.h"
+#include "graph/fuse.h"
 
 typedef struct {
     ptrdiff_t N;
@@ -25,13 +25,24 @@ typedef struct {
     ptrdiff_t offset; /* into the arena */
 } dad_tensor;
 
+/* See fuse.h. */
+typedef struct {
+    int x2;       /* the second part of the input, whose first is x[0], or DAD_NONE */
+    ptrdiff_t C1; /* channels of the first part */
+    bool half[DAD_MAX_INPUTS]; /* x[i] is the map before an upsampling */
+    dad_value norm;            /* the BatchNorm that a convolution does, or DAD_NONE */
+    int moments[2];        /* of a GroupNorm's parts, where their convolutions give them */
+    dad_value producer[2]; /* those convolutions */
+} dad_fused;
+
 typedef struct {
     int node;
     bool backward;
     bool again;              /* a forward step run for the second time */
     int x[DAD_MAX_INPUTS];   /* values of the node's inputs (where needed) */
     int y;                   /* the node's value (where needed) */
-    int aux;                 /* what the forward pass saves beside the value */
+    int aux;                 /* what the forward pass saves or gives beside the value */
+    dad_fused fused;         /* evaluation: what the step does besides */
     int dy;                  /* backward: the gradient of the value ... */
     int dx[DAD_MAX_INPUTS];  /* ... and of the inputs; DAD_NONE: not wanted */
     int sum[DAD_MAX_INPUTS]; /* where to add dx afterwards (a value used more than once) */

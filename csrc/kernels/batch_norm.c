@@ -53,7 +53,7 @@ void dad_batch_norm_forward_training(float *y, float *stats, float *running_mean
                 (float)((1.0 - momentum) * running_var[c] + momentum * unbiased * variance);
         }
     }
-    dad_norm_apply(y, x, &work, &norm);
+    dad_norm_apply(y, x, 0, shape->C, &work, &norm);
 }
 
 void dad_batch_norm_forward_evaluation(float *y, const float *x, const float *gamma,
@@ -66,7 +66,18 @@ void dad_batch_norm_forward_evaluation(float *y, const float *x, const float *ga
         float rstd = (float)(1.0 / sqrt((double)running_var[c] + shape->eps));
         set_channel(&work, c, running_mean[c], rstd, gamma, beta, shape->C);
     }
-    dad_norm_apply(y, x, &work, &norm);
+    dad_norm_apply(y, x, 0, shape->C, &work, &norm);
+}
+
+void dad_batch_norm_fold(float *scale, float *bias, const float *conv_bias,
+                         const float *gamma, const float *beta, const float *running_mean,
+                         const float *running_var, ptrdiff_t C, float eps) {
+    for (ptrdiff_t c = 0; c < C; c++) {
+        const double factor = gamma[c] / sqrt((double)running_var[c] + eps);
+        const double centre = (double)running_mean[c] - (conv_bias ? conv_bias[c] : 0.0f);
+        scale[c] = (float)factor;
+        bias[c] = (float)(beta[c] - centre * factor);
+    }
 }
 
 void dad_batch_norm_backward(float *dx, float *dgamma, float *dbeta, const float *dy,

@@ -8,7 +8,7 @@
  * rounding, depends on the shape of one image only. */
 #include "kernels/conv2d.h"
 
-#include <string.h>
+#include <math.h>
 
 #include "base/memory.h"
 #include "base/threads.h"
@@ -81,22 +81,9 @@ static dad_conv2d_shape exchanged(const dad_conv2d_shape *shape) {
     return copy;
 }
 
-ptrdiff_t dad_conv2d_packed_size(const dad_conv2d_shape *shape, dad_conv_pass pass) {
-    const dad_filter_view view = dad_filter_of(shape, pass);
-    const dad_winograd_ops *ops = transforms(shape);
-    const ptrdiff_t points = ops ? (ops->tile + 2) * (ops->tile + 2) : view.taps;
-    return dad_round_up(view.outputs, DAD_PANEL) * points * view.inputs;
-}
-
-void dad_conv2d_pack(float *packed, const float *w, const dad_conv2d_shape *shape,
-                     dad_conv_pass pass) {
-    const dad_filter_view view = dad_filter_of(shape, pass);
-    const dad_winograd_ops *ops = transforms(shape);
-    if (ops != NULL) {
-        dad_pack_winograd(packed, w, &view, ops);
-    } else {
-        dad_pack_matmul(packed, w, &view);
-    }
+ptrdiff_t dad_conv2d_moment_slices(const dad_conv2d_shape *shape) {
+    const dad_conv2d_shape s = resolved(shape);
+    return dad_winograd_transforms(s.algorithm) ? dad_winograd_moment_slices(&s) : 0;
 }
 
 ptrdiff_t dad_conv2d_forward_scratch(const dad_conv2d_shape *shape) {
@@ -108,19 +95,20 @@ ptrdiff_t dad_conv2d_forward_scratch(const dad_conv2d_shape *shape) {
     return dad_matmul_scratch(&patches);
 }
 
-void dad_conv2d_forward(float *y, const float *x, const float *packed,
+void dad_conv2d_forward(float *y, const dad_conv2d_input *input, const float *w,
                         const dad_conv2d_epilogue *epilogue, const dad_conv2d_shape *shape,
                         float *scratch) {
-    const dad_conv2d_epilogue none = {NULL, NULL, NULL};
+    const dad_conv2d_epilogue none = {.bias = NULL};
     const dad_conv2d_shape s = resolved(shape);
+    const dad_filter_view filter = dad_filter_of(w, &s, DAD_CONV_FORWARD);
     if (epilogue == NULL) {
         epilogue = &none;
     }
     if (dad_winograd_transforms(s.algorithm) != NULL) {
-        dad_winograd_forward(y, x, packed, epilogue, &s, scratch);
+        dad_winograd_forward(y, input, &filter, epilogue, &s, scratch);
     } else {
         const dad_patch_shape patches = dad_patches_forward(&s);
-        dad_matmul_forward(y, x, packed, epilogue, &patches, scratch);
+        dad_matmul_forward(y, input, &filter, epilogue, &patches, scratch);
     }
 }
 
@@ -133,27 +121,34 @@ ptrdiff_t dad_conv2d_backward_data_scratch(const dad_conv2d_shape *shape) {
     return dad_matmul_scratch(&patches);
 }
 
-void dad_conv2d_backward_data(float *dx, const float *dy, const float *packed,
+void dad_conv2d_backward_data(float *dx, const float *dy, const float *w,
                               const dad_conv2d_shape *shape, float *scratch) {
-    const dad_conv2d_epilogue none = {NULL, NULL, NULL};
+    const dad_conv2d_epilogue none = {.bias = NULL};
+    const dad_conv2d_input input = {.x = dy};
+    const dad_filter_view filter = dad_filter_of(w, shape, DAD_CONV_BACKWARD_DATA);
     if (transforms(shape) != NULL) {
         const dad_conv2d_shape s = exchanged(shape);
-        dad_winograd_forward(dx, dy, packed, &none, &s, scratch);
+        dad_winograd_forward(dx, &input, &filter, &none, &s, scratch);
     } else {
         const dad_patch_shape patches = dad_patches_backward_data(shape);
-        dad_matmul_forward(dx, dy, packed, &none, &patches, scratch);
+        dad_matmul_forward(dx, &input, &filter, &none, &patches, scratch);
     }
 }
 
-void dad_epilogue_bias(float *bias, const dad_conv2d_epilogue *epilogue, ptrdiff_t n,
-                       ptrdiff_t o, ptrdiff_t O) {
+dad_output_stage dad_output_stage_of(const dad_conv2d_epilogue *epilogue, ptrdiff_t n,
+                                     ptrdiff_t o, ptrdiff_t O) {
+    dad_output_stage stage = {.floor = epilogue->activation == DAD_RELU ? 0.0f : -INFINITY};
     for (ptrdiff_t i = 0; i < DAD_PANEL; i++) {
-        bias[i] = 0.0f;
-        if (o + i < O) {
-            bias[i] += epilogue->bias ? epilogue->bias[o + i] : 0.0f;
-            bias[i] += epilogue->image_bias ? epilogue->image_bias[n * O + o + i] : 0.0f;
+        const bool exists = o + i < O;
+        stage.scale[i] = exists && epilogue->scale ? epilogue->scale[o + i] : 1.0f;
+        if (exists && epilogue->bias != NULL) {
+            stage.bias[i] += epilogue->bias[o + i];
+        }
+        if (exists && epilogue->image_bias != NULL) {
+            stage.bias[i] += epilogue->image_bias[n * O + o + i];
         }
     }
+    return stage;
 }
 
 static ptrdiff_t bias_slices(const dad_patch_shape *p) {

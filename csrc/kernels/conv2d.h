@@ -2,7 +2,7 @@
  *
  *   dad_winograd_*    conv2d_winograd.c, conv2d_winograd_filter.c: 3x3, stride 1, padding 1
  *   dad_matmul_*      conv2d_matmul.c: 1x1 as a product, anything else through patches
- *   dad_pack_*        conv2d_pack.c
+ *   dad_filter_*      conv2d_filter.c: what each of them multiplies by
  *
  * The gradient of the input is itself a convolution, of dy with the filter turned round and
  * its channels exchanged, so one forward code serves both. */
@@ -15,24 +15,42 @@
 /* The transforms of a Winograd algorithm; NULL for the others. */
 const dad_winograd_ops *dad_winograd_transforms(dad_conv_algorithm algorithm);
 
-/* w as seen by a pass: `outputs` by `inputs` channels, the latter being summed over. */
+/* The panels w as seen by a pass: `outputs` by `inputs` channels, the latter being summed
+ * over. */
 typedef struct {
+    const float *w;
     ptrdiff_t outputs, inputs, taps; /* taps = KH * KW */
     dad_conv_pass pass;
 } dad_filter_view;
 
-dad_filter_view dad_filter_of(const dad_conv2d_shape *shape, dad_conv_pass pass);
+dad_filter_view dad_filter_of(const float *w, const dad_conv2d_shape *shape,
+                              dad_conv_pass pass);
 
-void dad_pack_winograd(float *packed /* [panel][point][inputs][16] */, const float *w,
-                       const dad_filter_view *view, const dad_winograd_ops *ops);
-void dad_pack_matmul(float *packed /* [panel][tap][inputs][16] */, const float *w,
-                     const dad_filter_view *view);
+/* Floats from one point of u to the next: off a power of two, else all points of a channel
+ * fall into the same cache set. */
+static inline ptrdiff_t dad_filter_point(const dad_filter_view *view) {
+    return (view->inputs + 1) * DAD_PANEL;
+}
+/* u [point][inputs][16] of one panel: inputs first .. + count, first a multiple of 16. */
+void dad_filter_winograd(float *u, const dad_filter_view *view, const dad_winograd_ops *ops,
+                         ptrdiff_t panel, ptrdiff_t first, ptrdiff_t count);
+/* u [panel][point][inputs][16] of all panels, shared out to the threads of a parallel
+ * region, who all call this and wait for each other at its end. */
+void dad_filter_all_winograd(float *u, const dad_filter_view *view,
+                             const dad_winograd_ops *ops);
+/* packed [panel][tap][inputs][16]: the same for products with patches. The panels serve as
+ * they are where they `are ready`. */
+bool dad_filter_is_ready(const dad_filter_view *view);
+void dad_filter_all_matmul(float *packed, const dad_filter_view *view);
 
-/* y [N, H, W, O] from x [N, H, W, C]; shape->algorithm is one of Winograd's. */
+/* y [N, H, W, outputs]; shape->algorithm is one of Winograd's, and shape->C and O are the
+ * view's inputs and outputs. */
 ptrdiff_t dad_winograd_scratch(const dad_conv2d_shape *shape);
-void dad_winograd_forward(float *y, const float *x, const float *packed,
+void dad_winograd_forward(float *y, const dad_conv2d_input *input,
+                          const dad_filter_view *filter,
                           const dad_conv2d_epilogue *epilogue,
                           const dad_conv2d_shape *shape, float *scratch);
+ptrdiff_t dad_winograd_moment_slices(const dad_conv2d_shape *shape);
 ptrdiff_t dad_winograd_filter_scratch(const dad_conv2d_shape *shape);
 void dad_winograd_backward_filter(float *dw, const float *x, const float *dy,
                                   const dad_conv2d_shape *shape, float *scratch);
@@ -49,15 +67,15 @@ dad_patch_shape dad_patches_forward(const dad_conv2d_shape *shape);
 dad_patch_shape dad_patches_backward_data(const dad_conv2d_shape *shape);
 
 ptrdiff_t dad_matmul_scratch(const dad_patch_shape *shape);
-void dad_matmul_forward(float *y, const float *x, const float *packed,
-                        const dad_conv2d_epilogue *epilogue, const dad_patch_shape *shape,
-                        float *scratch);
+void dad_matmul_forward(float *y, const dad_conv2d_input *input,
+                        const dad_filter_view *filter, const dad_conv2d_epilogue *epilogue,
+                        const dad_patch_shape *shape, float *scratch);
 ptrdiff_t dad_matmul_filter_scratch(const dad_patch_shape *shape);
 void dad_matmul_backward_filter(float *dw, const float *x, const float *dy,
                                 const dad_patch_shape *shape, float *scratch);
 
-/* A panel's part of the biases of one image: zero where there are none, or no channel. */
-void dad_epilogue_bias(float *bias /* [DAD_PANEL] */, const dad_conv2d_epilogue *epilogue,
-                       ptrdiff_t n, ptrdiff_t o, ptrdiff_t O);
+/* A panel's part of the epilogue for image n. */
+dad_output_stage dad_output_stage_of(const dad_conv2d_epilogue *epilogue, ptrdiff_t n,
+                                     ptrdiff_t o, ptrdiff_t O);
 
 #endif

@@ -9,8 +9,8 @@
  * The gradient of the filter is patches^T dy by BLAS, on slices of pixels cut by shape;
  * their partial results are added in order.
  *
- * Scratch: forward, per thread [patches][products]; filter, per thread [patches], then
- * partials. */
+ * Scratch: forward [filter], per thread [products][patches]; filter, per thread [patches],
+ * then partials. */
 #include <string.h>
 
 #include "base/memory.h"
@@ -110,13 +110,17 @@ static void copy_patches(float *patches, const float *x, const dad_patch_shape *
     }
 }
 
-ptrdiff_t dad_matmul_scratch(const dad_patch_shape *s) {
+static ptrdiff_t own_scratch(const dad_patch_shape *s) {
     const ptrdiff_t patches =
         is_pointwise(s) ? 0 : dad_round_up(ROWS * depth_of(s), DAD_PANEL);
-    return (patches + DAD_PANEL_PAIR * ROWS * DAD_PANEL) * dad_num_threads();
+    return patches + DAD_PANEL_PAIR * ROWS * DAD_PANEL;
 }
 
-/* y [rows, channels o .. o + 15] = products [rows][16] + biases + residual. The rows may
+ptrdiff_t dad_matmul_scratch(const dad_patch_shape *s) {
+    return dad_filter_size(s->O, s->C, s->KH * s->KW) + own_scratch(s) * dad_num_threads();
+}
+
+/* y [rows, channels o .. o + 15] = products [rows][16] through the epilogue. The rows may
  * belong to several images. */
 static void emit_panel(float *y, const float *products, const dad_conv2d_epilogue *epilogue,
                        const dad_patch_shape *s, ptrdiff_t first, ptrdiff_t rows,
@@ -126,40 +130,72 @@ static void emit_panel(float *y, const float *products, const dad_conv2d_epilogu
         const ptrdiff_t row = first + done, n = row / pixels;
         const ptrdiff_t run = dad_min(rows - done, (n + 1) * pixels - row);
         const ptrdiff_t offset = row * s->O + o;
-        float bias[DAD_PANEL];
-        dad_epilogue_bias(bias, epilogue, n, o, s->O);
+        const dad_output_stage stage = dad_output_stage_of(epilogue, n, o, s->O);
         dad_simd()->conv->emit(y + offset, s->O, products + done * DAD_PANEL, run,
-                               dad_min(DAD_PANEL, s->O - o), bias,
+                               dad_min(DAD_PANEL, s->O - o), &stage,
                                epilogue->residual ? epilogue->residual + offset : NULL);
         done += run;
     }
 }
 
-void dad_matmul_forward(float *y, const float *x, const float *packed,
-                        const dad_conv2d_epilogue *epilogue, const dad_patch_shape *s,
-                        float *scratch) {
-    const bool direct = is_pointwise(s);
-    const ptrdiff_t rows = rows_of(s), depth = depth_of(s);
-    const ptrdiff_t own = dad_matmul_scratch(s) / dad_num_threads();
+typedef struct {
+    const dad_patch_shape *shape;
+    const dad_conv2d_input *input;
+    const float *packed;  /* [panel][depth][16] */
+    const float *patches; /* [rows, depth], or NULL where the map serves as them */
+} matmul_job;
+
+/* products [panel][ROWS][16] of `count` pixels from `first` on, for one or two panels. */
+static void multiply(float *products, const matmul_job *job, ptrdiff_t first,
+                     ptrdiff_t count, ptrdiff_t o, int panels) {
+    const dad_conv_ops *ops = dad_simd()->conv;
+    const ptrdiff_t depth = depth_of(job->shape);
+    const float *b = job->packed + o * depth, *a = job->patches;
+    ptrdiff_t part = depth;
+    if (a == NULL) {
+        part = job->input->x2 != NULL ? job->input->C1 : depth;
+        a = job->input->x + first * part;
+    }
+    ops->product(products, ROWS * DAD_PANEL, a, part, b, DAD_PANEL * depth, panels, count,
+                 part, 0);
+    if (part < depth) {
+        ops->product(products, ROWS * DAD_PANEL, job->input->x2 + first * (depth - part),
+                     depth - part, b + part * DAD_PANEL, DAD_PANEL * depth, panels, count,
+                     depth - part, 1);
+    }
+}
+
+void dad_matmul_forward(float *y, const dad_conv2d_input *input,
+                        const dad_filter_view *filter, const dad_conv2d_epilogue *epilogue,
+                        const dad_patch_shape *s, float *scratch) {
+    const bool direct = is_pointwise(s), ready = dad_filter_is_ready(filter);
+    const ptrdiff_t rows = rows_of(s);
     const ptrdiff_t task = direct ? TASK_CHANNELS : dad_round_up(s->O, DAD_PANEL);
-#pragma omp parallel for collapse(2) schedule(dynamic) num_threads(dad_num_threads())
-    for (ptrdiff_t first = 0; first < rows; first += ROWS) {
-        for (ptrdiff_t begin = 0; begin < s->O; begin += task) {
-            const ptrdiff_t count = dad_min(ROWS, rows - first);
-            const ptrdiff_t end = dad_min(begin + task, s->O);
-            float *products = scratch + own * dad_thread_id();
-            float *patches = products + DAD_PANEL_PAIR * ROWS * DAD_PANEL;
-            if (!direct) {
-                copy_patches(patches, x, s, first, count);
-            }
-            for (ptrdiff_t o = begin; o < end; o += DAD_PANEL_PAIR * DAD_PANEL) {
-                const int panels = end - o > DAD_PANEL ? DAD_PANEL_PAIR : 1;
-                dad_simd()->conv->product(
-                    products, ROWS * DAD_PANEL, direct ? x + first * depth : patches, depth,
-                    packed + o * depth, DAD_PANEL * depth, panels, count, depth);
-                for (int panel = 0; panel < panels; panel++) {
-                    emit_panel(y, products + panel * ROWS * DAD_PANEL, epilogue, s, first,
-                               count, o + panel * DAD_PANEL);
+    float *packed = scratch, *owns = packed + dad_filter_size(s->O, s->C, s->KH * s->KW);
+#pragma omp parallel num_threads(dad_num_threads())
+    {
+        float *products = owns + own_scratch(s) * dad_thread_id();
+        float *patches = products + DAD_PANEL_PAIR * ROWS * DAD_PANEL;
+        const matmul_job job = {s, input, ready ? filter->w : packed,
+                                direct ? NULL : patches};
+        if (!ready) {
+            dad_filter_all_matmul(packed, filter);
+        }
+#pragma omp for collapse(2) schedule(dynamic)
+        for (ptrdiff_t first = 0; first < rows; first += ROWS) {
+            for (ptrdiff_t begin = 0; begin < s->O; begin += task) {
+                const ptrdiff_t count = dad_min(ROWS, rows - first);
+                const ptrdiff_t end = dad_min(begin + task, s->O);
+                if (!direct) {
+                    copy_patches(patches, input->x, s, first, count);
+                }
+                for (ptrdiff_t o = begin; o < end; o += DAD_PANEL_PAIR * DAD_PANEL) {
+                    const int panels = end - o > DAD_PANEL ? DAD_PANEL_PAIR : 1;
+                    multiply(products, &job, first, count, o, panels);
+                    for (int panel = 0; panel < panels; panel++) {
+                        emit_panel(y, products + panel * ROWS * DAD_PANEL, epilogue, s,
+                                   first, count, o + panel * DAD_PANEL);
+                    }
                 }
             }
         }
@@ -198,17 +234,19 @@ static void multiply_slice(float *partial, const float *x, const float *dy,
     }
 }
 
-/* dw [o, C, taps] += the slices' [o][taps][C], in order. */
+/* A panel of dw, [C][taps][16] += the slices' [o][taps][C], in order. */
 static void add_slices(float *dw, const float *partial, const dad_patch_shape *s,
                        ptrdiff_t o, ptrdiff_t slices) {
     const ptrdiff_t taps = s->KH * s->KW, depth = depth_of(s);
-    for (ptrdiff_t tap = 0; tap < taps; tap++) {
-        for (ptrdiff_t c = 0; c < s->C; c++) {
-            float sum = 0.0f;
-            for (ptrdiff_t slice = 0; slice < slices; slice++) {
-                sum += partial[(slice * s->O + o) * depth + tap * s->C + c];
+    for (ptrdiff_t lane = 0; lane < dad_min(DAD_PANEL, s->O - o); lane++) {
+        for (ptrdiff_t tap = 0; tap < taps; tap++) {
+            for (ptrdiff_t c = 0; c < s->C; c++) {
+                float sum = 0.0f;
+                for (ptrdiff_t slice = 0; slice < slices; slice++) {
+                    sum += partial[(slice * s->O + o + lane) * depth + tap * s->C + c];
+                }
+                dw[(c * taps + tap) * DAD_PANEL + lane] += sum;
             }
-            dw[(o * s->C + c) * taps + tap] += sum;
         }
     }
 }
@@ -231,8 +269,8 @@ void dad_matmul_backward_filter(float *dw, const float *x, const float *dy,
             }
         }
 #pragma omp for
-        for (ptrdiff_t o = 0; o < s->O; o++) {
-            add_slices(dw, scratch, s, o, slices);
+        for (ptrdiff_t o = 0; o < s->O; o += DAD_PANEL) {
+            add_slices(dw + o * depth, scratch, s, o, slices);
         }
     }
 }

@@ -22,14 +22,15 @@ ptrdiff_t dad_tiling_strip_size(const dad_tiling *tiling) {
 void dad_transform_tiles(float *out, ptrdiff_t point_stride, ptrdiff_t tile_stride,
                          const dad_tile_map *map, const dad_tiling *tiling, ptrdiff_t first,
                          ptrdiff_t count, ptrdiff_t c, float *strip) {
-    const ptrdiff_t tile = tiling->ops->tile, image = tiling->H * tiling->W * map->C;
+    const ptrdiff_t tile = tiling->ops->tile;
+    const ptrdiff_t image = tiling->H * tiling->W * map->C / (map->doubled ? 4 : 1);
     for (ptrdiff_t done = 0; done < count;) {
         const dad_tile_place at = dad_tile_at(tiling, first + done);
         const ptrdiff_t left = tiling->columns - at.j / tile;
         const ptrdiff_t run = dad_min(dad_min(left, STRIP_TILES), count - done);
         const ptrdiff_t columns = run * tile + 2 * map->halo;
         const dad_strip_source source = {map->data + at.n * image, tiling->H, tiling->W,
-                                         map->C};
+                                         map->C, map->doubled};
         dad_simd()->conv->strip(strip, &source, c, at.i - map->halo, at.j - map->halo,
                                 tile + 2 * map->halo, columns);
         map->transform(out + done * tile_stride, point_stride, tile_stride, strip, columns,

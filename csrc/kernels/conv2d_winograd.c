@@ -4,16 +4,20 @@
  *   y tile = A^T [ sum over c of (G g G^T) . (B^T d B) ] A
  *
  * Tiles are numbered through all images. For some of them V = B^T d B is made,
- * [point][tile][C], then per pair of panels and per point one product with the packed
- * filter, M [panel][point][tile][16], and from M the output. Each tile is computed the same
- * way wherever it stands, so the cutting below changes no result and may follow the number
- * of threads:
+ * [point][tile][C], then per pair of panels and per point one product with U = G g G^T, M
+ * [panel][point][tile][16], and from M the output. Each tile is computed the same way
+ * wherever it stands, so the cutting below changes no result and may follow the number of
+ * threads:
  *
  *   - many tiles, C moderate: V of a chunk of tiles is a thread's own and stays in its L2;
  *   - few tiles or large C: V of a block of chunks is shared by the threads, which divide
  *     first the groups of channels, then the pairs of panels.
  *
- * Scratch: [shared V] then per thread [private V][M][strip]. */
+ * U is made by all threads together before the first product; where one block holds all
+ * tiles each thread makes that of its pair of panels instead, which then need not leave the
+ * caches.
+ *
+ * Scratch: [shared U][shared V] then per thread [own U][private V][M][strip]. */
 #include "base/memory.h"
 #include "base/threads.h"
 #include "kernels/conv2d_tiles.h"
@@ -25,7 +29,10 @@ enum {
     WIDE_CHANNELS = 192,
     PRIVATE_CHUNKS = 6, /* per thread at least, or the last round leaves threads idle */
     SHARED_CHUNK = 48,
-    SHARED_FLOATS = 2 << 20, /* of V at most: it is read once per pair of panels, from L3 */
+    SHARED_FLOATS = 4 << 20, /* of V at most: it is read once per pair of panels, from L3 */
+    OWN_PAIRS = 4,    /* per thread at least, or making U apart leaves threads idle */
+    MOMENT_TILES = 4, /* in a slice of the moments: divides every chunk */
+    PAIR = DAD_PANEL_PAIR * DAD_PANEL,
 };
 
 typedef struct {
@@ -33,8 +40,9 @@ typedef struct {
     ptrdiff_t C, O;
     ptrdiff_t chunk; /* tiles per product */
     ptrdiff_t block; /* tiles whose V exists at once */
-    ptrdiff_t v_tile, v_point, m_point, m_panel;
-    ptrdiff_t v_size, m_size, strip_size;
+    ptrdiff_t u_point, u_panel, v_tile, v_point, m_point, m_panel;
+    ptrdiff_t shared_u, shared_v;               /* sizes of what is shared ... */
+    ptrdiff_t own_u, own_v, m_size, strip_size; /* ... and of what each thread has */
     bool shared;
 } winograd_plan;
 
@@ -57,131 +65,230 @@ static winograd_plan make_plan(const dad_conv2d_shape *s) {
     p.v_point = p.block * p.v_tile + DAD_PANEL;
     p.m_point = p.chunk * DAD_PANEL + DAD_PANEL;
     p.m_panel = points * p.m_point;
-    p.v_size = points * p.v_point;
     p.m_size = DAD_PANEL_PAIR * p.m_panel;
     p.strip_size = dad_tiling_strip_size(&p.tiling);
+    const dad_filter_view filter = {.inputs = s->C};
+    p.u_point = dad_filter_point(&filter);
+    p.u_panel = points * p.u_point;
+    const ptrdiff_t pairs = dad_ceil_div(s->O, PAIR), v_size = points * p.v_point;
+    if (p.shared && p.block >= tiles && pairs >= OWN_PAIRS * dad_num_threads()) {
+        p.own_u = DAD_PANEL_PAIR * p.u_panel;
+    } else {
+        p.shared_u = dad_ceil_div(s->O, DAD_PANEL) * p.u_panel;
+    }
+    p.shared_v = p.shared ? v_size : 0;
+    p.own_v = p.shared ? 0 : v_size;
     return p;
+}
+
+static ptrdiff_t own_size(const winograd_plan *p) {
+    return p->own_u + p->own_v + p->m_size + p->strip_size;
 }
 
 ptrdiff_t dad_winograd_scratch(const dad_conv2d_shape *shape) {
     const winograd_plan p = make_plan(shape);
-    const ptrdiff_t own = p.m_size + p.strip_size + (p.shared ? 0 : p.v_size);
-    return (p.shared ? p.v_size : 0) + own * dad_num_threads();
+    return p.shared_u + p.shared_v + own_size(&p) * dad_num_threads();
+}
+
+static ptrdiff_t tiles_per_image(const dad_tiling *t) { return t->rows * t->columns; }
+
+ptrdiff_t dad_winograd_moment_slices(const dad_conv2d_shape *shape) {
+    const dad_tiling t = dad_tiling_of(shape);
+    const bool whole = t.H % t.ops->tile == 0 && t.W % t.ops->tile == 0 &&
+                       shape->O % DAD_PANEL == 0 && tiles_per_image(&t) % MOMENT_TILES == 0;
+    return whole ? tiles_per_image(&t) / MOMENT_TILES : 0;
 }
 
 typedef struct {
     const winograd_plan *plan;
     float *y;
-    const float *x, *packed;
+    const dad_conv2d_input *input;
+    const dad_filter_view *filter;
     const dad_conv2d_epilogue *epilogue;
+    ptrdiff_t slices; /* of an image's moments */
+    float *u, *v;     /* shared, or NULL */
 } winograd_job;
+
+/* A thread's own part of the scratch. */
+typedef struct {
+    float *u, *v, *m, *strip;
+} workspace;
+
+static workspace find_workspace(const winograd_plan *p, float *scratch) {
+    workspace w;
+    w.u = scratch + p->shared_u + p->shared_v + own_size(p) * dad_thread_id();
+    w.v = w.u + p->own_u;
+    w.m = w.v + p->own_v;
+    w.strip = w.m + p->m_size;
+    return w;
+}
 
 /* v [point][tile][C]: the group of channels from c on, of `count` tiles. */
 static void transform_input(float *v, const winograd_job *job, ptrdiff_t first,
                             ptrdiff_t count, ptrdiff_t c, float *strip) {
     const winograd_plan *p = job->plan;
-    const dad_tile_map map = {job->x, p->C, 1, p->tiling.ops->input};
-    dad_transform_tiles(v + c, p->v_point, p->v_tile, &map, &p->tiling, first, count, c,
-                        strip);
+    const dad_conv2d_input *in = job->input;
+    const ptrdiff_t C1 = in->x2 != NULL ? in->C1 : p->C;
+    const bool second = c >= C1;
+    const dad_tile_map map = {second ? in->x2 : in->x, second ? p->C - C1 : C1, 1,
+                              in->doubled, p->tiling.ops->input};
+    dad_transform_tiles(v + c, p->v_point, p->v_tile, &map, &p->tiling, first, count,
+                        second ? c - C1 : c, strip);
+}
+
+static dad_output_place find_place(const winograd_job *job, ptrdiff_t tile, ptrdiff_t o) {
+    const winograd_plan *p = job->plan;
+    const dad_tiling *t = &p->tiling;
+    const dad_conv2d_epilogue *e = job->epilogue;
+    const dad_tile_place at = dad_tile_at(t, tile);
+    const ptrdiff_t offset = ((at.n * t->H + at.i) * t->W + at.j) * p->O + o;
+    dad_output_place place = {.y = job->y + offset,
+                              .row_stride = t->W * p->O,
+                              .pixel_stride = p->O,
+                              .rows = dad_min(t->ops->tile, t->H - at.i),
+                              .columns = dad_min(t->ops->tile, t->W - at.j),
+                              .channels = dad_min(DAD_PANEL, p->O - o),
+                              .residual = e->residual ? e->residual + offset : NULL,
+                              .residual_doubled = 0,
+                              .residual_row_stride = t->W * p->O};
+    if (e->residual != NULL && e->residual_doubled) {
+        const ptrdiff_t H = t->H / 2, W = t->W / 2;
+        place.residual = e->residual + ((at.n * H + at.i / 2) * W + at.j / 2) * p->O + o;
+        place.residual_doubled = 1;
+        place.residual_row_stride = W * p->O;
+    }
+    if (e->moments != NULL) {
+        const ptrdiff_t index = tile % tiles_per_image(t);
+        const ptrdiff_t slice = at.n * job->slices + index / MOMENT_TILES;
+        place.moments = e->moments + slice * 3 * p->O + o;
+        place.moments_stride = p->O;
+        place.first = index % MOMENT_TILES == 0;
+    }
+    return place;
 }
 
 /* The output of `count` tiles in the panel from channel o on. */
 static void transform_output(const float *m, const winograd_job *job, ptrdiff_t first,
                              ptrdiff_t count, ptrdiff_t o) {
     const winograd_plan *p = job->plan;
-    const dad_tiling *t = &p->tiling;
-    const ptrdiff_t row = t->W * p->O, edge = t->ops->tile;
-    const float *residual = job->epilogue->residual;
-    float bias[DAD_PANEL];
-    ptrdiff_t biased_image = -1;
+    const ptrdiff_t per_image = tiles_per_image(&p->tiling);
+    dad_output_stage stage = dad_output_stage_of(job->epilogue, first / per_image, o, p->O);
     for (ptrdiff_t i = 0; i < count; i++) {
-        const dad_tile_place at = dad_tile_at(t, first + i);
-        if (at.n != biased_image) {
-            biased_image = at.n;
-            dad_epilogue_bias(bias, job->epilogue, at.n, o, p->O);
+        if (i > 0 && (first + i) % per_image == 0) {
+            stage = dad_output_stage_of(job->epilogue, (first + i) / per_image, o, p->O);
         }
-        const ptrdiff_t offset = ((at.n * t->H + at.i) * t->W + at.j) * p->O + o;
-        t->ops->output(job->y + offset, row, p->O, dad_min(edge, t->H - at.i),
-                       dad_min(edge, t->W - at.j), dad_min(DAD_PANEL, p->O - o),
-                       m + i * DAD_PANEL, p->m_point, bias,
-                       residual ? residual + offset : NULL);
+        const dad_output_place place = find_place(job, first + i, o);
+        p->tiling.ops->output(&place, m + i * DAD_PANEL, p->m_point, &stage);
     }
 }
 
 /* Products and output of `count` tiles, whose V starts at v, for the pair of panels from
- * channel o on. */
-static void multiply(const float *v, const winograd_job *job, ptrdiff_t first,
-                     ptrdiff_t count, ptrdiff_t o, float *m) {
+ * channel o on, whose U starts at u. */
+static void multiply(const float *u, const float *v, const winograd_job *job,
+                     ptrdiff_t first, ptrdiff_t count, ptrdiff_t o, float *m) {
     const winograd_plan *p = job->plan;
-    const ptrdiff_t points = p->tiling.points, u_point = p->C * DAD_PANEL;
     const int panels = p->O - o > DAD_PANEL ? DAD_PANEL_PAIR : 1;
-    const float *u = job->packed + o * points * p->C;
-    for (ptrdiff_t point = 0; point < points; point++) {
+    for (ptrdiff_t point = 0; point < p->tiling.points; point++) {
         dad_simd()->conv->product(m + point * p->m_point, p->m_panel,
-                                  v + point * p->v_point, p->v_tile, u + point * u_point,
-                                  points * u_point, panels, count, p->C);
+                                  v + point * p->v_point, p->v_tile, u + point * p->u_point,
+                                  p->u_panel, panels, count, p->C, 0);
     }
     for (int panel = 0; panel < panels; panel++) {
         transform_output(m + panel * p->m_panel, job, first, count, o + panel * DAD_PANEL);
     }
 }
 
-static void forward_private(const winograd_job *job, float *scratch) {
+/* U of the pair of panels from channel o on, the calling thread's own. */
+static void make_own_filter(float *u, const winograd_job *job, ptrdiff_t o) {
     const winograd_plan *p = job->plan;
-    const ptrdiff_t own = p->v_size + p->m_size + p->strip_size;
-#pragma omp parallel num_threads(dad_num_threads())
-    {
-        float *v = scratch + own * dad_thread_id(), *m = v + p->v_size,
-              *strip = m + p->m_size;
+    for (ptrdiff_t panel = 0; panel < DAD_PANEL_PAIR && o + panel * DAD_PANEL < p->O;
+         panel++) {
+        dad_filter_winograd(u + panel * p->u_panel, job->filter, p->tiling.ops,
+                            o / DAD_PANEL + panel, 0, p->C);
+    }
+}
+
+/* From here on all threads of a parallel region call these. */
+
+static void forward_private(const winograd_job *job, const workspace *own) {
+    const winograd_plan *p = job->plan;
 #pragma omp for schedule(dynamic)
-        for (ptrdiff_t first = 0; first < p->tiling.tiles; first += p->chunk) {
-            const ptrdiff_t count = dad_min(p->chunk, p->tiling.tiles - first);
-            for (ptrdiff_t c = 0; c < p->C; c += DAD_PANEL) {
-                transform_input(v, job, first, count, c, strip);
-            }
-            for (ptrdiff_t o = 0; o < p->O; o += DAD_PANEL_PAIR * DAD_PANEL) {
-                multiply(v, job, first, count, o, m);
-            }
+    for (ptrdiff_t first = 0; first < p->tiling.tiles; first += p->chunk) {
+        const ptrdiff_t count = dad_min(p->chunk, p->tiling.tiles - first);
+        for (ptrdiff_t c = 0; c < p->C; c += DAD_PANEL) {
+            transform_input(own->v, job, first, count, c, own->strip);
+        }
+        for (ptrdiff_t o = 0; o < p->O; o += PAIR) {
+            multiply(job->u + o / DAD_PANEL * p->u_panel, own->v, job, first, count, o,
+                     own->m);
         }
     }
 }
 
-static void forward_shared(const winograd_job *job, float *scratch) {
+/* The products of a block of tiles, begin .. end - 1. */
+static void multiply_block(const winograd_job *job, ptrdiff_t begin, ptrdiff_t end,
+                           const workspace *own) {
     const winograd_plan *p = job->plan;
-    const ptrdiff_t own = p->m_size + p->strip_size;
-    float *v = scratch;
-#pragma omp parallel num_threads(dad_num_threads())
-    {
-        float *m = v + p->v_size + own * dad_thread_id(), *strip = m + p->m_size;
-        for (ptrdiff_t begin = 0; begin < p->tiling.tiles; begin += p->block) {
-            const ptrdiff_t end = dad_min(begin + p->block, p->tiling.tiles);
-#pragma omp for collapse(2) schedule(dynamic)
+    if (p->own_u > 0) {
+#pragma omp for schedule(dynamic)
+        for (ptrdiff_t o = 0; o < p->O; o += PAIR) {
+            make_own_filter(own->u, job, o);
             for (ptrdiff_t first = begin; first < end; first += p->chunk) {
-                for (ptrdiff_t c = 0; c < p->C; c += DAD_PANEL) {
-                    transform_input(v + (first - begin) * p->v_tile, job, first,
-                                    dad_min(p->chunk, end - first), c, strip);
-                }
+                multiply(own->u, job->v + (first - begin) * p->v_tile, job, first,
+                         dad_min(p->chunk, end - first), o, own->m);
             }
-            /* Chunks inside: one after the other they use the same pair of panels. */
+        }
+        return;
+    }
+    /* Chunks inside: one after the other they use the same pair of panels. */
 #pragma omp for collapse(2) schedule(dynamic)
-            for (ptrdiff_t o = 0; o < p->O; o += DAD_PANEL_PAIR * DAD_PANEL) {
-                for (ptrdiff_t first = begin; first < end; first += p->chunk) {
-                    multiply(v + (first - begin) * p->v_tile, job, first,
-                             dad_min(p->chunk, end - first), o, m);
-                }
-            }
+    for (ptrdiff_t o = 0; o < p->O; o += PAIR) {
+        for (ptrdiff_t first = begin; first < end; first += p->chunk) {
+            multiply(job->u + o / DAD_PANEL * p->u_panel,
+                     job->v + (first - begin) * p->v_tile, job, first,
+                     dad_min(p->chunk, end - first), o, own->m);
         }
     }
 }
 
-void dad_winograd_forward(float *y, const float *x, const float *packed,
+static void forward_shared(const winograd_job *job, const workspace *own) {
+    const winograd_plan *p = job->plan;
+    for (ptrdiff_t begin = 0; begin < p->tiling.tiles; begin += p->block) {
+        const ptrdiff_t end = dad_min(begin + p->block, p->tiling.tiles);
+#pragma omp for collapse(2) schedule(dynamic)
+        for (ptrdiff_t first = begin; first < end; first += p->chunk) {
+            for (ptrdiff_t c = 0; c < p->C; c += DAD_PANEL) {
+                transform_input(job->v + (first - begin) * p->v_tile, job, first,
+                                dad_min(p->chunk, end - first), c, own->strip);
+            }
+        }
+        multiply_block(job, begin, end, own);
+    }
+}
+
+void dad_winograd_forward(float *y, const dad_conv2d_input *input,
+                          const dad_filter_view *filter,
                           const dad_conv2d_epilogue *epilogue,
                           const dad_conv2d_shape *shape, float *scratch) {
     const winograd_plan p = make_plan(shape);
-    const winograd_job job = {&p, y, x, packed, epilogue};
-    if (p.shared) {
-        forward_shared(&job, scratch);
-    } else {
-        forward_private(&job, scratch);
+    const winograd_job job = {.plan = &p,
+                              .y = y,
+                              .input = input,
+                              .filter = filter,
+                              .epilogue = epilogue,
+                              .slices = dad_winograd_moment_slices(shape),
+                              .u = scratch,
+                              .v = scratch + p.shared_u};
+#pragma omp parallel num_threads(dad_num_threads())
+    {
+        const workspace own = find_workspace(&p, scratch);
+        if (p.own_u == 0) {
+            dad_filter_all_winograd(job.u, filter, p.tiling.ops);
+        }
+        if (p.shared) {
+            forward_shared(&job, &own);
+        } else {
+            forward_private(&job, &own);
+        }
     }
 }

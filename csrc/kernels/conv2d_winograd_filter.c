@@ -54,8 +54,8 @@ static void transform_group(float *v, float *t, const filter_plan *p, const floa
                             ptrdiff_t offset, ptrdiff_t count, float *strip) {
     const ptrdiff_t groups = p->C_padded / DAD_PANEL;
     const bool input = group < groups;
-    const dad_tile_map x_map = {x, p->C, 1, p->tiling.ops->input};
-    const dad_tile_map dy_map = {dy, p->O, 0, p->tiling.ops->gradient};
+    const dad_tile_map x_map = {x, p->C, 1, false, p->tiling.ops->input};
+    const dad_tile_map dy_map = {dy, p->O, 0, false, p->tiling.ops->gradient};
     const ptrdiff_t c = (input ? group : group - groups) * DAD_PANEL;
     dad_transform_tiles((input ? v : t) + c * p->block + offset * DAD_PANEL,
                         input ? p->v_point : p->t_point, DAD_PANEL,
@@ -82,13 +82,11 @@ static void multiply(float *du, const filter_plan *p, const float *v, const floa
 static void add_filter(float *dw, const filter_plan *p, const float *du, ptrdiff_t o,
                        ptrdiff_t c) {
     const ptrdiff_t du_point = p->C_padded * DAD_PANEL;
-    float g[TAPS * DAD_PANEL];
+    float g[TAPS * DAD_PANEL], *target = dw + (o * p->C + c * DAD_PANEL) * TAPS;
     p->tiling.ops->filter_adjoint(
         g, du + o * p->tiling.points * p->C_padded + c * DAD_PANEL, du_point);
-    for (ptrdiff_t lane = 0; lane < dad_min(DAD_PANEL, p->O - o); lane++) {
-        for (ptrdiff_t tap = 0; tap < TAPS; tap++) {
-            dw[((o + lane) * p->C + c) * TAPS + tap] += g[tap * DAD_PANEL + lane];
-        }
+    for (ptrdiff_t i = 0; i < TAPS * DAD_PANEL; i++) {
+        target[i] += g[i];
     }
 }
 

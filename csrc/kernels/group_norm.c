@@ -6,8 +6,10 @@
  * x^,  dbeta = sum g dx = rstd * (gamma g - sum(gamma g) / m - x^ sum(gamma g x^) / m),
  * sums over the group. Scratch: the caller's. Threads: norm.h. */
 #include <math.h>
+#include <string.h>
 
 #include "base/memory.h"
+#include "base/threads.h"
 #include "kernels/norm.h"
 
 static dad_norm_shape norm_shape(const dad_group_norm_shape *shape) {
@@ -67,7 +69,79 @@ void dad_group_norm_forward(float *y, float *stats, const float *x, const float 
     dad_norm_moments(&work, x, &norm);
     set_statistics(stats, &work, shape);
     set_channels(&work, stats, gamma, beta, shape);
-    dad_norm_apply(y, x, &work, &norm);
+    dad_norm_apply(y, x, 0, shape->C, &work, &norm);
+}
+
+/* ---- evaluation ------------------------------------------------------------------ */
+
+enum { LANES = 16 }; /* channels whose slices one task adds up */
+
+/* sum and square [width] of one image, from its slices of shifted sums [slices, 3, C]. */
+static void add_moments(double *sum, double *square, const float *moments, ptrdiff_t slices,
+                        ptrdiff_t C, ptrdiff_t width, double pixels) {
+    double sums[LANES] = {0}, squares[LANES] = {0};
+    for (ptrdiff_t i = 0; i < slices; i++, moments += 3 * C) {
+        for (ptrdiff_t c = 0; c < width; c++) {
+            const double shift = moments[c], part = moments[C + c];
+            sums[c] += pixels * shift + part;
+            squares[c] += moments[2 * C + c] + shift * (2.0 * part + pixels * shift);
+        }
+    }
+    memcpy(sum, sums, (size_t)width * sizeof(double));
+    memcpy(square, squares, (size_t)width * sizeof(double));
+}
+
+/* The sums over images of a part, into its channels, first .. of work->sums. */
+static void part_sums(const dad_norm_workspace *work, const dad_group_norm_part *part,
+                      ptrdiff_t first, const dad_norm_shape *whole, float *scratch) {
+    const ptrdiff_t C = whole->C, blocks = dad_ceil_div(part->C, LANES);
+    dad_norm_shape shape = *whole;
+    shape.C = part->C;
+    const dad_norm_workspace own = dad_norm_cut(scratch, &shape);
+    if (part->moments == NULL) {
+        dad_norm_moments(&own, part->x, &shape);
+    }
+#pragma omp parallel for collapse(2) num_threads(dad_num_threads())
+    for (ptrdiff_t n = 0; n < whole->images; n++) {
+        for (ptrdiff_t b = 0; b < blocks; b++) {
+            const ptrdiff_t c = b * LANES, width = dad_min(LANES, part->C - c);
+            double *sum = work->sums + n * 2 * C + first + c, *square = sum + C;
+            if (part->moments != NULL) {
+                const float *moments = part->moments + n * part->slices * 3 * part->C + c;
+                add_moments(sum, square, moments, part->slices, part->C, width,
+                            (double)(whole->rows / part->slices));
+            } else {
+                const double *sums = own.sums + n * 2 * part->C + c;
+                memcpy(sum, sums, (size_t)width * sizeof(double));
+                memcpy(square, sums + part->C, (size_t)width * sizeof(double));
+            }
+        }
+    }
+}
+
+/* [statistics][workspace of the whole][workspace of a part] */
+ptrdiff_t dad_group_norm_evaluate_scratch(const dad_group_norm_shape *shape) {
+    return dad_round_up(shape->N * 2 * shape->G, 2) + 2 * dad_group_norm_scratch(shape);
+}
+
+void dad_group_norm_evaluate(float *y, const dad_group_norm_part *parts, int count,
+                             const float *gamma, const float *beta,
+                             const dad_group_norm_shape *shape, float *scratch) {
+    const dad_norm_shape norm = norm_shape(shape);
+    float *rest = scratch + dad_round_up(shape->N * 2 * shape->G, 2);
+    const dad_norm_workspace work = dad_norm_cut(rest, &norm);
+    ptrdiff_t first = 0;
+    for (int i = 0; i < count; i++) {
+        part_sums(&work, &parts[i], first, &norm, rest + dad_group_norm_scratch(shape));
+        first += parts[i].C;
+    }
+    set_statistics(scratch, &work, shape);
+    set_channels(&work, scratch, gamma, beta, shape);
+    first = 0;
+    for (int i = 0; i < count; i++) {
+        dad_norm_apply(y, parts[i].x, first, parts[i].C, &work, &norm);
+        first += parts[i].C;
+    }
 }
 
 static void add_parameter_gradients(float *dgamma, float *dbeta, const float *stats,

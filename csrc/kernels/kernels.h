@@ -3,7 +3,7 @@
  *
  *   layout.c       NCHW <-> NHWC
  *   conv2d.c       convolution: the choice of algorithm, sums; conv2d_winograd.c 3x3,
- *                  conv2d_matmul.c 1x1 and im2col, conv2d_pack.c their filters
+ *                  conv2d_matmul.c 1x1 and im2col, conv2d_filter.c their filters
  *   group_norm.c   GroupNorm, with SiLU
  *   batch_norm.c   BatchNorm, with ReLU, training and evaluation
  *   attention.c    multi-head self-attention over a map
@@ -16,8 +16,8 @@
  *   gemm.c         matrix products: the only caller of BLAS
  *
  * Said once, true everywhere:
- *   - Tensors are float32, contiguous, NHWC; parameters have PyTorch's layout. P = H * W
- * pixels.
+ *   - Tensors are float32, contiguous, NHWC; parameters have PyTorch's layout but for the
+ *     filters, which are panels (conv2d.c). P = H * W pixels.
  *   - Arguments: outputs, inputs, shape, scratch. Gradients are named dx, dw, db, dy.
  *   - Activation gradients are written (=), parameter gradients accumulated (+=). NULL: not
  * wanted.
@@ -34,6 +34,8 @@
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+
+typedef enum { DAD_NO_ACTIVATION = 0, DAD_SILU, DAD_RELU } dad_activation;
 
 /* ---- layout.c -------------------------------------------------------------------- */
 
@@ -80,31 +82,59 @@ static inline ptrdiff_t dad_conv2d_out(ptrdiff_t size, ptrdiff_t kernel, ptrdiff
     return (size + 2 * pad - kernel) / stride + 1;
 }
 
-/* What is added to a convolution's output on its way out; each may be NULL. */
+/* Filters are kept as panels, w [panel][C][KH * KW][16]: 16 output channels side by side,
+ * zero past the last. So are their gradients, and nothing else of a filter stays in memory
+ * between calls. */
+enum { DAD_FILTER_PANEL = 16 };
+static inline ptrdiff_t dad_filter_size(ptrdiff_t O, ptrdiff_t C, ptrdiff_t taps) {
+    return (O + DAD_FILTER_PANEL - 1) / DAD_FILTER_PANEL * DAD_FILTER_PANEL * C * taps;
+}
+void dad_filter_to_panels(float *panels, const float *w /* [O, C, taps] */, ptrdiff_t O,
+                          ptrdiff_t C, ptrdiff_t taps);
+void dad_filter_from_panels(float *w, const float *panels, ptrdiff_t O, ptrdiff_t C,
+                            ptrdiff_t taps);
+
+/* The map that a convolution reads. It may come in two parts, as a concatenation that was
+ * never made, and at half the size, as an upsampling that was never made. */
+typedef struct {
+    const float *x;  /* [N, H, W, C]; with x2 its first C1 channels, [N, H, W, C1] */
+    const float *x2; /* [N, H, W, C - C1], or NULL; C1 is a multiple of 16 */
+    ptrdiff_t C1;
+    bool doubled; /* x and x2 are [N, H / 2, W / 2, ..]: a pixel stands for 2x2 (3x3 filters
+                     with stride 1 and an even map) */
+} dad_conv2d_input;
+
+/* What happens to a convolution's output on its way out, y = act(conv * scale + bias +
+ * image_bias + residual); each may be NULL. */
 typedef struct {
     const float *bias;       /* [O] */
     const float *image_bias; /* [N, O]: the time embedding */
     const float *residual;   /* [N, HO, WO, O] */
+    bool residual_doubled;   /* it is [N, HO / 2, WO / 2, O] (Winograd's algorithms) */
+    const float *scale;      /* [O]: a BatchNorm, folded */
+    dad_activation activation;
+    float *moments; /* [N, slices, 3, O]: statistics of y for a GroupNorm to come, where
+                       dad_conv2d_moment_slices says how many */
 } dad_conv2d_epilogue;
 
-/* Filters are used in a packed form. Forward and the gradient of the input need one each.
- */
+/* Into how many slices of equal size the pixels of an image are cut for the moments; 0:
+ * this shape has none. A slice holds, per channel, a shift s, the sum of y - s and of its
+ * square. */
+ptrdiff_t dad_conv2d_moment_slices(const dad_conv2d_shape *shape);
+
+/* Which passes see the filter how: the gradient of the input is itself a convolution. */
 typedef enum { DAD_CONV_FORWARD, DAD_CONV_BACKWARD_DATA } dad_conv_pass;
 
-ptrdiff_t dad_conv2d_packed_size(const dad_conv2d_shape *shape, dad_conv_pass pass);
-void dad_conv2d_pack(float *packed, const float *w, const dad_conv2d_shape *shape,
-                     dad_conv_pass pass);
-
 ptrdiff_t dad_conv2d_forward_scratch(const dad_conv2d_shape *shape);
-void dad_conv2d_forward(float *y, const float *x, const float *packed,
-                        const dad_conv2d_epilogue *epilogue, const dad_conv2d_shape *shape,
-                        float *scratch);
+void dad_conv2d_forward(float *y, const dad_conv2d_input *input, const float *w,
+                        const dad_conv2d_epilogue *epilogue /* or NULL */,
+                        const dad_conv2d_shape *shape, float *scratch);
 
 ptrdiff_t dad_conv2d_backward_data_scratch(const dad_conv2d_shape *shape);
-void dad_conv2d_backward_data(float *dx, const float *dy, const float *packed,
+void dad_conv2d_backward_data(float *dx, const float *dy, const float *w,
                               const dad_conv2d_shape *shape, float *scratch);
 
-/* dw [O, C, KH, KW] += , db [O] += (either may be NULL). */
+/* dw += (panels), db [O] += (either may be NULL). */
 ptrdiff_t dad_conv2d_backward_filter_scratch(const dad_conv2d_shape *shape);
 void dad_conv2d_backward_filter(float *dw, float *db, const float *x, const float *dy,
                                 const dad_conv2d_shape *shape, float *scratch);
@@ -113,8 +143,6 @@ void dad_conv2d_backward_filter(float *dw, float *db, const float *x, const floa
 void dad_sum_pixels(float *dst, const float *src, ptrdiff_t N, ptrdiff_t P, ptrdiff_t C);
 
 /* ---- group_norm.c ---------------------------------------------------------------- */
-
-typedef enum { DAD_NO_ACTIVATION = 0, DAD_SILU, DAD_RELU } dad_activation;
 
 typedef struct {
     ptrdiff_t N, P, C, G; /* x, y [N, P, C]; G groups of C / G channels */
@@ -128,6 +156,18 @@ ptrdiff_t dad_group_norm_scratch(const dad_group_norm_shape *shape); /* both dir
 void dad_group_norm_forward(float *y, float *stats, const float *x, const float *gamma,
                             const float *beta, const dad_group_norm_shape *shape,
                             float *scratch);
+/* The same without statistics to keep, of a map in one or two parts whose sums may be known
+ * (see dad_conv2d_epilogue). */
+typedef struct {
+    const float *x;       /* [N, P, C] */
+    ptrdiff_t C;          /* of this part: both together have shape->C */
+    const float *moments; /* [N, slices, 3, C], or NULL */
+    ptrdiff_t slices;
+} dad_group_norm_part;
+ptrdiff_t dad_group_norm_evaluate_scratch(const dad_group_norm_shape *shape);
+void dad_group_norm_evaluate(float *y, const dad_group_norm_part *parts, int count,
+                             const float *gamma, const float *beta,
+                             const dad_group_norm_shape *shape, float *scratch);
 void dad_group_norm_backward(float *dx, float *dgamma, float *dbeta, const float *dy,
                              const float *x, const float *stats, const float *gamma,
                              const float *beta, const dad_group_norm_shape *shape,
@@ -152,6 +192,11 @@ void dad_batch_norm_forward_evaluation(float *y, const float *x, const float *ga
                                        const float *beta, const float *running_mean,
                                        const float *running_var,
                                        const dad_batch_norm_shape *shape, float *scratch);
+/* scale and bias [C] that turn x into its BatchNorm in evaluation; with the bias of a
+ * convolution before it (or NULL) folded in. */
+void dad_batch_norm_fold(float *scale, float *bias, const float *conv_bias,
+                         const float *gamma, const float *beta, const float *running_mean,
+                         const float *running_var, ptrdiff_t C, float eps);
 void dad_batch_norm_backward(float *dx, float *dgamma, float *dbeta, const float *dy,
                              const float *x, const float *stats, const float *gamma,
                              const float *beta, const dad_batch_norm_shape *shape,

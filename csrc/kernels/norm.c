@@ -86,15 +86,18 @@ void dad_norm_moments(const dad_norm_workspace *work, const float *x,
     add_blocks(work, shape);
 }
 
-void dad_norm_apply(float *y, const float *x, const dad_norm_workspace *work,
-                    const dad_norm_shape *shape) {
+void dad_norm_apply(float *y, const float *x, ptrdiff_t first, ptrdiff_t width,
+                    const dad_norm_workspace *work, const dad_norm_shape *shape) {
     const dad_norm_ops *ops = dad_simd()->layer->norm;
-    const ptrdiff_t tasks = shape->images * block_count(shape);
+    const ptrdiff_t tasks = shape->images * block_count(shape), C = shape->C;
 #pragma omp parallel for num_threads(dad_num_threads()) schedule(static)
     for (ptrdiff_t i = 0; i < tasks; i++) {
         block part = find_block(i, work, shape);
-        ops->apply[shape->activation](y + part.offset, x + part.offset, &part.channels,
-                                      part.rows, shape->C);
+        const dad_norm_channels channels = {.scale = part.channels.scale + first,
+                                            .shift = part.channels.shift + first};
+        ops->apply[shape->activation](y + part.offset + first, C,
+                                      x + part.offset / C * width, width, &channels,
+                                      part.rows, width);
     }
 }
 

@@ -36,9 +36,10 @@ static inline float *dad_norm_channel_array(const dad_norm_workspace *work, ptrd
 /* work->sums = of x and x^2 per image and channel. */
 void dad_norm_moments(const dad_norm_workspace *work, const float *x,
                       const dad_norm_shape *shape);
-/* y = act(x * scale + shift). */
-void dad_norm_apply(float *y, const float *x, const dad_norm_workspace *work,
-                    const dad_norm_shape *shape);
+/* y = act(x * scale + shift); x [images, rows, width] holds the channels first .. + width.
+ */
+void dad_norm_apply(float *y, const float *x, ptrdiff_t first, ptrdiff_t width,
+                    const dad_norm_workspace *work, const dad_norm_shape *shape);
 /* work->sums = of g and g * (x - mean), g = dy * act'(x * scale + shift). */
 void dad_norm_gradient_sums(const dad_norm_workspace *work, const float *dy, const float *x,
                             const dad_norm_shape *shape);

@@ -11,43 +11,13 @@
  * run in parallel; the pass over the ranks is one thread, which fixes the order of its sums
  * (it takes about a quarter of the time of the sort). */
 #include <math.h>
-#include <string.h>
 
 #include "base/memory.h"
 #include "base/threads.h"
 #include "pipeline/metrics.h"
+#include "pipeline/ranks.h"
 
 enum { BLOCK = 1 << 14 };
-
-/* ---- Keys: unsigned, rising while the score falls; -0.0 and 0.0 are equal -------- */
-
-static inline uint32_t key_of_float(float score) {
-    float value = score + 0.0f; /* -0.0 becomes 0.0 */
-    uint32_t bits;
-    memcpy(&bits, &value, sizeof(bits));
-    return (bits >> 31) != 0 ? bits : ~(bits | UINT32_C(1) << 31);
-}
-
-static inline float float_of_key(uint32_t key) {
-    uint32_t bits = (key >> 31) != 0 ? key : ~(key | UINT32_C(1) << 31);
-    float score;
-    memcpy(&score, &bits, sizeof(score));
-    return score;
-}
-
-static inline uint64_t key_of_double(double score) {
-    double value = score + 0.0;
-    uint64_t bits;
-    memcpy(&bits, &value, sizeof(bits));
-    return (bits >> 63) != 0 ? bits : ~(bits | UINT64_C(1) << 63);
-}
-
-static inline double double_of_key(uint64_t key) {
-    uint64_t bits = (key >> 63) != 0 ? key : ~(key | UINT64_C(1) << 63);
-    double score;
-    memcpy(&score, &bits, sizeof(score));
-    return score;
-}
 
 /* ---- Making a ranking ------------------------------------------------------------ */
 
@@ -113,13 +83,13 @@ void dad_ranking_set(dad_ranking *ranking, dad_scores scores, ptrdiff_t first,
         const double *values = (const double *)scores.values + first;
         dad_wide_item *items = (dad_wide_item *)ranking->items + first;
         for (ptrdiff_t i = 0; i < count; i++) {
-            items[i] = (dad_wide_item){key_of_double(values[i]), marks[i]};
+            items[i] = (dad_wide_item){dad_key_of_double(values[i]), marks[i]};
         }
     } else {
         const float *values = (const float *)scores.values + first;
         dad_narrow_item *items = (dad_narrow_item *)ranking->items + first;
         for (ptrdiff_t i = 0; i < count; i++) {
-            items[i] = (uint64_t)key_of_float(values[i]) << 32 | marks[i];
+            items[i] = (uint64_t)dad_key_of_float(values[i]) << 32 | marks[i];
         }
     }
 }
@@ -177,7 +147,7 @@ dad_status dad_rank_labels(dad_ranking *ranking, const uint8_t *labels, dad_scor
 /* What score >= threshold finds. */
 typedef struct {
     int64_t tp, fp;
-    double overlap; /* sum over regions of the part found */
+    dad_share overlap; /* sum over regions of the part found */
 } found;
 
 typedef struct {
@@ -208,7 +178,7 @@ static inline bool walk_on(walk *w, bool wide) {
         uint32_t mark = item_mark(w->items, w->next, wide);
         if (mark != 0) {
             w->now.tp++;
-            w->now.overlap += 1.0 / mark;
+            dad_share_add(&w->now.overlap, dad_share_of_pixel(mark));
         } else {
             w->now.fp++;
         }
@@ -218,22 +188,7 @@ static inline bool walk_on(walk *w, bool wide) {
 }
 
 static double score_of_key(uint64_t key, bool wide) {
-    return wide ? double_of_key(key) : (double)float_of_key((uint32_t)key);
-}
-
-/* The trapezoid between two thresholds, as far as it lies before `limit` false positives.
- */
-static inline double overlap_area(found before, found now, double limit) {
-    double left = (double)before.fp, right = (double)now.fp, end = now.overlap;
-    if (left >= limit) {
-        return 0.0;
-    }
-    if (right > limit) {
-        end = before.overlap +
-              (now.overlap - before.overlap) * (limit - left) / (right - left);
-        right = limit;
-    }
-    return (right - left) * (before.overlap + end) / 2;
+    return wide ? dad_double_of_key(key) : (double)dad_float_of_key((uint32_t)key);
 }
 
 static inline dad_summary summarize(const dad_ranking *ranking, double fpr_limit,
@@ -248,7 +203,9 @@ static inline dad_summary summarize(const dad_ranking *ranking, double fpr_limit
         int64_t new_tp = w.now.tp - before.tp, new_fp = w.now.fp - before.fp;
         if (new_fp > 0) {
             twice_area += (uint64_t)new_fp * (uint64_t)(before.tp + w.now.tp);
-            pro_area += overlap_area(before, w.now, limit);
+            pro_area += dad_overlap_area((double)before.fp, (double)w.now.fp,
+                                         dad_share_value(before.overlap),
+                                         dad_share_value(w.now.overlap), limit);
         }
         if (new_tp > 0) { /* F1 falls where only false positives are added */
             double precision = (double)w.now.tp / (double)(w.now.tp + w.now.fp);
@@ -292,7 +249,7 @@ void dad_fill_curve(const dad_curve *curve, const dad_ranking *ranking) {
         curve->true_positives[i] = w.now.tp;
         curve->thresholds[i] = score_of_key(w.key, wide);
         if (curve->overlap != NULL) {
-            curve->overlap[i] = w.now.overlap;
+            curve->overlap[i] = dad_share_value(w.now.overlap);
         }
     }
 }

@@ -1,4 +1,4 @@
-/* Checks of scores and maps. */
+/* Checks of scores, maps, masks and limits. */
 #include "python/scores.h"
 
 dad_scores dad_scores_of(PyArrayObject *array) {
@@ -35,4 +35,50 @@ PyArrayObject *dad_input_scores(PyObject *object, const char *name, int dimensio
         Py_CLEAR(array);
     }
     return array;
+}
+
+PyArrayObject *dad_input_bytes(PyObject *object, const char *name, int dimensions) {
+    bool is_bool =
+        PyArray_Check(object) && PyArray_TYPE((PyArrayObject *)object) == NPY_BOOL;
+    return dad_input(object, name, is_bool ? NPY_BOOL : NPY_UINT8, dimensions);
+}
+
+bool dad_check_fpr_limit(double limit) {
+    if (limit > 0.0 && limit <= 1.0) {
+        return true;
+    }
+    PyObject *text = PyFloat_FromDouble(limit);
+    if (text != NULL) {
+        PyErr_Format(PyExc_ValueError, "fpr_limit: expected 0 < fpr_limit <= 1, got %S",
+                     text);
+    }
+    Py_XDECREF(text);
+    return false;
+}
+
+bool dad_check_map_size(PyArrayObject *masks) {
+    npy_intp *shape = PyArray_DIMS(masks);
+    int last = PyArray_NDIM(masks) - 1;
+    if (shape[last - 1] <= (INT32_MAX - 1) / shape[last]) {
+        return true;
+    }
+    PyErr_Format(PyExc_ValueError, "masks: %zd x %zd pixels are more than one map can have",
+                 shape[last - 1], shape[last]);
+    return false;
+}
+
+bool dad_input_maps(PyArrayObject **masks, PyArrayObject **maps, dad_maps_shape *shape,
+                    PyObject *masks_object, PyObject *maps_object) {
+    *maps = NULL;
+    *masks = dad_input_bytes(masks_object, "masks", 3);
+    if (*masks == NULL || !dad_check_map_size(*masks)) {
+        return false;
+    }
+    *maps = dad_input_scores(maps_object, "maps", 3);
+    if (*maps == NULL || !dad_check_shape(*maps, "maps", 3, PyArray_DIMS(*masks))) {
+        return false;
+    }
+    npy_intp *sizes = PyArray_DIMS(*masks);
+    *shape = (dad_maps_shape){sizes[0], sizes[1], sizes[2]};
+    return true;
 }

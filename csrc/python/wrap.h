@@ -11,6 +11,7 @@ typedef struct {
 } dad_module_state;
 
 extern PyMethodDef dad_conv_methods[];        /* wrap_conv.c */
+extern PyMethodDef dad_count_methods[];       /* wrap_counts.c */
 extern PyMethodDef dad_elementwise_methods[]; /* wrap_elementwise.c */
 extern PyMethodDef dad_foreground_methods[];  /* wrap_foreground.c */
 extern PyMethodDef dad_image_methods[];       /* wrap_images.c */
@@ -22,6 +23,7 @@ extern PyMethodDef dad_model_methods[];       /* wrap_models.c */
 extern PyMethodDef dad_norm_methods[];        /* wrap_norm.c */
 extern PyMethodDef dad_pipeline_methods[];    /* wrap_pipeline.c */
 extern PyMethodDef dad_schedule_methods[];    /* wrap_schedule.c */
+extern PyMethodDef dad_pixel_methods[];       /* wrap_pixels.c */
 extern PyMethodDef dad_score_methods[];       /* wrap_scores.c */
 extern PyMethodDef dad_synthesis_methods[];   /* wrap_synthesis.c */
 

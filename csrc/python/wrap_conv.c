@@ -1,4 +1,4 @@
-/* Convolutions on NumPy arrays: NCHW maps and OIHW filters outside, NHWC and packed inside.
+/* Convolutions on NumPy arrays: NCHW maps and OIHW filters outside, NHWC and panels inside.
  */
 #include "python/wrap.h" /* Python.h comes before the standard headers */
 
@@ -87,6 +87,14 @@ static void output_shape(npy_intp *dims, const dad_conv2d_shape *s) {
     dims[3] = dad_conv2d_out(s->W, s->KW, s->stride, s->pad);
 }
 
+static ptrdiff_t panels_size(const dad_conv2d_shape *s) {
+    return dad_filter_size(s->O, s->C, s->KH * s->KW);
+}
+
+static void to_panels(float *dst, PyArrayObject *w, const dad_conv2d_shape *s) {
+    dad_filter_to_panels(dst, dad_floats(w), s->O, s->C, s->KH * s->KW);
+}
+
 /* [N, H, W, C] buffer from an NCHW array, without the GIL. */
 static void to_nhwc(float *dst, PyArrayObject *array) {
     const npy_intp *d = PyArray_DIMS(array);
@@ -144,7 +152,7 @@ static PyObject *conv2d(PyObject *self, PyObject *args, PyObject *kwargs) {
     conv2d_arguments a = {0};
     dad_conv2d_shape shape;
     PyArrayObject *y = NULL;
-    float *x_nhwc = NULL, *y_nhwc = NULL, *residual = NULL, *packed = NULL, *scratch = NULL;
+    float *x_nhwc = NULL, *y_nhwc = NULL, *residual = NULL, *panels = NULL, *scratch = NULL;
     npy_intp dims[4];
     bool computed = false;
 
@@ -156,7 +164,7 @@ static PyObject *conv2d(PyObject *self, PyObject *args, PyObject *kwargs) {
         !(x_nhwc = dad_scratch(PyArray_SIZE(a.x))) ||
         !(y_nhwc = dad_scratch(PyArray_SIZE(y))) ||
         !(residual = dad_scratch(a.residual ? PyArray_SIZE(y) : 0)) ||
-        !(packed = dad_scratch(dad_conv2d_packed_size(&shape, DAD_CONV_FORWARD))) ||
+        !(panels = dad_scratch(panels_size(&shape))) ||
         !(scratch = dad_scratch(dad_conv2d_forward_scratch(&shape)))) {
         goto done;
     }
@@ -165,17 +173,19 @@ static PyObject *conv2d(PyObject *self, PyObject *args, PyObject *kwargs) {
     if (a.residual != NULL) {
         to_nhwc(residual, a.residual);
     }
-    const dad_conv2d_epilogue epilogue = {dad_floats(a.b), dad_floats(a.image_bias),
-                                          a.residual ? residual : NULL};
-    dad_conv2d_pack(packed, dad_floats(a.w), &shape, DAD_CONV_FORWARD);
-    dad_conv2d_forward(y_nhwc, x_nhwc, packed, &epilogue, &shape, scratch);
+    const dad_conv2d_input input = {.x = x_nhwc};
+    const dad_conv2d_epilogue epilogue = {.bias = dad_floats(a.b),
+                                          .image_bias = dad_floats(a.image_bias),
+                                          .residual = a.residual ? residual : NULL};
+    to_panels(panels, a.w, &shape);
+    dad_conv2d_forward(y_nhwc, &input, panels, &epilogue, &shape, scratch);
     dad_nhwc_to_nchw(dad_floats(y), y_nhwc, dims[0], dims[1], dims[2] * dims[3]);
     Py_END_ALLOW_THREADS
     computed = true;
 
 done:
     dad_free(scratch);
-    dad_free(packed);
+    dad_free(panels);
     dad_free(residual);
     dad_free(y_nhwc);
     dad_free(x_nhwc);
@@ -198,7 +208,7 @@ static PyObject *conv2d_backward(PyObject *self, PyObject *args, PyObject *kwarg
     const char *algorithm = "auto";
     dad_conv2d_shape shape;
     PyArrayObject *dy = NULL, *x = NULL, *w = NULL, *dx = NULL, *dw = NULL, *db = NULL;
-    float *dy_nhwc = NULL, *x_nhwc = NULL, *dx_nhwc = NULL, *packed = NULL, *scratch = NULL;
+    float *dy_nhwc = NULL, *x_nhwc = NULL, *dx_nhwc = NULL, *panels = NULL, *scratch = NULL;
     npy_intp dims[4];
 
     if (!PyArg_ParseTupleAndKeywords(args, kwargs, "OOO|nns:conv2d_backward", names,
@@ -220,26 +230,26 @@ static PyObject *conv2d_backward(PyObject *self, PyObject *args, PyObject *kwarg
         !(dy_nhwc = dad_scratch(PyArray_SIZE(dy))) ||
         !(x_nhwc = dad_scratch(PyArray_SIZE(x))) ||
         !(dx_nhwc = dad_scratch(PyArray_SIZE(x))) ||
-        !(packed = dad_scratch(dad_conv2d_packed_size(&shape, DAD_CONV_BACKWARD_DATA))) ||
+        !(panels = dad_scratch(panels_size(&shape))) ||
         !(scratch = dad_scratch(scratch_size))) {
         goto done;
     }
     Py_BEGIN_ALLOW_THREADS
     to_nhwc(dy_nhwc, dy);
     to_nhwc(x_nhwc, x);
-    dad_conv2d_pack(packed, dad_floats(w), &shape, DAD_CONV_BACKWARD_DATA);
-    dad_conv2d_backward_data(dx_nhwc, dy_nhwc, packed, &shape, scratch);
+    to_panels(panels, w, &shape);
+    dad_conv2d_backward_data(dx_nhwc, dy_nhwc, panels, &shape, scratch);
     dad_nhwc_to_nchw(dad_floats(dx), dx_nhwc, shape.N, shape.C, shape.H * shape.W);
-    memset(dad_floats(dw), 0, (size_t)PyArray_NBYTES(dw));
+    memset(panels, 0, (size_t)panels_size(&shape) * sizeof(float));
     memset(dad_floats(db), 0, (size_t)PyArray_NBYTES(db));
-    dad_conv2d_backward_filter(dad_floats(dw), dad_floats(db), x_nhwc, dy_nhwc, &shape,
-                               scratch);
+    dad_conv2d_backward_filter(panels, dad_floats(db), x_nhwc, dy_nhwc, &shape, scratch);
+    dad_filter_from_panels(dad_floats(dw), panels, shape.O, shape.C, shape.KH * shape.KW);
     Py_END_ALLOW_THREADS
     result = PyTuple_Pack(3, dx, dw, db);
 
 done:
     dad_free(scratch);
-    dad_free(packed);
+    dad_free(panels);
     dad_free(dx_nhwc);
     dad_free(x_nhwc);
     dad_free(dy_nhwc);
@@ -256,28 +266,26 @@ PyDoc_STRVAR(
     conv2d_seconds_doc,
     "conv2d_seconds(operation, x, w, algorithm=\"auto\")\n--\n\n"
     "Seconds of one kernel alone, for benchmarks: no change of layout, memory touched\n"
-    "before. operation: pack, forward, backward_data or backward_filter, of conv2d(x, w)\n"
+    "before. operation: forward, backward_data or backward_filter, of conv2d(x, w)\n"
     "with stride 1 and the padding that keeps the map's size.");
 
-enum operation { PACK, FORWARD, BACKWARD_DATA, BACKWARD_FILTER, OPERATIONS };
-static const char *const operation_names[OPERATIONS] = {"pack", "forward", "backward_data",
+enum operation { FORWARD, BACKWARD_DATA, BACKWARD_FILTER, OPERATIONS };
+static const char *const operation_names[OPERATIONS] = {"forward", "backward_data",
                                                         "backward_filter"};
 
 typedef struct {
-    float *x, *y, *dw, *packed, *scratch;
+    float *x, *y, *w, *dw, *scratch;
 } buffers;
 
-static void run_operation(enum operation operation, const buffers *b, const float *w,
+static void run_operation(enum operation operation, const buffers *b,
                           const dad_conv2d_shape *shape) {
+    const dad_conv2d_input input = {.x = b->x};
     switch (operation) {
-    case PACK:
-        dad_conv2d_pack(b->packed, w, shape, DAD_CONV_FORWARD);
-        break;
     case FORWARD:
-        dad_conv2d_forward(b->y, b->x, b->packed, NULL, shape, b->scratch);
+        dad_conv2d_forward(b->y, &input, b->w, NULL, shape, b->scratch);
         break;
     case BACKWARD_DATA:
-        dad_conv2d_backward_data(b->x, b->y, b->packed, shape, b->scratch);
+        dad_conv2d_backward_data(b->x, b->y, b->w, shape, b->scratch);
         break;
     case BACKWARD_FILTER:
         dad_conv2d_backward_filter(b->dw, NULL, b->x, b->y, shape, b->scratch);
@@ -287,12 +295,12 @@ static void run_operation(enum operation operation, const buffers *b, const floa
     }
 }
 
-static double seconds_of(enum operation operation, const buffers *b, const float *w,
+static double seconds_of(enum operation operation, const buffers *b,
                          const dad_conv2d_shape *shape) {
     struct timespec begin, end;
-    run_operation(operation, b, w, shape);
+    run_operation(operation, b, shape);
     timespec_get(&begin, TIME_UTC);
-    run_operation(operation, b, w, shape);
+    run_operation(operation, b, shape);
     timespec_get(&end, TIME_UTC);
     return (double)(end.tv_sec - begin.tv_sec) +
            1e-9 * (double)(end.tv_nsec - begin.tv_nsec);
@@ -315,28 +323,25 @@ static PyObject *conv2d_seconds(PyObject *self, PyObject *args, PyObject *kwargs
         !make_shape(&shape, x, w, 1, PyArray_DIM(w, 2) / 2, algorithm)) {
         goto done;
     }
-    enum operation operation = PACK;
+    enum operation operation = FORWARD;
     while (operation < OPERATIONS && strcmp(name, operation_names[operation]) != 0) {
         operation++;
     }
     if (operation == OPERATIONS) {
         PyErr_Format(
             PyExc_ValueError,
-            "operation: expected pack, forward, backward_data or backward_filter, got %s",
-            name);
+            "operation: expected forward, backward_data or backward_filter, got %s", name);
         goto done;
     }
     output_shape(dims, &shape);
-    const dad_conv_pass pass =
-        operation == BACKWARD_DATA ? DAD_CONV_BACKWARD_DATA : DAD_CONV_FORWARD;
     const ptrdiff_t y_size = dims[0] * dims[1] * dims[2] * dims[3];
     const ptrdiff_t scratch_size =
         dad_max(dad_max(dad_conv2d_forward_scratch(&shape),
                         dad_conv2d_backward_data_scratch(&shape)),
                 dad_conv2d_backward_filter_scratch(&shape));
     if (!(b.x = dad_scratch(PyArray_SIZE(x))) || !(b.y = dad_scratch(y_size)) ||
-        !(b.dw = dad_scratch(PyArray_SIZE(w))) ||
-        !(b.packed = dad_scratch(dad_conv2d_packed_size(&shape, pass))) ||
+        !(b.w = dad_scratch(panels_size(&shape))) ||
+        !(b.dw = dad_scratch(panels_size(&shape))) ||
         !(b.scratch = dad_scratch(scratch_size))) {
         goto done;
     }
@@ -344,16 +349,16 @@ static PyObject *conv2d_seconds(PyObject *self, PyObject *args, PyObject *kwargs
     Py_BEGIN_ALLOW_THREADS
     to_nhwc(b.x, x);
     memset(b.y, 0, (size_t)y_size * sizeof(float));
-    memset(b.dw, 0, (size_t)PyArray_NBYTES(w));
-    dad_conv2d_pack(b.packed, dad_floats(w), &shape, pass);
-    seconds = seconds_of(operation, &b, dad_floats(w), &shape);
+    memset(b.dw, 0, (size_t)panels_size(&shape) * sizeof(float));
+    to_panels(b.w, w, &shape);
+    seconds = seconds_of(operation, &b, &shape);
     Py_END_ALLOW_THREADS
     result = PyFloat_FromDouble(seconds);
 
 done:
     dad_free(b.scratch);
-    dad_free(b.packed);
     dad_free(b.dw);
+    dad_free(b.w);
     dad_free(b.y);
     dad_free(b.x);
     Py_XDECREF(w);

@@ -4,40 +4,10 @@
 
 #include <math.h>
 
-#include "pipeline/metrics.h"
+#include "pipeline/pixels.h"
 #include "python/scores.h"
 
 /* ---- Arguments ------------------------------------------------------------------- */
-
-static PyArrayObject *input_bytes(PyObject *object, const char *name, int dimensions) {
-    bool is_bool =
-        PyArray_Check(object) && PyArray_TYPE((PyArrayObject *)object) == NPY_BOOL;
-    return dad_input(object, name, is_bool ? NPY_BOOL : NPY_UINT8, dimensions);
-}
-
-static bool check_limit(double limit) {
-    if (limit > 0.0 && limit <= 1.0) {
-        return true;
-    }
-    PyObject *text = PyFloat_FromDouble(limit);
-    if (text != NULL) {
-        PyErr_Format(PyExc_ValueError, "fpr_limit: expected 0 < fpr_limit <= 1, got %S",
-                     text);
-    }
-    Py_XDECREF(text);
-    return false;
-}
-
-static bool check_map_size(PyArrayObject *masks) {
-    npy_intp *shape = PyArray_DIMS(masks);
-    int last = PyArray_NDIM(masks) - 1;
-    if (shape[last - 1] <= (INT32_MAX - 1) / shape[last]) {
-        return true;
-    }
-    PyErr_Format(PyExc_ValueError, "masks: %zd x %zd pixels are more than one map can have",
-                 shape[last - 1], shape[last]);
-    return false;
-}
 
 static bool check_both_classes(ptrdiff_t positives, ptrdiff_t count, const char *name) {
     if (positives > 0 && positives < count) {
@@ -50,10 +20,10 @@ static bool check_both_classes(ptrdiff_t positives, ptrdiff_t count, const char 
 
 /* ---- Rankings -------------------------------------------------------------------- */
 
-/* Both return false with an exception set; else the caller frees the ranking. */
+/* False with an exception set; else the caller frees the ranking. */
 static bool rank_labels(dad_ranking *ranking, PyObject *labels_object,
                         PyObject *scores_object) {
-    PyArrayObject *labels = input_bytes(labels_object, "labels", DAD_ANY_DIMENSIONS);
+    PyArrayObject *labels = dad_input_bytes(labels_object, "labels", DAD_ANY_DIMENSIONS);
     PyArrayObject *values = NULL;
     bool ok = false;
     if (labels == NULL) {
@@ -83,63 +53,40 @@ done:
     return ok;
 }
 
-/* masks and maps as checked arrays of one shape [N, H, W]; false with an exception set, and
- * the caller releases both arrays in either case. */
-static bool input_maps(PyArrayObject **masks, PyArrayObject **maps, dad_maps_shape *shape,
-                       PyObject *masks_object, PyObject *maps_object) {
-    *maps = NULL;
-    *masks = input_bytes(masks_object, "masks", 3);
-    if (*masks == NULL || !check_map_size(*masks)) {
-        return false;
-    }
-    *maps = dad_input_scores(maps_object, "maps", 3);
-    if (*maps == NULL || !dad_check_shape(*maps, "maps", 3, PyArray_DIMS(*masks))) {
-        return false;
-    }
-    npy_intp *sizes = PyArray_DIMS(*masks);
-    *shape = (dad_maps_shape){sizes[0], sizes[1], sizes[2]};
-    return true;
-}
-
-static bool rank_pixels(dad_ranking *ranking, PyObject *masks_object,
-                        PyObject *maps_object) {
-    PyArrayObject *masks, *maps;
-    dad_maps_shape shape;
-    bool ok = input_maps(&masks, &maps, &shape, masks_object, maps_object);
-    if (!ok) {
-        goto done;
-    }
+/* False with an exception set; else the caller frees the ranking. */
+static bool rank_pixels(dad_ranking *ranking, PyArrayObject *masks, PyArrayObject *maps,
+                        const dad_maps_shape *shape) {
     dad_scores scores = dad_scores_of(maps);
     dad_status status;
     Py_BEGIN_ALLOW_THREADS
-    status = dad_rank_pixels(ranking, PyArray_DATA(masks), scores, &shape);
+    status = dad_rank_pixels(ranking, PyArray_DATA(masks), scores, shape);
     Py_END_ALLOW_THREADS
     if (status != DAD_OK) {
         dad_raise(status, "ranking of pixels");
-        ok = false;
-        goto done;
+        return false;
     }
-    ok = check_both_classes(ranking->positives, ranking->count, "masks");
-    if (!ok) {
+    if (!check_both_classes(ranking->positives, ranking->count, "masks")) {
         dad_ranking_free(ranking);
+        return false;
     }
-done:
-    Py_XDECREF(masks);
-    Py_XDECREF(maps);
-    return ok;
+    return true;
+}
+
+PyObject *dad_summary_dict(const dad_summary *summary) {
+    return Py_BuildValue("{s:d,s:d,s:d,s:d,s:d}", "auroc", summary->auroc,
+                         "average_precision", summary->average_precision, "f1_max",
+                         summary->f1_max, "f1_threshold", summary->f1_threshold, "aupro",
+                         summary->aupro);
 }
 
 /* Frees the ranking. */
-static PyObject *summary_dict(dad_ranking *ranking, double fpr_limit) {
+static PyObject *ranking_dict(dad_ranking *ranking, double fpr_limit) {
     dad_summary summary;
     Py_BEGIN_ALLOW_THREADS
     summary = dad_summarize(ranking, fpr_limit);
     dad_ranking_free(ranking);
     Py_END_ALLOW_THREADS
-    return Py_BuildValue("{s:d,s:d,s:d,s:d,s:d}", "auroc", summary.auroc,
-                         "average_precision", summary.average_precision, "f1_max",
-                         summary.f1_max, "f1_threshold", summary.f1_threshold, "aupro",
-                         summary.aupro);
+    return dad_summary_dict(&summary);
 }
 
 /* (false_positives, true_positives, overlap, thresholds); frees the ranking. */
@@ -187,7 +134,7 @@ static PyObject *label_metrics(PyObject *self, PyObject *args, PyObject *kwargs)
         !rank_labels(&ranking, labels, scores)) {
         return NULL;
     }
-    PyObject *result = summary_dict(&ranking, 1.0);
+    PyObject *result = ranking_dict(&ranking, 1.0);
     if (result != NULL && PyDict_DelItemString(result, "aupro") < 0) {
         Py_CLEAR(result);
     }
@@ -197,15 +144,41 @@ static PyObject *label_metrics(PyObject *self, PyObject *args, PyObject *kwargs)
 static PyObject *pixel_metrics(PyObject *self, PyObject *args, PyObject *kwargs) {
     (void)self;
     static char *names[] = {"masks", "maps", "fpr_limit", NULL};
-    PyObject *masks, *maps;
+    PyObject *masks_object, *maps_object, *result = NULL;
     double fpr_limit = 0.3;
-    dad_ranking ranking;
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "OO|d:pixel_metrics", names, &masks,
-                                     &maps, &fpr_limit) ||
-        !check_limit(fpr_limit) || !rank_pixels(&ranking, masks, maps)) {
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "OO|d:pixel_metrics", names,
+                                     &masks_object, &maps_object, &fpr_limit) ||
+        !dad_check_fpr_limit(fpr_limit)) {
         return NULL;
     }
-    return summary_dict(&ranking, fpr_limit);
+    PyArrayObject *masks, *maps;
+    dad_maps_shape shape;
+    if (!dad_input_maps(&masks, &maps, &shape, masks_object, maps_object)) {
+        goto done;
+    }
+    if (PyArray_TYPE(maps) == NPY_FLOAT64) {
+        dad_ranking ranking;
+        result = rank_pixels(&ranking, masks, maps, &shape)
+                     ? ranking_dict(&ranking, fpr_limit)
+                     : NULL;
+        goto done;
+    }
+    dad_summary summary;
+    int64_t positives;
+    dad_status status;
+    Py_BEGIN_ALLOW_THREADS
+    status = dad_pixel_summary(&summary, &positives, PyArray_DATA(masks),
+                               PyArray_DATA(maps), &shape, fpr_limit);
+    Py_END_ALLOW_THREADS
+    if (status != DAD_OK) {
+        dad_raise(status, "pixel_metrics");
+    } else if (check_both_classes(positives, PyArray_SIZE(masks), "masks")) {
+        result = dad_summary_dict(&summary);
+    }
+done:
+    Py_XDECREF(masks);
+    Py_XDECREF(maps);
+    return result;
 }
 
 static PyObject *label_curve(PyObject *self, PyObject *args, PyObject *kwargs) {
@@ -224,14 +197,21 @@ static PyObject *label_curve(PyObject *self, PyObject *args, PyObject *kwargs) {
 static PyObject *pixel_curve(PyObject *self, PyObject *args, PyObject *kwargs) {
     (void)self;
     static char *names[] = {"masks", "maps", NULL};
-    PyObject *masks, *maps;
-    dad_ranking ranking;
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "OO:pixel_curve", names, &masks,
-                                     &maps) ||
-        !rank_pixels(&ranking, masks, maps)) {
+    PyObject *masks_object, *maps_object, *result = NULL;
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "OO:pixel_curve", names, &masks_object,
+                                     &maps_object)) {
         return NULL;
     }
-    return curve_tuple(&ranking);
+    PyArrayObject *masks, *maps;
+    dad_maps_shape shape;
+    dad_ranking ranking;
+    if (dad_input_maps(&masks, &maps, &shape, masks_object, maps_object) &&
+        rank_pixels(&ranking, masks, maps, &shape)) {
+        result = curve_tuple(&ranking);
+    }
+    Py_XDECREF(masks);
+    Py_XDECREF(maps);
+    return result;
 }
 
 /* The number of non-zero bytes. */
@@ -272,7 +252,7 @@ static PyObject *filled_pro(PyObject *self, PyObject *args, PyObject *kwargs) {
     }
     PyArrayObject *masks, *maps, *thresholds = NULL, *fpr = NULL, *pro = NULL;
     dad_maps_shape shape;
-    if (!input_maps(&masks, &maps, &shape, masks_object, maps_object) ||
+    if (!dad_input_maps(&masks, &maps, &shape, masks_object, maps_object) ||
         !check_both_classes(count_inside(masks), PyArray_SIZE(masks), "masks")) {
         goto done;
     }
@@ -310,7 +290,7 @@ static PyObject *label_components(PyObject *self, PyObject *args, PyObject *kwar
         return NULL;
     }
     PyArrayObject *labels = NULL, *counts = NULL;
-    PyArrayObject *masks = input_bytes(object, "masks", DAD_ANY_DIMENSIONS);
+    PyArrayObject *masks = dad_input_bytes(object, "masks", DAD_ANY_DIMENSIONS);
     if (masks == NULL) {
         return NULL;
     }
@@ -320,7 +300,7 @@ static PyObject *label_components(PyObject *self, PyObject *args, PyObject *kwar
                      dimensions);
         goto done;
     }
-    if (!check_map_size(masks)) {
+    if (!dad_check_map_size(masks)) {
         goto done;
     }
     npy_intp *shape = PyArray_DIMS(masks), *size = shape + dimensions - 2;

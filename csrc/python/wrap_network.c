@@ -93,7 +93,7 @@ static PyObject *network_read(PyObject *object, PyObject *args, PyObject *keywor
     if (floats != NULL) {
         array = dad_output(NPY_FLOAT32, p->dimensions, p->shape);
         if (array != NULL) {
-            memcpy(PyArray_DATA(array), floats, (size_t)p->size * sizeof(float));
+            dad_parameter_read(dad_floats(array), floats, p);
         }
     }
     leave(self);
@@ -120,8 +120,7 @@ static PyObject *network_write(PyObject *object, PyObject *args, PyObject *keywo
     if (floats != NULL) {
         done = dad_check_shape(array, name, p->dimensions, p->shape);
         if (done) {
-            memcpy(floats, PyArray_DATA(array), (size_t)p->size * sizeof(float));
-            dad_network_weights_changed(&self->network);
+            dad_parameter_write(floats, dad_floats(array), p);
         }
     }
     leave(self);
@@ -323,7 +322,6 @@ static PyObject *network_adam_step(PyObject *object, PyObject *args, PyObject *k
         Py_BEGIN_ALLOW_THREADS
         dad_adam(network->weights, network->moments[0], network->moments[1],
                  network->gradients, &options, network->graph.weight_size);
-        dad_network_weights_changed(network);
         Py_END_ALLOW_THREADS
     }
     leave(self);

@@ -16,6 +16,7 @@ enum { ROWS = 6, OUTER_ROWS = 6, LONG_DEPTH = 128 };
 #endif
 enum {
     DEPTH = 256,   /* of k at a time: a pair of panels this deep stays in the first cache */
+    SUM = 64,      /* of k are summed apart: long sums lose less that way */
     PREFETCH = 32, /* rows of b ahead, from LONG_DEPTH on: b then comes from L3 */
     SUM_ROWS = 32, /* added in float before they go to a double */
     SUM_WIDTH = 64, /* channels at a time */
@@ -32,15 +33,16 @@ typedef struct {
     int prefetch; /* b */
 } operands;
 
-/* acc [rows][vectors] += a b. */
+/* acc [rows][vectors] += a b over `depth` of k. */
 DAD_INLINE void accumulate(vf (*acc)[2], const int rows, const int vectors,
                            const operands *p, ptrdiff_t a_row, ptrdiff_t a_step,
-                           const int prefetch) {
+                           const ptrdiff_t depth, const int prefetch) {
     const float *a = p->a, *b = p->b;
-    const ptrdiff_t b_gap = p->b_gap, depth = p->depth;
+    const ptrdiff_t b_gap = p->b_gap;
 #pragma GCC unroll 4
     for (ptrdiff_t k = 0; k < depth; k++) {
         vf row[2];
+#pragma GCC unroll 2
         for (int j = 0; j < vectors; j++) {
             row[j] = vload(b + k * DAD_PANEL + j * b_gap);
             if (prefetch && (j == 0 || VL == DAD_PANEL)) { /* one for each cache line */
@@ -50,6 +52,7 @@ DAD_INLINE void accumulate(vf (*acc)[2], const int rows, const int vectors,
 #pragma GCC unroll 16
         for (int i = 0; i < rows; i++) {
             vf factor = vset1(a[i * a_row + k * a_step]);
+#pragma GCC unroll 2
             for (int j = 0; j < vectors; j++) {
                 acc[i][j] += factor * row[j];
             }
@@ -57,23 +60,38 @@ DAD_INLINE void accumulate(vf (*acc)[2], const int rows, const int vectors,
     }
 }
 
-/* c = (add ? c : 0) + a b, continuing the sums where an earlier part of k left them. */
-DAD_INLINE void row_block(const int rows, const int vectors, const operands *p, int add) {
+/* c = (add ? c : 0) + a b, summed apart over `depth` of k. */
+DAD_INLINE void sum_block(const int rows, const int vectors, const operands *p,
+                          const ptrdiff_t depth, int add, const int prefetch) {
     vf acc[ROWS][2];
+#pragma GCC unroll 16
     for (int i = 0; i < rows; i++) {
+#pragma GCC unroll 2
         for (int j = 0; j < vectors; j++) {
-            acc[i][j] = add ? vload(p->c + i * DAD_PANEL + j * p->c_gap) : vset1(0.0f);
+            acc[i][j] = vset1(0.0f);
         }
     }
-    if (p->prefetch) {
-        accumulate(acc, rows, vectors, p, p->a_row, 1, 1);
-    } else {
-        accumulate(acc, rows, vectors, p, p->a_row, 1, 0);
-    }
+    accumulate(acc, rows, vectors, p, p->a_row, 1, depth, prefetch);
+#pragma GCC unroll 16
     for (int i = 0; i < rows; i++) {
+#pragma GCC unroll 2
         for (int j = 0; j < vectors; j++) {
-            vstore(p->c + i * DAD_PANEL + j * p->c_gap, acc[i][j]);
+            float *c = p->c + i * DAD_PANEL + j * p->c_gap;
+            vstore(c, add ? vload(c) + acc[i][j] : acc[i][j]);
         }
+    }
+}
+
+/* The same over all of p->depth, SUM at a time. */
+DAD_INLINE void row_block(const int rows, const int vectors, const operands *all, int add,
+                          const int prefetch) {
+    operands p = *all;
+    for (; p.depth >= SUM; p.depth -= SUM, p.a += SUM, p.b += SUM * DAD_PANEL) {
+        sum_block(rows, vectors, &p, SUM, add, prefetch);
+        add = 1;
+    }
+    if (p.depth > 0) {
+        sum_block(rows, vectors, &p, p.depth, add, prefetch);
     }
 }
 
@@ -81,7 +99,11 @@ typedef void row_kernel(const operands *p, int add);
 
 #define ROW_KERNEL(vectors, rows)                                     \
     static void rows_##vectors##_##rows(const operands *p, int add) { \
-        row_block(rows, vectors, p, add);                             \
+        if (p->prefetch) {                                            \
+            row_block(rows, vectors, p, add, 1);                      \
+        } else {                                                      \
+            row_block(rows, vectors, p, add, 0);                      \
+        }                                                             \
     }
 #define ROW_KERNELS_1_TO_6(vectors) \
     ROW_KERNEL(vectors, 1)          \
@@ -115,15 +137,15 @@ static row_kernel *const two_vectors[ROWS + 1] = {
 };
 
 /* All rows of one or two vectors of columns. */
-static void product_columns(row_kernel *const *kernels, const operands *all,
-                            ptrdiff_t rows) {
+static void product_columns(row_kernel *const *kernels, const operands *all, ptrdiff_t rows,
+                            int add) {
     for (ptrdiff_t k = 0; k < all->depth; k += DEPTH) {
         operands p = *all;
         p.depth = all->depth - k < DEPTH ? all->depth - k : DEPTH;
         p.a += k;
         p.b += k * DAD_PANEL;
         for (ptrdiff_t i = 0; i < rows; i += ROWS) {
-            kernels[rows - i < ROWS ? rows - i : ROWS](&p, k > 0);
+            kernels[rows - i < ROWS ? rows - i : ROWS](&p, add || k > 0);
             p.a += ROWS * p.a_row;
             p.c += ROWS * DAD_PANEL;
         }
@@ -132,16 +154,16 @@ static void product_columns(row_kernel *const *kernels, const operands *all,
 
 static void product(float *c, ptrdiff_t c_panel, const float *a, ptrdiff_t lda,
                     const float *b, ptrdiff_t b_panel, int panels, ptrdiff_t rows,
-                    ptrdiff_t K) {
+                    ptrdiff_t K, int add) {
 #if VL == 16
     operands p = {c, c_panel, a, lda, b, b_panel, K, K >= LONG_DEPTH};
-    product_columns(panels == 2 ? two_vectors : one_vector, &p, rows);
+    product_columns(panels == 2 ? two_vectors : one_vector, &p, rows, add);
 #else
     for (int panel = 0; panel < panels; panel++) {
         for (int j = 0; j < DAD_PANEL; j += 2 * VL) {
             operands p = {c + panel * c_panel + j, VL, a, lda,
                           b + panel * b_panel + j, VL, K, K >= LONG_DEPTH};
-            product_columns(two_vectors, &p, rows);
+            product_columns(two_vectors, &p, rows, add);
         }
     }
 #endif
@@ -152,12 +174,14 @@ static void product(float *c, ptrdiff_t c_panel, const float *a, ptrdiff_t lda,
 DAD_INLINE void outer_block(const int rows, const int vectors, const operands *p, int add) {
     vf acc[OUTER_ROWS][2];
     for (int i = 0; i < rows; i++) {
+#pragma GCC unroll 2
         for (int j = 0; j < vectors; j++) {
             acc[i][j] = vset1(0.0f);
         }
     }
-    accumulate(acc, rows, vectors, p, 1, DAD_PANEL, 0);
+    accumulate(acc, rows, vectors, p, 1, DAD_PANEL, p->depth, 0);
     for (int i = 0; i < rows; i++) {
+#pragma GCC unroll 2
         for (int j = 0; j < vectors; j++) {
             float *c = p->c + i * DAD_PANEL + j * p->c_gap;
             vstore(c, add ? vload(c) + acc[i][j] : acc[i][j]);
@@ -200,42 +224,46 @@ static void outer_product(float *c, ptrdiff_t c_panel, const float *a, const flo
 
 /* One vector of columns; n < VL only past the last channel. */
 DAD_INLINE void emit_column(float *y, ptrdiff_t ldy, const float *c, ptrdiff_t rows,
-                            ptrdiff_t n, vf bias, const float *residual) {
+                            ptrdiff_t n, vf scale, vf bias, vf floor,
+                            const float *residual) {
     for (ptrdiff_t i = 0; i < rows; i++) {
-        vf value = vload(c + i * DAD_PANEL) + bias;
-        if (n == VL) {
-            vstore(y + i * ldy, residual ? value + vload(residual + i * ldy) : value);
-        } else {
-            vstore_n(y + i * ldy, residual ? value + vload_n(residual + i * ldy, n) : value,
-                     n);
+        vf value = vload(c + i * DAD_PANEL) * scale + bias;
+        if (residual != NULL) {
+            value += vload_n(residual + i * ldy, n);
         }
+        vstore_n(y + i * ldy, vmax(floor, value), n);
     }
 }
 
 static void emit(float *y, ptrdiff_t ldy, const float *c, ptrdiff_t rows,
-                 ptrdiff_t channels, const float *bias, const float *residual) {
+                 ptrdiff_t channels, const dad_output_stage *stage, const float *residual) {
+    const vf floor = vset1(stage->floor);
     for (ptrdiff_t j = 0; j < channels; j += VL) {
         const float *r = residual ? residual + j : NULL;
+        const vf scale = vload(stage->scale + j), bias = vload(stage->bias + j);
         if (channels - j >= VL) {
-            emit_column(y + j, ldy, c + j, rows, VL, vload(bias + j), r);
+            emit_column(y + j, ldy, c + j, rows, VL, scale, bias, floor, r);
         } else {
-            emit_column(y + j, ldy, c + j, rows, channels - j, vload(bias + j), r);
+            emit_column(y + j, ldy, c + j, rows, channels - j, scale, bias, floor, r);
         }
     }
 }
 
-static void copy_pixels(float *dst, const float *src, ptrdiff_t pixels, ptrdiff_t C,
-                        ptrdiff_t channels) {
+/* dst [pixels][DAD_PANEL] = the pixels of a row src [.., C] from `column` on, or the pixels
+ * whose doubles they are. */
+DAD_INLINE void copy_pixels(float *dst, const float *src, ptrdiff_t C, ptrdiff_t column,
+                            ptrdiff_t pixels, ptrdiff_t channels, const int doubled) {
     if (channels < DAD_PANEL) {
         memset(dst, 0, (size_t)(pixels * DAD_PANEL) * sizeof(float));
-        for (ptrdiff_t i = 0; i < pixels; i++) {
-            memcpy(dst + i * DAD_PANEL, src + i * C, (size_t)channels * sizeof(float));
-        }
-        return;
     }
-    for (ptrdiff_t i = 0; i < pixels; i++) {
+    for (ptrdiff_t i = 0; i < pixels; i++, dst += DAD_PANEL) {
+        const float *pixel = src + (doubled ? (column + i) / 2 : column + i) * C;
+        if (channels < DAD_PANEL) {
+            memcpy(dst, pixel, (size_t)channels * sizeof(float));
+            continue;
+        }
         for (int j = 0; j < DAD_PANEL; j += VL) {
-            vstore(dst + i * DAD_PANEL + j, vload(src + i * C + j));
+            vstore(dst + j, vload(pixel + j));
         }
     }
 }
@@ -252,9 +280,15 @@ static void strip(float *dst, const dad_strip_source *source, ptrdiff_t c, ptrdi
             memset(dst, 0, (size_t)columns * pixel);
             continue;
         }
+        float *inside = dst + (begin - column) * DAD_PANEL;
         memset(dst, 0, (size_t)(begin - column) * pixel);
-        copy_pixels(dst + (begin - column) * DAD_PANEL,
-                    source->image + (i * W + begin) * C + c, end - begin, C, channels);
+        if (source->doubled) {
+            copy_pixels(inside, source->image + (i / 2) * (W / 2) * C + c, C, begin,
+                        end - begin, channels, 1);
+        } else {
+            copy_pixels(inside, source->image + i * W * C + c, C, begin, end - begin,
+                        channels, 0);
+        }
         memset(dst + (end - column) * DAD_PANEL, 0,
                (size_t)(column + columns - end) * pixel);
     }

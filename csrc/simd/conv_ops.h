@@ -15,11 +15,32 @@ enum {
     DAD_PANEL_PAIR = 2, /* panels that one product takes at most */
 };
 
-/* Where a strip is cut from: one image [H, W, C]. */
+/* Where a strip is cut from: one image [H, W, C]; doubled: [H / 2, W / 2, C], each pixel
+ * standing for 2x2. */
 typedef struct {
     const float *image;
     ptrdiff_t H, W, C;
+    int doubled;
 } dad_strip_source;
+
+/* What becomes of a result on its way out: max(r * scale + bias + residual, floor). */
+typedef struct {
+    float scale[DAD_PANEL], bias[DAD_PANEL], floor;
+} dad_output_stage;
+
+/* Where an output tile goes: pixels [rows][columns][channels], the first at y. */
+typedef struct {
+    float *y;
+    ptrdiff_t row_stride, pixel_stride;
+    ptrdiff_t rows, columns, channels; /* that exist */
+    const float *residual;             /* as y, or NULL */
+    int residual_doubled;              /* each of its pixels stands for 2x2 */
+    ptrdiff_t residual_row_stride;
+    float *moments; /* [3] rows of DAD_PANEL, moments_stride apart: shift, sum and sum of
+                       squares of y - shift; for whole tiles and panels only. Or NULL */
+    ptrdiff_t moments_stride;
+    int first; /* of the tiles that these moments add up */
+} dad_output_place;
 
 /* strip [rows][columns][DAD_PANEL] = the tiles of F(m x m, 3x3) side by side, m columns
  * apart; out: point p of tile t at p * point_stride + t * tile_stride, DAD_PANEL floats
@@ -36,29 +57,27 @@ typedef struct {
     void (*filter_adjoint)(float *g, const float *u, ptrdiff_t point_stride);
     dad_tile_transform *input;    /* B^T d B, strips of m + 2 rows */
     dad_tile_transform *gradient; /* A dy A^T, strips of m rows */
-    /* One tile of one panel: y [rows][columns][channels] = A^T m A + bias + residual. */
-    void (*output)(float *y, ptrdiff_t row_stride, ptrdiff_t pixel_stride, ptrdiff_t rows,
-                   ptrdiff_t columns, ptrdiff_t channels, const float *m,
-                   ptrdiff_t point_stride, const float *bias /* [DAD_PANEL] */,
-                   const float *residual /* as y, or NULL */);
+    /* One tile of one panel: A^T m A, through its stage to its place. */
+    void (*output)(const dad_output_place *place, const float *m, ptrdiff_t point_stride,
+                   const dad_output_stage *stage);
 } dad_winograd_ops;
 
 typedef struct {
     int lanes; /* floats in a vector of this level */
-    /* c [panel][rows][DAD_PANEL] = a [rows, K] b [panel][K][DAD_PANEL]. Panels of b and c
-     * lie b_panel and c_panel apart. Every row is summed in the same order, wherever it
-     * stands. */
+    /* c [panel][rows][DAD_PANEL] = or += a [rows, K] b [panel][K][DAD_PANEL]. Panels of b
+     * and c lie b_panel and c_panel apart. Every row is summed in the same order, wherever
+     * it stands. */
     void (*product)(float *c, ptrdiff_t c_panel, const float *a, ptrdiff_t lda,
                     const float *b, ptrdiff_t b_panel, int panels, ptrdiff_t rows,
-                    ptrdiff_t K);
+                    ptrdiff_t K, int add);
     /* c [panel][DAD_PANEL][DAD_PANEL] = or += a^T b, a [T][DAD_PANEL], b
      * [panel][T][DAD_PANEL]. */
     void (*outer_product)(float *c, ptrdiff_t c_panel, const float *a, const float *b,
                           ptrdiff_t b_panel, int panels, ptrdiff_t T, int add);
-    /* y [rows][channels] = c [rows][DAD_PANEL] + bias + residual; rows of y lie ldy apart.
-     */
+    /* y [rows][channels] = c [rows][DAD_PANEL] through its stage; rows of y and residual
+     * lie ldy apart. */
     void (*emit)(float *y, ptrdiff_t ldy, const float *c, ptrdiff_t rows,
-                 ptrdiff_t channels, const float *bias /* [DAD_PANEL] */,
+                 ptrdiff_t channels, const dad_output_stage *stage,
                  const float *residual /* or NULL */);
     /* strip = rows by columns pixels from (row, column) on, zero outside the image;
      * channels c .. c + DAD_PANEL - 1, zero past the last. */

@@ -74,9 +74,10 @@ DAD_INLINE void apply_step(function *activation, float *y, const float *x,
     vstore_n(y + c, activation(z), n);
 }
 
-DAD_INLINE void apply(function *activation, float *y, const float *x,
-                      const dad_norm_channels *channels, ptrdiff_t rows, ptrdiff_t C) {
-    for (ptrdiff_t r = 0; r < rows; r++, x += C, y += C) {
+DAD_INLINE void apply(function *activation, float *y, ptrdiff_t ldy, const float *x,
+                      ptrdiff_t ldx, const dad_norm_channels *channels, ptrdiff_t rows,
+                      ptrdiff_t C) {
+    for (ptrdiff_t r = 0; r < rows; r++, x += ldx, y += ldy) {
         ptrdiff_t c = 0;
         for (; c + VL <= C; c += VL) {
             apply_step(activation, y, x, channels, c, VL);
@@ -150,20 +151,21 @@ DAD_INLINE void input_gradient(function *derivative, float *dx, const float *dy,
 }
 
 /* The three functions of an activation. */
-#define ACTIVATION(name, function, derivative)                                            \
-    static void apply_##name(float *y, const float *x, const dad_norm_channels *channels, \
-                             ptrdiff_t rows, ptrdiff_t C) {                               \
-        apply(function, y, x, channels, rows, C);                                         \
-    }                                                                                     \
-    static void gradient_sums_##name(double *sum, double *product, const float *dy,       \
-                                     const float *x, const dad_norm_channels *channels,   \
-                                     ptrdiff_t rows, ptrdiff_t C) {                       \
-        gradient_sums(derivative, sum, product, dy, x, channels, rows, C);                \
-    }                                                                                     \
-    static void input_gradient_##name(float *dx, const float *dy, const float *x,         \
-                                      const dad_norm_channels *channels, ptrdiff_t rows,  \
-                                      ptrdiff_t C) {                                      \
-        input_gradient(derivative, dx, dy, x, channels, rows, C);                         \
+#define ACTIVATION(name, function, derivative)                                           \
+    static void apply_##name(float *y, ptrdiff_t ldy, const float *x, ptrdiff_t ldx,     \
+                             const dad_norm_channels *channels, ptrdiff_t rows,          \
+                             ptrdiff_t C) {                                              \
+        apply(function, y, ldy, x, ldx, channels, rows, C);                              \
+    }                                                                                    \
+    static void gradient_sums_##name(double *sum, double *product, const float *dy,      \
+                                     const float *x, const dad_norm_channels *channels,  \
+                                     ptrdiff_t rows, ptrdiff_t C) {                      \
+        gradient_sums(derivative, sum, product, dy, x, channels, rows, C);               \
+    }                                                                                    \
+    static void input_gradient_##name(float *dx, const float *dy, const float *x,        \
+                                      const dad_norm_channels *channels, ptrdiff_t rows, \
+                                      ptrdiff_t C) {                                     \
+        input_gradient(derivative, dx, dy, x, channels, rows, C);                        \
     }
 
 ACTIVATION(none, same, one)

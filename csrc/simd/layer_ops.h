@@ -55,9 +55,9 @@ typedef struct {
     void (*moments)(double *sum, double *square, const float *x, ptrdiff_t rows,
                     ptrdiff_t C);
     /* These three per activation, indexed by dad_activation; g = dy * act'(z). */
-    void (*apply[DAD_NORM_ACTIVATIONS])(float *y, const float *x,
-                                        const dad_norm_channels *channels, ptrdiff_t rows,
-                                        ptrdiff_t C);
+    void (*apply[DAD_NORM_ACTIVATIONS])(float *y, ptrdiff_t ldy, const float *x,
+                                        ptrdiff_t ldx, const dad_norm_channels *channels,
+                                        ptrdiff_t rows, ptrdiff_t C);
     /* sum[c] and product[c]: of g and g * (x - mean) over the rows (written). */
     void (*gradient_sums[DAD_NORM_ACTIVATIONS])(double *sum, double *product,
                                                 const float *dy, const float *x,

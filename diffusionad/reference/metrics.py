@@ -127,3 +127,33 @@ def nearest_distance(train: Floats, test: Floats) -> Floats:
     """Euclidean distance from each row of test (N, D) to the nearest of train (M, D)."""
     difference = test.astype(np.float64)[:, None] - train.astype(np.float64)[None]
     return np.asarray(np.sqrt(np.sum(difference**2, axis=2)).min(axis=1))
+
+
+def count_scores(keys: NDArray[np.uint32], scores: NDArray[np.float32]) -> list[int]:
+    """Scores above the first key, at it, between it and the second, ..., below the last."""
+    own = [key_of(score) for score in scores]
+    counts = [sum(k < keys[0] for k in own)] if len(keys) else [len(own)]
+    for i, key in enumerate(keys):
+        after = keys[i + 1] if i + 1 < len(keys) else 1 << 32
+        counts += [sum(k == key for k in own), sum(key < k < after for k in own)]
+    return counts
+
+
+def key_of(score: np.float32) -> int:
+    """32 bits that rise while the score falls; both zeros have the same."""
+    bits = int((score + np.float32(0)).view(np.uint32))
+    return bits if bits >> 31 else ~(bits | 1 << 31) & 0xFFFFFFFF
+
+
+def weighted_metrics(
+    masks: NDArray[np.bool_], maps: Floats, weights: NDArray[np.int64], fpr_limit: float
+) -> list[float]:
+    """AUROC, AP, F1-max and AUPRO of maps (N, H, W) where image n is there weights[n] times."""
+    masks, maps = np.repeat(masks, weights, axis=0), np.repeat(maps, weights, axis=0)
+    labels, scores = masks.ravel(), maps.ravel()
+    return [
+        auroc(labels, scores),
+        average_precision(labels, scores),
+        f1_max(labels, scores)[0],
+        aupro(masks, maps, fpr_limit),
+    ]
