@@ -303,9 +303,7 @@ def word_evidence(words: NDArray[np.uint16], object: _Doubles, background: _Doub
 def settle(
     evidence: _Floats,
     images: _Bytes,
-    offsets: _Floats,
-    coupling: float = 2.0,
-    steps: int = 25,
+    offset: float,
 ) -> _Floats: ...
 def tidy_masks(masks: NDArray[np.bool_], keep: float) -> NDArray[np.bool_]: ...
 

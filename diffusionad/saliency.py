@@ -38,13 +38,15 @@ BATCH = 16
 
 SEPARABILITY, BORDER, AREA, SOLID, GAP = range(5)  # of _core.otsu_masks
 PLAIN_SHARE = 0.5  # of a set's images: from here on the others are taken to be plain too
+SCENE_SHARE, WORDS_SHARE = 0.8, 0.75  # of a set's images that must be sure, or the way is not taken
 STEADY = 0.035  # median spread of a scene that stays the same, of a range of 1
 COMMON = 0.25  # quantile of a word's frequency that counts as common to the images
 COMMON_MOST = 0.5  # of all pixels: more in common, and the backgrounds do not vary
 SMALLEST, LARGEST = 0.004, 0.7  # an object's share of the image
 MOST_BORDER = 0.35  # of the image's border under the mask
-AREA_RANGE = (0.5, 1.6)  # times the usual share in a set; beyond it the bar is moved
 ROUNDS = 6
+BORDER_SURE = 0.87  # where one image is all there is: below it, surfaces get patches of their own
+BORDER_SMALLEST = 0.05
 SET_OFFSET, BORDER_OFFSET = -0.4, -1.5  # log odds that a pixel is of the object, before it is seen
 
 
@@ -173,7 +175,7 @@ class ForegroundFinder:
         self._scene = background, spread
         found = [self._by_scene(one[None]) for one in images]
         sure = sum(one.confidence >= SURE for one in found)
-        if sure < 0.8 * len(images):
+        if sure < SCENE_SHARE * len(images):
             self._scene = None
             return False
         self.method = "scene"
@@ -182,7 +184,7 @@ class ForegroundFinder:
     def _by_scene(self, images: Bytes) -> Foreground:
         assert self._scene is not None
         evidence = _core.scene_evidence(images, *self._scene)
-        share = _core.settle(evidence, images, np.zeros(1, np.float32))
+        share = _core.settle(evidence, images, 0.0)
         mask = _core.tidy_masks(share > 0.5, 0.5)
         return _judge(mask[0], share[0], 1.0, "scene")
 
@@ -196,14 +198,12 @@ class ForegroundFinder:
         common = np.quantile(counts, COMMON, axis=0)
         if not SMALLEST < common.sum() < COMMON_MOST:
             return False
-        offsets = np.full(len(images), SET_OFFSET, np.float32)
         object_words, background = np.minimum(counts, common), np.maximum(counts - common, 0.0)
         for _ in range(ROUNDS):
             evidence = _core.word_evidence(words, *map(_frequencies, (object_words, background)))
-            share, mask = _settled(evidence, images, offsets)
+            share, mask = _settled(evidence, images, SET_OFFSET)
             areas = mask.mean(axis=(1, 2))
             area = float(np.median(areas[areas > SMALLEST])) if (areas > SMALLEST).any() else 0.1
-            _move_bar(offsets, areas, area)
             own = _core.word_counts(words, share) / words[0].size
             pool = _frequencies(own).mean(axis=0)
             object_words = np.repeat(pool[None], len(images), axis=0)
@@ -211,7 +211,7 @@ class ForegroundFinder:
         self._pool, self._area, self.method = pool, area, "words"
         found = [self._by_words(one[None]) for one in images]
         sure = sum(one.confidence >= SURE for one in found)
-        if sure < 0.5 * len(images):
+        if sure < WORDS_SHARE * len(images):
             self._pool, self.method = None, "border"
         return self._pool is not None
 
@@ -221,15 +221,12 @@ class ForegroundFinder:
         counts = _frequencies(_core.word_counts(words))
         pool = self._pool[None]
         background = np.maximum(counts - self._area * pool, 0.0)
-        offsets = np.full(1, SET_OFFSET, np.float32)
         for _ in range(ROUNDS):
             background = _frequencies(background)
             evidence = _core.word_evidence(words, pool, background)
-            share, mask = _settled(evidence, images, offsets)
-            areas = mask.mean(axis=(1, 2))
-            _move_bar(offsets, areas, self._area)
+            share, mask = _settled(evidence, images, SET_OFFSET)
             background = counts - _core.word_counts(words, share) / words.size
-        usual = 0.25 * self._area <= areas[0] <= 3.0 * self._area
+        usual = 0.25 * self._area <= mask.mean() <= 3.0 * self._area
         apart = _apart(pool[0], _frequencies(background)[0])
         found = _judge(mask[0], share[0], apart, "words")
         if not usual:
@@ -244,15 +241,18 @@ class ForegroundFinder:
         border = _border(words.shape[1:]).astype(np.float32)[None]
         shown = _frequencies(_core.word_counts(words, border))
         object_words, background = np.maximum(counts - shown, 0.0), np.minimum(counts, shown)
-        offsets = np.full(1, BORDER_OFFSET, np.float32)
         for _ in range(ROUNDS):
             object_words, background = map(_frequencies, (object_words, background))
             evidence = _core.word_evidence(words, object_words, background)
-            share, mask = _settled(evidence, images, offsets)
+            share, mask = _settled(evidence, images, BORDER_OFFSET)
             object_words = _core.word_counts(words, share) / words.size
             background = counts - object_words + shown
         apart = _apart(_frequencies(object_words)[0], _frequencies(background)[0])
-        return _judge(mask[0], share[0], apart, "border")
+        found = _judge(mask[0], share[0], apart, "border")
+        if found.confidence < BORDER_SURE or mask.mean() < BORDER_SMALLEST:
+            reason = found.reason or "one image does not tell the object from its background"
+            return replace(found, confidence=0.0, reason=reason)
+        return found
 
 
 def as_pixels(image: OneImage) -> Bytes:
@@ -301,22 +301,11 @@ def _frequencies(counts: Counts) -> Counts:
     return np.where(sums > 0, counts / np.where(sums > 0, sums, 1.0), 1.0 / counts.shape[1])
 
 
-def _settled(
-    evidence: Shares, images: Bytes, offsets: npt.NDArray[np.float32]
-) -> tuple[Shares, Mask]:
+def _settled(evidence: Shares, images: Bytes, offset: float) -> tuple[Shares, Mask]:
     """Shares, halved off the largest regions, and the mask of those."""
-    share = _core.settle(evidence, images, offsets)
+    share = _core.settle(evidence, images, offset)
     mask = _core.tidy_masks(share > 0.5, 0.5)
     return np.where(mask, share, share * np.float32(0.5)), mask
-
-
-def _move_bar(
-    offsets: npt.NDArray[np.float32], areas: npt.NDArray[np.floating[Any]], usual: float
-) -> None:
-    """Lower it where the object came out much smaller than usual, raise it where larger."""
-    low, high = AREA_RANGE
-    offsets += 0.5 * (areas < low * usual) - 0.5 * (areas > high * usual)
-    np.clip(offsets, -3.0, 2.0, out=offsets)
 
 
 def _apart(one: Counts, other: Counts) -> float:

@@ -77,11 +77,10 @@ void dad_word_evidence(float *evidence, const uint16_t *words, const double *obj
 /* ---- regions.c ------------------------------------------------------------------- */
 
 /* share [N, H, W] in [0, 1]: mean field of an Ising model over evidence + offset, whose
- * neighbours hold together by `coupling` where the image has no edge. */
+ * neighbours hold together where the image has no edge. */
 ptrdiff_t dad_settle_scratch(ptrdiff_t H, ptrdiff_t W);
-void dad_settle(float *share, const float *evidence, const uint8_t *images,
-                const float *offsets /* [N] */, float coupling, int steps, ptrdiff_t N,
-                ptrdiff_t H, ptrdiff_t W, float *scratch);
+void dad_settle(float *share, const float *evidence, const uint8_t *images, float offset,
+                ptrdiff_t N, ptrdiff_t H, ptrdiff_t W, float *scratch);
 /* Keeps 8-connected regions of at least `keep` times the largest one's pixels, and fills
  * their holes; in place. */
 ptrdiff_t dad_tidy_scratch(ptrdiff_t H, ptrdiff_t W);

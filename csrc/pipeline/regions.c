@@ -3,9 +3,9 @@
  * Mean field of an Ising model: with m = 2 share - 1, and edges w = exp(-d^2 / (2 mean
  * d^2)) between neighbours whose colours are d apart,
  *
- *   m <- tanh((evidence + offset + coupling * sum of w m over the 4 neighbours) / 2)
+ *   m <- tanh((evidence + offset + 2 * sum of w m over the 4 neighbours) / 2)
  *
- * all pixels at once, `steps` times. tanh is the rational z (27 + z^2) / (27 + 9 z^2) up to
+ * all pixels at once, STEPS times. tanh is the rational z (27 + z^2) / (27 + 9 z^2) up to
  * its end at z = 3, which vectorises. Then regions by flooding. One thread per image. */
 #include <math.h>
 #include <stdbool.h>
@@ -14,6 +14,10 @@
 #include "base/memory.h"
 #include "base/threads.h"
 #include "pipeline/foreground.h"
+
+enum { STEPS = 12 };
+
+static const float COUPLING = 2.0f;
 
 static ptrdiff_t padded(ptrdiff_t count) { return dad_round_up(count, 16); }
 
@@ -85,12 +89,12 @@ static inline float squash(float twice) {
 /* A step for all P pixels. Beyond the image's ends, and where a row ends, edges are 0 and m
  * is 0, so that no pixel is a special case. */
 static void settle_step(float *restrict next, const float *m, const float *evidence,
-                        const float *across, const float *down, float offset,
-                        float coupling, ptrdiff_t P, ptrdiff_t W) {
+                        const float *across, const float *down, float offset, ptrdiff_t P,
+                        ptrdiff_t W) {
     for (ptrdiff_t i = 0; i < P; i++) {
         float pull = across[i] * m[i + 1] + across[i - 1] * m[i - 1] + down[i] * m[i + W] +
                      down[i - W] * m[i - W];
-        next[i] = squash(evidence[i] + offset + coupling * pull);
+        next[i] = squash(evidence[i] + offset + COUPLING * pull);
     }
 }
 
@@ -104,8 +108,7 @@ ptrdiff_t dad_settle_scratch(ptrdiff_t H, ptrdiff_t W) {
 }
 
 static void settle_one(float *share, const float *evidence, const uint8_t *image,
-                       float offset, float coupling, int steps, ptrdiff_t H, ptrdiff_t W,
-                       float *scratch) {
+                       float offset, ptrdiff_t H, ptrdiff_t W, float *scratch) {
     ptrdiff_t P = H * W, plane = plane_floats(H, W);
     memset(scratch, 0, (size_t)(4 * plane) * sizeof(*scratch));
     float *across = scratch + W + 1, *down = across + plane;
@@ -114,8 +117,8 @@ static void settle_one(float *share, const float *evidence, const uint8_t *image
     for (ptrdiff_t i = 0; i < P; i++) {
         m[i] = squash(evidence[i] + offset);
     }
-    for (int step = 0; step < steps; step++) {
-        settle_step(next, m, evidence, across, down, offset, coupling, P, W);
+    for (int step = 0; step < STEPS; step++) {
+        settle_step(next, m, evidence, across, down, offset, P, W);
         float *kept = m;
         m = next;
         next = kept;
@@ -125,14 +128,12 @@ static void settle_one(float *share, const float *evidence, const uint8_t *image
     }
 }
 
-void dad_settle(float *share, const float *evidence, const uint8_t *images,
-                const float *offsets, float coupling, int steps, ptrdiff_t N, ptrdiff_t H,
-                ptrdiff_t W, float *scratch) {
+void dad_settle(float *share, const float *evidence, const uint8_t *images, float offset,
+                ptrdiff_t N, ptrdiff_t H, ptrdiff_t W, float *scratch) {
     ptrdiff_t P = H * W;
 #pragma omp parallel for num_threads(dad_num_threads()) schedule(dynamic)
     for (ptrdiff_t n = 0; n < N; n++) {
-        settle_one(share + n * P, evidence + n * P, images + 3 * n * P, offsets[n],
-                   coupling, steps, H, W,
+        settle_one(share + n * P, evidence + n * P, images + 3 * n * P, offset, H, W,
                    scratch + dad_thread_id() * 4 * plane_floats(H, W));
     }
 }

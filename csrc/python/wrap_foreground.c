@@ -6,7 +6,7 @@
 #include "base/memory.h"
 #include "pipeline/foreground.h"
 
-enum { LARGEST_IMAGE = 1 << 28, MOST_STEPS = 10000 };
+enum { LARGEST_IMAGE = 1 << 28 };
 
 static bool check_pixels(const char *name, npy_intp H, npy_intp W) {
     if (H <= LARGEST_IMAGE / W) {
@@ -286,41 +286,33 @@ done:
 
 static PyObject *settle(PyObject *self, PyObject *args, PyObject *kwargs) {
     (void)self;
-    static char *names[] = {"evidence", "images", "offsets", "coupling", "steps", NULL};
-    PyObject *objects[3];
-    float coupling = 2.0f;
-    int steps = 25;
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "OOO|fi:settle", names, &objects[0],
-                                     &objects[1], &objects[2], &coupling, &steps)) {
-        return NULL;
-    }
-    if (steps < 0 || steps > MOST_STEPS) {
-        PyErr_Format(PyExc_ValueError, "steps: expected 0 to %d, got %d", MOST_STEPS,
-                     steps);
+    static char *names[] = {"evidence", "images", "offset", NULL};
+    PyObject *objects[2];
+    float offset;
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "OOf:settle", names, &objects[0],
+                                     &objects[1], &offset)) {
         return NULL;
     }
     PyArrayObject *evidence = dad_input_float(objects[0], "evidence", 3);
-    PyArrayObject *images = NULL, *offsets = NULL, *share = NULL;
+    PyArrayObject *images = NULL, *share = NULL;
     float *scratch = NULL;
     if (evidence == NULL) {
         goto done;
     }
     const npy_intp *shape = PyArray_DIMS(evidence);
     if ((images = input_images(objects[1], shape[0], shape[1], shape[2])) == NULL ||
-        (offsets = input_of(objects[2], "offsets", NPY_FLOAT32, 1, shape)) == NULL ||
         (scratch = dad_scratch(dad_settle_scratch(shape[1], shape[2]))) == NULL ||
         (share = dad_output(NPY_FLOAT32, 3, shape)) == NULL) {
         goto done;
     }
     Py_BEGIN_ALLOW_THREADS;
-    dad_settle(dad_floats(share), dad_floats(evidence), PyArray_DATA(images),
-               dad_floats(offsets), coupling, steps, shape[0], shape[1], shape[2], scratch);
+    dad_settle(dad_floats(share), dad_floats(evidence), PyArray_DATA(images), offset,
+               shape[0], shape[1], shape[2], scratch);
     Py_END_ALLOW_THREADS;
 done:
     dad_free(scratch);
     Py_XDECREF(evidence);
     Py_XDECREF(images);
-    Py_XDECREF(offsets);
     return (PyObject *)share;
 }
 
@@ -380,7 +372,7 @@ PyMethodDef dad_foreground_methods[] = {
                             "float32 (N, H, W), shared with the neighbouring words."),
     DAD_METHOD(word_evidence, "word_evidence(words, object, background)\n--\n\n"
                               "Logarithms of odds from float64 (N, words) frequencies."),
-    DAD_METHOD(settle, "settle(evidence, images, offsets, coupling=2.0, steps=25)\n--\n\n"
+    DAD_METHOD(settle, "settle(evidence, images, offset)\n--\n\n"
                        "Share of object (N, H, W) in [0, 1] that respects the edges."),
     DAD_METHOD(tidy_masks, "tidy_masks(masks, keep)\n--\n\n"
                            "Regions of at least keep times the largest, holes filled."),

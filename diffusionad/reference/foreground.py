@@ -171,9 +171,7 @@ def word_evidence(image_words: NDArray[Any], foreground: Array, background: Arra
 # ---- regions.c ----
 
 
-def settle(
-    evidence: Array, image: Bytes, offset: float, coupling: float = 2.0, steps: int = 25
-) -> Array:
+def settle(evidence: Array, image: Bytes, offset: float) -> Array:
     """Share of object (H, W): mean field of an Ising model that breaks at edges."""
     pixels = image.astype(np.float64)
     across = ((pixels[:, 1:] - pixels[:, :-1]) ** 2).sum(axis=2)
@@ -187,13 +185,13 @@ def settle(
         return np.asarray(z * (27 + z * z) / (27 + 9 * z * z))
 
     m = squash(evidence + offset)
-    for _ in range(steps):
+    for _ in range(12):
         pull = np.zeros_like(m)
         pull[:, :-1] += across * m[:, 1:]
         pull[:, 1:] += across * m[:, :-1]
         pull[:-1] += down * m[1:]
         pull[1:] += down * m[:-1]
-        m = squash(evidence + offset + coupling * pull)
+        m = squash(evidence + offset + 2 * pull)
     return 0.5 + 0.5 * m
 
 
