@@ -31,10 +31,8 @@ from .models import SegmentationNet, UNet
 from .sources import (
     Textures,
     as_shares,
-    find_foregrounds,
-    load_foregrounds,
+    choose_foregrounds,
     load_images,
-    own_masks,
 )
 from .synthesis import SynthesisOptions, synthesize_batch
 from .training import StepResult, Trainer
@@ -98,9 +96,8 @@ class Fit:
         """Fix the number of steps; it becomes part of the model's settings."""
         if time_budget is not None and steps is not None:
             raise InputError("steps, time_budget: expected one of the two, got both")
-        if time_budget is not None:
-            if not 0 < time_budget < math.inf:
-                raise InputError(f"time_budget: expected seconds above 0, got {time_budget}")
+        if time_budget is not None and not 0 < time_budget < math.inf:
+            raise InputError(f"time_budget: expected seconds above 0, got {time_budget}")
         if steps is not None:
             self.model.train_config = update(self.model.train_config, {"steps": steps})
         self._use_kind()
@@ -163,18 +160,11 @@ class Fit:
 
     def _find_foregrounds(self, kind: str | None = None) -> None:
         """Masks that were given, that lie beside the images, or that the extractor finds."""
-        images, size = self.images, self.model.config.image_size
-        kind = kind or self.model.train_config.kind
-        folder = self.foreground
-        if folder is None and kind != "texture":
-            folder = own_masks(images)
-        if folder is not None:
-            self.foregrounds = load_foregrounds(folder, images.names, size)
-        elif kind == "object":
-            cache = None if self.out is None else self.out / MASKS_FILE
-            self.foregrounds = find_foregrounds(images, cache)
-        self.origin["foreground"] = (
-            Path(folder).name if folder is not None else "found" if kind == "object" else None
+        self.foregrounds, self.origin["foreground"] = choose_foregrounds(
+            self.images,
+            kind or self.model.train_config.kind,
+            self.foreground,
+            cache=None if self.out is None else self.out / MASKS_FILE,
         )
         self.inputs["foreground"] = (
             None if self.foregrounds is None else hashlib.sha256(self.foregrounds.data).hexdigest()

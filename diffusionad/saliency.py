@@ -34,7 +34,6 @@ SURE = 0.4  # confidence from which on a mask is used
 LONGEST_SIDE = 320  # pixels; larger images are looked at in this size, but for plain backgrounds
 LEARNED_FROM = 64  # images, spread over the set
 FEWEST = 8  # images that tell what stays and what varies
-BATCH = 16
 
 SEPARABILITY, BORDER, AREA, SOLID, GAP = range(5)  # of _core.otsu_masks
 PLAIN_SHARE = 0.5  # of a set's images: from here on the others are taken to be plain too

@@ -121,10 +121,35 @@ def own_masks(images: TrainingImages) -> Path | None:
     return folder if good.parent.name == "train" and folder.is_dir() else None
 
 
-def find_foregrounds(images: TrainingImages, cache: Path | None = None) -> Bytes:
+def choose_foregrounds(
+    images: TrainingImages,
+    kind: str,
+    folder: PathLike | None,
+    cache: Path | None = None,
+    learn_from: Sequence[Path] | None = None,
+) -> tuple[Bytes | None, str | None]:
+    """Masks uint8 (N, size, size) and where they come from; None and None: the whole image.
+
+    In this order: the masks in `folder`; for what is no texture, those that lie beside the images;
+    for an object, what the extractor finds, "found".
+    """
+    if folder is None and kind != "texture":
+        folder = own_masks(images)
+    if folder is not None:
+        size = images.pixels.shape[-2]
+        return load_foregrounds(folder, images.names, size), Path(folder).name
+    if kind == "object":
+        return find_foregrounds(images, cache, learn_from), "found"
+    return None, None
+
+
+def find_foregrounds(
+    images: TrainingImages, cache: Path | None = None, learn_from: Sequence[Path] | None = None
+) -> Bytes:
     """The built-in extractor's masks, uint8 (N, size, size), kept in the file `cache`.
 
-    Where it is unsure the whole image is the foreground; a warning says of how many.
+    It learns from all images, or from the files `learn_from` of which they are a few. Where it is
+    unsure the whole image is the foreground; a warning says of how many.
     """
     size, count = images.pixels.shape[-2], len(images.pixels)
     key = f"{saliency.VERSION} {images.origin['images']} {size}"
@@ -133,24 +158,24 @@ def find_foregrounds(images: TrainingImages, cache: Path | None = None) -> Bytes
     source: Any = images.paths or images.pixels
     masks = np.empty((count, size, size), np.uint8)
     reasons: Counter[str] = Counter()
-    finder = saliency.ForegroundFinder(source)
+    finder = saliency.ForegroundFinder(source if learn_from is None else learn_from)
     for index in range(count):
         found = finder.find(source[index])
-        masks[index] = resize(found.mask * np.uint8(255), size, size)
-        if not masks[index].any():  # an object of less than a pixel
-            masks[index] = 255
+        mask = resize(found.mask * np.uint8(255), size, size) >= 128
+        # An object of less than a pixel would leave no place for an anomaly.
+        masks[index] = (mask if mask.any() else ~mask) * np.uint8(255)
         reasons[found.reason] += 1
     unsure = count - reasons.pop("", 0)
     if unsure:
         log.warning(
-            "foreground: the whole image is taken for %d of %d images, mostly because %s; "
+            "foreground: the whole image is taken for %d of %d images, mostly because: %s; "
             "masks of your own (foreground) confine the anomalies, kind texture needs none",
             unsure, count, reasons.most_common(1)[0][0],
         )  # fmt: skip
     if cache is not None:
         with atomic_path(cache, durable=False) as temporary, temporary.open("wb") as file:
             np.savez_compressed(file, key=np.array(key), masks=np.packbits(masks >= 128))
-    return (masks >= 128) * np.uint8(255)
+    return masks
 
 
 def _read_masks(cache: Path, key: str, shape: tuple[int, ...]) -> Bytes | None:
