@@ -22,12 +22,13 @@ from .denoising import Repair, denoise
 from .diffusion import Schedule
 from .model import DiffusionAD, Prediction, load
 from .models import SegmentationNet, UNet
-from .saliency import Foreground, find_foreground, foreground, foreground_of_set
+from .saliency import Foreground, ForegroundFinder, find_foreground, foreground, foreground_of_set
 from .training import Trainer
 
 __all__ = [
     "DiffusionAD",
     "Foreground",
+    "ForegroundFinder",
     "Prediction",
     "Repair",
     "Schedule",

@@ -124,7 +124,8 @@ static void settle_one(float *share, const float *evidence, const uint8_t *image
         next = kept;
     }
     for (ptrdiff_t i = 0; i < P; i++) {
-        share[i] = 0.5f + 0.5f * m[i];
+        float v = 0.5f + 0.5f * m[i]; /* rounding can bring m past its end */
+        share[i] = v < 0.0f ? 0.0f : v > 1.0f ? 1.0f : v;
     }
 }
 
