@@ -92,7 +92,7 @@ def train(args: Namespace) -> int:
             raise InputError(f"{file}: no such file, so nothing to resume")
         model = _load(file, seed=None)
         kept = {**to_dict(model.config), **to_dict(model.train_config)}
-        for name in ("preset", "image_size", "batch_size", "seed"):
+        for name in ("preset", "image_size", "batch_size", "seed", "kind"):
             if getattr(args, name) not in (None, kept[name]):
                 option = name.replace("_", "-")
                 raise InputError(f"--{option}: this run has {kept[name]} and keeps it")

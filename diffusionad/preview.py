@@ -69,15 +69,15 @@ def preview(
     paths = [sample.path for sample in dataset.train]
     if not paths:
         raise InputError(f"{dataset.root}: no images to train on")
+    source = None if anomaly_source is None else Textures(anomaly_source, size)
     chosen = np.linspace(0, len(paths) - 1, count).round().astype(int)
     images = load_images([paths[index] for index in chosen], size)
     masks, origin = choose_foregrounds(images, dataset.kind, foreground, learn_from=paths)
     rng = np.random.default_rng(seed)
-    textures = None if anomaly_source is None else Textures(anomaly_source, size).draw(rng, count)
     stages = synthesize_stages(
         as_floats(images.pixels),
         None if masks is None else as_shares(masks),
-        textures,
+        None if source is None else source.draw(rng, count),
         rng.integers(0, 2**64, count, dtype=np.uint64),
         replace(SynthesisOptions.for_kind(dataset.kind), anomaly_probability=1.0),
     )
