@@ -130,8 +130,16 @@ static void transform_input(float *v, const winograd_job *job, ptrdiff_t first,
     const dad_conv2d_input *in = job->input;
     const ptrdiff_t C1 = in->x2 != NULL ? in->C1 : p->C;
     const bool second = c >= C1;
-    const dad_tile_map map = {second ? in->x2 : in->x, second ? p->C - C1 : C1, 1,
-                              in->doubled, p->tiling.ops->input};
+    dad_tile_map map = {.data = second ? in->x2 : in->x,
+                        .C = second ? p->C - C1 : C1,
+                        .halo = 1,
+                        .doubled = in->doubled,
+                        .transform = p->tiling.ops->input};
+    if (in->norm != NULL) {
+        map.scale = in->norm + (second ? C1 : 0);
+        map.shift = map.scale + p->C;
+        map.stride = 2 * p->C;
+    }
     dad_transform_tiles(v + c, p->v_point, p->v_tile, &map, &p->tiling, first, count,
                         second ? c - C1 : c, strip);
 }

@@ -16,11 +16,12 @@ enum {
 };
 
 /* Where a strip is cut from: one image [H, W, C]; doubled: [H / 2, W / 2, C], each pixel
- * standing for 2x2. */
+ * standing for 2x2. With a scale, silu(x * scale + shift) is what the strip gets. */
 typedef struct {
     const float *image;
     ptrdiff_t H, W, C;
     int doubled;
+    const float *scale, *shift; /* [C], or NULL */
 } dad_strip_source;
 
 /* What becomes of a result on its way out: max(r * scale + bias + residual, floor). */

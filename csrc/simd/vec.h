@@ -41,6 +41,13 @@ typedef float vf_unaligned __attribute__((vector_size(VL * 4), aligned(4), may_a
 typedef float vf_half __attribute__((vector_size(VL * 2)));
 typedef double vd_unaligned __attribute__((vector_size(VL * 4), aligned(8), may_alias));
 
+/* The compiler forgets what it knows about a value. */
+#if defined(__GNUC__)
+#define DAD_OPAQUE(value) __asm__("" : "+r"(value))
+#else
+#define DAD_OPAQUE(value) ((void)0)
+#endif
+
 DAD_INLINE vf vload(const float *p) { return *(const vf_unaligned *)p; }
 DAD_INLINE void vstore(float *p, vf v) { *(vf_unaligned *)p = v; }
 DAD_INLINE vf vset1(float s) { return s - (vf){0}; }
