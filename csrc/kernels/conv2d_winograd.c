@@ -106,6 +106,7 @@ typedef struct {
     const dad_filter_view *filter;
     const dad_conv2d_epilogue *epilogue;
     ptrdiff_t slices; /* of an image's moments */
+    bool stream;      /* y goes past the caches */
     float *u, *v;     /* shared, or NULL */
 } winograd_job;
 
@@ -158,6 +159,7 @@ static dad_output_place find_place(const winograd_job *job, ptrdiff_t tile, ptrd
                               .channels = dad_min(DAD_PANEL, p->O - o),
                               .residual = e->residual ? e->residual + offset : NULL,
                               .residual_doubled = 0,
+                              .stream = job->stream,
                               .residual_row_stride = t->W * p->O};
     if (e->residual != NULL && e->residual_doubled) {
         const ptrdiff_t H = t->H / 2, W = t->W / 2;
@@ -279,14 +281,16 @@ void dad_winograd_forward(float *y, const dad_conv2d_input *input,
                           const dad_conv2d_epilogue *epilogue,
                           const dad_conv2d_shape *shape, float *scratch) {
     const winograd_plan p = make_plan(shape);
-    const winograd_job job = {.plan = &p,
-                              .y = y,
-                              .input = input,
-                              .filter = filter,
-                              .epilogue = epilogue,
-                              .slices = dad_winograd_moment_slices(shape),
-                              .u = scratch,
-                              .v = scratch + p.shared_u};
+    const winograd_job job = {
+        .plan = &p,
+        .y = y,
+        .input = input,
+        .filter = filter,
+        .epilogue = epilogue,
+        .slices = dad_winograd_moment_slices(shape),
+        .stream = dad_is_streamed(y, shape->N * shape->H * shape->W * shape->O, shape->O),
+        .u = scratch,
+        .v = scratch + p.shared_u};
 #pragma omp parallel num_threads(dad_num_threads())
     {
         const workspace own = find_workspace(&p, scratch);
@@ -298,5 +302,6 @@ void dad_winograd_forward(float *y, const dad_conv2d_input *input,
         } else {
             forward_private(&job, &own);
         }
+        dad_stream_end();
     }
 }

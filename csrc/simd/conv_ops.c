@@ -253,27 +253,35 @@ static void outer_product(float *c, ptrdiff_t c_panel, const float *a, const flo
 
 /* One vector of columns; n < VL only past the last channel. */
 DAD_INLINE void emit_column(float *y, ptrdiff_t ldy, const float *c, ptrdiff_t rows,
-                            ptrdiff_t n, vf scale, vf bias, vf floor,
-                            const float *residual) {
+                            ptrdiff_t n, vf scale, vf bias, vf floor, const float *residual,
+                            const int stream) {
     for (ptrdiff_t i = 0; i < rows; i++) {
         vf value = vload(c + i * DAD_PANEL) * scale + bias;
         if (residual != NULL) {
             value += vload_n(residual + i * ldy, n);
         }
-        vstore_n(y + i * ldy, vmax(floor, value), n);
+        if (stream) {
+            vstream(y + i * ldy, vmax(floor, value));
+        } else {
+            vstore_n(y + i * ldy, vmax(floor, value), n);
+        }
     }
 }
 
 static void emit(float *y, ptrdiff_t ldy, const float *c, ptrdiff_t rows,
-                 ptrdiff_t channels, const dad_output_stage *stage, const float *residual) {
+                 ptrdiff_t channels, const dad_output_stage *stage, const float *residual,
+                 int stream) {
     const vf floor = vset1(stage->floor);
     for (ptrdiff_t j = 0; j < channels; j += VL) {
         const float *r = residual ? residual + j : NULL;
         const vf scale = vload(stage->scale + j), bias = vload(stage->bias + j);
-        if (channels - j >= VL) {
-            emit_column(y + j, ldy, c + j, rows, VL, scale, bias, floor, r);
+        const ptrdiff_t n = channels - j;
+        if (n >= VL && stream) {
+            emit_column(y + j, ldy, c + j, rows, VL, scale, bias, floor, r, 1);
+        } else if (n >= VL) {
+            emit_column(y + j, ldy, c + j, rows, VL, scale, bias, floor, r, 0);
         } else {
-            emit_column(y + j, ldy, c + j, rows, channels - j, scale, bias, floor, r);
+            emit_column(y + j, ldy, c + j, rows, n, scale, bias, floor, r, 0);
         }
     }
 }
