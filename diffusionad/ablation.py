@@ -46,6 +46,7 @@ DEFAULT_T_S = (25, 50, 100, 150, 200, 250, 300)
 DEFAULT_T_B = (250, 300, 400, 500, 600, 700, 800)
 SWEEPS = {"t_s": "smaller noise scale t_s", "t_b": "bigger noise scale t_b"}
 REPAIR_ROWS, TILE = 4, 96
+PANEL_HEIGHT = 260  # of one metric's curve
 
 
 @dataclass(frozen=True)
@@ -329,10 +330,15 @@ def _change(study: Study, about: str, name: str, before: str, seeds: Sequence[in
         "seeds": len(pairs),
         **{key: mean(differences(key)) for key in METRICS},
         **{f"{key}_spread": spread(differences(key)) for key in METRICS},
-        "times_as_fast": mean(
-            [row["images_per_second"] / max(old["images_per_second"], 1e-9) for row, old in pairs]
+        "times_as_fast": _ratio(
+            [row["images_per_second"] for row, _ in pairs],
+            [old["images_per_second"] for _, old in pairs],
         ),
     }
+
+
+def _ratio(ours: Sequence[float], theirs: Sequence[float]) -> float | None:
+    return sum(ours) / max(sum(theirs), 1e-9) if ours else None
 
 
 def tables(report: Mapping[str, Any]) -> tuple[Table, Table]:
@@ -408,14 +414,18 @@ def _write_sweep(study: Study, plan: Plan, name: str) -> None:
     model = _any_model(study, plan)
     if known:
         seeds = f"{len(plan.seeds)} seed{'s' * (len(plan.seeds) > 1)}"
-        chart = charts.line_chart(
-            known,
-            x_title=SWEEPS[name],
-            y_title="per cent",
-            title=f"{plan.dataset.category}, {seeds}",
-            mark=getattr(model.config, name),
-        )
-        write_png(folder / f"sweep_{name}.png", chart)
+        panels = [
+            charts.line_chart(
+                {title: curve},
+                x_title=SWEEPS[name],
+                y_title="per cent",
+                title=f"{plan.dataset.category}, {seeds}",
+                mark=getattr(model.config, name),
+                height=PANEL_HEIGHT,
+            )
+            for title, curve in known.items()
+        ]
+        write_png(folder / f"sweep_{name}.png", np.concatenate(panels))
     write_png(folder / f"repairs_{name}.png", _repairs(model, plan, name))
 
 

@@ -29,7 +29,7 @@ from diffusionad.evaluation import IMAGE_METRICS, PIXEL_METRICS, PROTOCOLS
 from diffusionad.files import PathLike, make_folder, remove_temporaries, run_folder, write_text
 from diffusionad.images import Bytes, read_image, to_network, write_png
 from diffusionad.studies import Recipe, Row, Study, mean, spread
-from diffusionad.tables import Table, csv_text, percent
+from diffusionad.tables import INDENT, Table, csv_text, percent
 
 if TYPE_CHECKING:
     from diffusionad.literature import Published
@@ -416,7 +416,7 @@ def _published_row(row: Published | Mapping[str, Any]) -> list[str]:
     values = row if isinstance(row, Mapping) else vars(row)
     speed = values["images_per_second"]
     return [
-        f"  {values['method']}",
+        f"{INDENT}{values['method']}",
         *(percent(values.get(key)) for key in COLUMNS),
         "-" if speed is None else f"{speed:.1f}",
         "",
@@ -438,7 +438,7 @@ def _table_notes(report: Mapping[str, Any]) -> list[str]:
     if published["mean"]:
         notes.append(
             f"published means are of all {published['mean_of']} categories of "
-            f"{published['dataset']}, ours of {total['categories']}"
+            f"{published['dataset']}, ours of {total['categories']}; their images/s on GPUs"
         )
     return [*notes, NEAREST_NOTE]
 

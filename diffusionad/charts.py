@@ -40,10 +40,11 @@ def line_chart(
     y_title: str,
     title: str = "",
     mark: float | None = None,
+    height: int = HEIGHT,
 ) -> Bytes:
     """Curves by name with a legend; bands where they have spread; a dashed line at x = `mark`.
 
-    The y axis reaches from below the smallest to above the largest value. uint8 [H, W, 3].
+    The y axis reaches from below the smallest to above the largest value. uint8 [height, W, 3].
     Raises ValueError where there is no point to draw.
     """
     from PIL import Image, ImageDraw
@@ -53,8 +54,8 @@ def line_chart(
         raise ValueError("curves: expected at least one point, got none")
     xs = [x for curve in points for x in curve.x] + ([] if mark is None else [mark])
     ys = [y for curve in points for y in (*curve.y, *curve.low, *curve.high)]
-    axes = _Axes(_ticks(min(xs), max(xs)), _ticks(min(ys), max(ys)))
-    canvas = Image.new("RGB", (WIDTH * SCALE, HEIGHT * SCALE), PAPER)
+    axes = _Axes(_ticks(min(xs), max(xs)), _ticks(min(ys), max(ys)), height)
+    canvas = Image.new("RGB", (WIDTH * SCALE, height * SCALE), PAPER)
     draw = ImageDraw.Draw(canvas)
     _draw_axes(draw, axes, x_title, y_title, title)
     if mark is not None:
@@ -64,13 +65,14 @@ def line_chart(
     for colour, curve in zip(COLOURS * len(curves), curves.values(), strict=False):
         _draw_curve(draw, axes, curve, colour)
     _draw_legend(draw, list(curves))
-    return np.asarray(canvas.resize((WIDTH, HEIGHT), Image.Resampling.LANCZOS))
+    return np.asarray(canvas.resize((WIDTH, height), Image.Resampling.LANCZOS))
 
 
 @dataclass(frozen=True)
 class _Axes:
     x_ticks: Sequence[float]
     y_ticks: Sequence[float]
+    height: int
 
     def at(self, x: float, y: float) -> tuple[float, float]:
         """The pixel of a point."""
@@ -78,7 +80,7 @@ class _Axes:
         up = (y - self.y_ticks[0]) / (self.y_ticks[-1] - self.y_ticks[0])
         return (
             SCALE * (LEFT + across * (WIDTH - LEFT - RIGHT)),
-            SCALE * (HEIGHT - BOTTOM - up * (HEIGHT - TOP - BOTTOM)),
+            SCALE * (self.height - BOTTOM - up * (self.height - TOP - BOTTOM)),
         )
 
 
@@ -112,7 +114,7 @@ def _draw_axes(
         draw.text((x_pixel, y_pixel + 8 * SCALE), text, fill=FAINT, font=font, anchor="ma")
     draw.line([axes.at(left, bottom), axes.at(axes.x_ticks[-1], bottom)], fill=FAINT, width=SCALE)
     middle = SCALE * (LEFT + WIDTH - RIGHT) / 2
-    draw.text((middle, SCALE * (HEIGHT - 8)), x_title, fill=INK, font=font, anchor="ms")
+    draw.text((middle, SCALE * (axes.height - 8)), x_title, fill=INK, font=font, anchor="ms")
     draw.text((SCALE * 8, SCALE * (TOP - 12)), y_title, fill=INK, font=font, anchor="ls")
     heading = printable(title)
     draw.text((middle, SCALE * 18), heading, fill=INK, font=font_of(14 * SCALE), anchor="ms")

@@ -5,11 +5,12 @@ from __future__ import annotations
 import csv
 import io
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 PLUS_MINUS = " ± "
+INDENT = "  "  # before the name of a row that belongs to the one above
 
 _LATEX = {
     "\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "$": r"\$", "&": r"\&", "#": r"\#",
@@ -100,14 +101,19 @@ def percent(value: float | None, spread: float | None = None) -> str:
     return text if spread is None else f"{text}{PLUS_MINUS}{100 * spread:.1f}"
 
 
+def _indented(cells: Sequence[str], indent: str, text: Callable[[str], str]) -> list[str]:
+    first = indent if cells[0].startswith(INDENT) else ""
+    return [first + text(cells[0].lstrip()), *map(text, cells[1:])]
+
+
 def _one_line(text: str) -> str:
     return "".join(letter if letter.isprintable() else " " for letter in text)
 
 
 def _markdown_row(cells: Sequence[str], plain: bool = False) -> str:
-    shown = cells if plain else [markdown_text(cell) for cell in cells]
+    shown = cells if plain else _indented(cells, "&emsp;", markdown_text)
     return "| " + " | ".join(shown) + " |"
 
 
 def _latex_row(cells: Sequence[str]) -> str:
-    return " & ".join(latex_text(cell) for cell in cells) + r" \\"
+    return " & ".join(_indented(cells, r"\quad ", latex_text)) + r" \\"
