@@ -137,6 +137,7 @@ def ablate(
         for seed in plan.seeds:
             for training in TRAININGS:
                 _do(study, plan, training, seed)
+        _save(study, plan)
         for name, values in plan.sweeps.items():
             if values:
                 _write_sweep(study, plan, name)
