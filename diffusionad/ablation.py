@@ -129,10 +129,11 @@ def ablate(
     )
     if not plan.seeds:
         raise InputError("seeds: expected at least one seed, got none")
+    settings = _settings(plan, models)
     with run_folder(out) as folder:
         remove_temporaries(folder, [f"{name}.{kind}" for name in ("ablation", "changes")
                                     for kind in ("csv", "md", "tex")])  # fmt: skip
-        study = Study(folder, NAME, _settings(plan, models))
+        study = Study(folder, NAME, settings)
         plan.console.say(str(dataset))
         for seed in plan.seeds:
             for training in TRAININGS:

@@ -106,9 +106,10 @@ def benchmark(
         raise InputError("seeds: expected at least one seed, got none")
     chosen = _chosen(data, layout, names)
     plan = Plan(data, layout, chosen, recipe, tuple(dict.fromkeys(seeds)), protocol)
+    settings = plan.settings
     with run_folder(out) as folder:
         remove_temporaries(folder, ("table.csv", "table.md", "table.tex", "figure.png"))
-        study = Study(folder, NAME, plan.settings)
+        study = Study(folder, NAME, settings)
         for name in plan.categories:
             for seed in plan.seeds:
                 _do(study, plan, name, seed, console)
