@@ -29,6 +29,8 @@ examples:
   diffusionad train parts/good --out runs/parts --steps 2000
   diffusionad evaluate runs/bottle/model.safetensors mvtec --category bottle --json bottle.json
   diffusionad predict runs/bottle/model.safetensors photos --out results
+  diffusionad benchmark mvtec --categories all --out results --time-budget 10m
+  diffusionad ablate mvtec --category screw --out ablation --time-budget 10m --seeds 0,1,2
   diffusionad datasets check mvtec --layout mvtec
   diffusionad synthesize mvtec --category bottle --out anomalies.png
 """
@@ -127,6 +129,14 @@ def build_parser() -> argparse.ArgumentParser:
         add("predict", "score images and draw where they are anomalous",
             "predict runs/bottle/model.safetensors photos --out results")
     )  # fmt: skip
+    _benchmark_arguments(
+        add("benchmark", "train and measure a model for every category of a dataset",
+            "benchmark mvtec --categories all --out results --time-budget 10m --seeds 0,1,2")
+    )  # fmt: skip
+    _ablate_arguments(
+        add("ablate", "compare the method with what it would be without its parts",
+            "ablate mvtec --category screw --out ablation --time-budget 10m --seeds 0,1,2")
+    )  # fmt: skip
     _datasets_arguments(
         add("datasets", "compare a dataset with its published numbers, or list its categories",
             "datasets check mvtec --layout mvtec --json report.json")
@@ -216,6 +226,49 @@ def _evaluate_arguments(command: argparse.ArgumentParser) -> None:
     )
 
 
+def _benchmark_arguments(command: argparse.ArgumentParser) -> None:
+    _data_arguments(command, category=False)
+    command.add_argument(
+        "--categories", type=_names, default=None, metavar="A,B",
+        help="which of the dataset's categories: names, or all (default)",
+    )  # fmt: skip
+    _study_arguments(command)
+    command.add_argument(
+        "--protocol", choices=("benchmark", "reference"), default="benchmark",
+        help="exact metrics, nothing chosen by test data (default); or what the reference "
+        "implementation does: its metrics, and the best stage of training by test data",
+    )  # fmt: skip
+
+
+def _ablate_arguments(command: argparse.ArgumentParser) -> None:
+    _data_arguments(command)
+    _study_arguments(command)
+    command.add_argument(
+        "--model", type=_path, action="append", default=[], metavar="FILE", dest="models",
+        help="a trained model to measure; may be repeated; nothing is trained then",
+    )  # fmt: skip
+    for option, about in (("--t-s", "smaller"), ("--t-b", "bigger")):
+        command.add_argument(
+            option, type=_steps, default=None, metavar="T,T",
+            help=f"{about} noise scales of the sweep, time steps from 0; none: no sweep",
+        )  # fmt: skip
+    command.add_argument(
+        "--test-images", type=_positive, metavar="N",
+        help="measure on so many test images, of each kind in turn; all unless given",
+    )  # fmt: skip
+
+
+def _study_arguments(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--out", type=_path, required=True, metavar="DIR",
+        help="folder of results; called again, the command goes on from there",
+    )  # fmt: skip
+    _training_arguments(command)
+    command.add_argument(
+        "--seeds", type=_seeds, metavar="N,N", help="train once with each; --seed, or 0"
+    )
+
+
 def _datasets_arguments(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "action", choices=("check", "list"),
@@ -241,12 +294,13 @@ def _predict_arguments(command: argparse.ArgumentParser) -> None:
     )
 
 
-def _data_arguments(command: argparse.ArgumentParser) -> None:
+def _data_arguments(command: argparse.ArgumentParser, category: bool = True) -> None:
     command.add_argument(
         "data", type=_path, metavar="DATA",
         help="a dataset's folder, one of good images, or a CSV file: path, label, mask, split",
     )  # fmt: skip
-    command.add_argument("--category", metavar="C", help="which part of the dataset")
+    if category:
+        command.add_argument("--category", metavar="C", help="which part of the dataset")
     command.add_argument(
         "--layout", default="auto", metavar="L", help=f"auto, {', '.join(LAYOUTS)}"
     )
@@ -294,6 +348,23 @@ def _positive(text: str) -> int:
 
 def _natural(text: str) -> int:
     return _whole(text, 0)
+
+
+def _names(text: str) -> tuple[str, ...] | None:
+    """Names between commas; None for "all"."""
+    names = tuple(name.strip() for name in text.split(","))
+    if not all(names):
+        raise argparse.ArgumentTypeError(f"expected names between commas, or all, got {text!r}")
+    return None if names == ("all",) else names
+
+
+def _seeds(text: str) -> tuple[int, ...]:
+    return tuple(dict.fromkeys(_natural(part) for part in text.split(",")))
+
+
+def _steps(text: str) -> tuple[int, ...]:
+    """Time steps in order; an empty tuple for "none"."""
+    return () if text == "none" else tuple(sorted(_seeds(text)))
 
 
 def _rate(text: str) -> float:

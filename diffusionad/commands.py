@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 import diffusionad as dad
-from diffusionad import _core, checkpoints, evaluation, plots, system
+from diffusionad import _core, ablation, checkpoints, evaluation, plots, system
+from diffusionad import benchmark as studies_of_categories
 from diffusionad.cli import DEMO_BUDGET, one_line
 from diffusionad.config import PRESETS, to_dict
 from diffusionad.console import Console, bytes_text, duration_text, number
@@ -34,9 +35,11 @@ from diffusionad.images import (
     unique_stems,
     write_png,
 )
+from diffusionad.studies import Recipe
 
 if TYPE_CHECKING:
     from diffusionad.model import DiffusionAD
+    from diffusionad.tables import Table
 
 MODEL_FILE = "model.safetensors"
 BATCH = 4  # images per pass where panels are drawn
@@ -173,6 +176,36 @@ def predict(args: Namespace) -> int:
     return 2 if broken else 0
 
 
+def benchmark(args: Namespace) -> int:
+    """Train and measure every category; the code is 1 where one of them could not be."""
+    console = _console(args)
+    report = studies_of_categories.benchmark(
+        args.data, args.out, args.layout, args.categories, _recipe(args), _seeds(args),
+        args.protocol, console,
+    )  # fmt: skip
+    _show_table(console, studies_of_categories.table(report))
+    console.say(f"\nresults   {Path(args.out) / 'benchmark.json'}, and table.* beside it")
+    console.say(f"figure    {Path(args.out) / 'figure.png'}")
+    _write_json(args, report)
+    return 1 if report["failed"] else 0
+
+
+def ablate(args: Namespace) -> int:
+    """Compare the method with what it would be without its parts, and over its noise scales."""
+    console = _console(args)
+    if args.models and (args.steps or args.time_budget or args.seeds or args.seed is not None):
+        raise InputError("--model: nothing is trained, so there are no seeds, steps and budgets")
+    report = ablation.ablate(
+        args.data, args.out, args.layout, args.category, _recipe(args), _seeds(args),
+        args.models, args.t_s, args.t_b, args.test_images, console,
+    )  # fmt: skip
+    for shown in ablation.tables(report):
+        _show_table(console, shown)
+    console.say(f"\nresults   {Path(args.out) / 'ablation.json'}, and tables beside it")
+    _write_json(args, report)
+    return 0
+
+
 def datasets(args: Namespace) -> int:
     """Compare a dataset with its published numbers (the code is 1 where it differs), or list it."""
     console = _console(args)
@@ -280,6 +313,8 @@ COMMANDS: Mapping[str, Callable[[Namespace], int]] = {
     "train": train,
     "evaluate": evaluate,
     "predict": predict,
+    "benchmark": benchmark,
+    "ablate": ablate,
     "datasets": datasets,
     "synthesize": synthesize,
     "info": info,
@@ -296,6 +331,19 @@ def _new_model(args: Namespace) -> DiffusionAD:
         seed=args.seed or 0,
         batch_size=args.batch_size,
     )
+
+
+def _recipe(args: Namespace) -> Recipe:
+    return Recipe(
+        args.preset or "compact", args.image_size, args.batch_size, args.steps, args.time_budget,
+        args.anomaly_source,
+    )  # fmt: skip
+
+
+def _seeds(args: Namespace) -> tuple[int, ...]:
+    if args.seeds is not None and args.seed is not None:
+        raise InputError("--seed, --seeds: expected one of the two, got both")
+    return args.seeds if args.seeds is not None else (args.seed or 0,)
 
 
 def _load(path: str | Path, seed: int | None) -> DiffusionAD:
@@ -366,9 +414,10 @@ def _show(console: Console, dataset: Dataset, result: dict[str, Any]) -> None:
     )
 
 
-def _high(model: DiffusionAD) -> float:
-    """Upper end of the maps' colours: the threshold, where there is one, lies in the middle."""
-    return 1.0 if model.threshold is None else min(1.0, max(2.0 * model.threshold, 0.02))
+def _show_table(console: Console, shown: Table) -> None:
+    console.table(shown.caption, shown.columns, shown.rows)
+    for note in shown.notes:
+        console.say(f"  {note}")
 
 
 def _draw(
@@ -392,7 +441,7 @@ def _draw(
             score=float(stages.scores[i]),
             threshold=model.threshold,
             defect=defects[i],
-            high=_high(model),
+            high=plots.colour_limit(model.threshold),
         )
         for i in range(len(images))
     ]  # fmt: skip

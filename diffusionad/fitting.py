@@ -109,6 +109,8 @@ class Fit:
             _forget_moments(network)
         self.model.threshold = None
         self.trainer = self._new_trainer(self.model.unet, self.model.seg)
+        if time_budget is not None and self.out is not None:
+            self._save_state()  # a run that is killed early must keep its number of steps
 
     def resume(self, steps: int | None) -> None:
         """Take weights, moments, settings and progress from `out`; its number of steps stays."""
@@ -262,6 +264,8 @@ class Fit:
                 random_part=config.random_part,
             ),
         )
+        if self.model.config.mode == "autoencoder":
+            return trainer.step_autoencoder(images, masks, drawn)
         return trainer.step(images, masks, labels)
 
     def _steps_within(self, time_budget: float) -> int:
@@ -307,22 +311,26 @@ class Fit:
         }
         if self.out is None:
             return
+        write_text(self.out / LOG_FILE, _log_text(self.log), durable=False)
+        write_text(self.out / CONFIG_FILE, to_toml(model.config, model.train_config))
+        self._save_state()
+        model.save(self.out / MODEL_FILE)
+
+    def _save_state(self) -> None:
+        assert self.out is not None
         tensors = {
             f"{name}.{key}": value
             for name, network in self._networks().items()
             for key, value in network.training_state().items()
         }
         values = {
-            "iteration": step,
+            "iteration": self.trainer.iteration,
             "seconds": self._seconds(),
-            "model": to_dict(model.config),
-            "train": to_dict(model.train_config),
+            "model": to_dict(self.model.config),
+            "train": to_dict(self.model.train_config),
             **self.inputs,
         }
-        write_text(self.out / LOG_FILE, _log_text(self.log), durable=False)
-        write_text(self.out / CONFIG_FILE, to_toml(model.config, model.train_config))
         checkpoints.save_state(self.out / STATE_FILE, tensors, values)
-        model.save(self.out / MODEL_FILE)
 
 
 def _forget_moments(network: UNet | SegmentationNet) -> None:

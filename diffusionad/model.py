@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from . import _core, checkpoints, metrics
 from .config import ModelConfig, TrainConfig, from_dict, preset, to_dict, update
-from .denoising import Repair, denoise
+from .denoising import Repair, autoencode, denoise
 from .diffusion import Schedule
 from .errors import InputError
 from .files import PathLike, run_folder
@@ -202,6 +202,8 @@ class DiffusionAD:
 
     def _repair(self, x0: Floats) -> Repair:
         config = self.config
+        if config.mode == "autoencoder":
+            return autoencode(self.unet, x0)
         return denoise(
             self.unet,
             x0,
@@ -278,8 +280,8 @@ class DiffusionAD:
         """Bytes that a training step takes, known before the first one.
 
         ``"weights"`` of both networks with gradients and Adam's moments, ``"activations"`` and
-        ``"scratch"`` of a batch, of which the UNet sees every image at two noise scales, and their
-        ``"total"``.
+        ``"scratch"`` of a batch, of which the UNet sees every image at two noise scales (the
+        autoencoder sees it once), and their ``"total"``.
         """
         batch, size = self.train_config.batch_size, self.config.image_size
         seg = self.seg.config
@@ -292,9 +294,10 @@ class DiffusionAD:
             patch=seg["patch_size"],
         )
         recompute = self.train_config.recompute
+        passes = 1 if self.config.mode == "autoencoder" else 2
         parts = [
             network.memory(images, training=True, recompute=recompute)
-            for network, images in ((self.unet._core, 2 * batch), (sized, batch))
+            for network, images in ((self.unet._core, passes * batch), (sized, batch))
         ]
         names = {"weights": "weights", "activations": "arena", "scratch": "scratch"}
         sums = {ours: sum(part[name] for part in parts) for ours, name in names.items()}

@@ -18,7 +18,7 @@ import diffusionad
 from diffusionad import _core, commands
 from diffusionad.cli import main, parse_duration
 
-COMMANDS = ("demo", "train", "evaluate", "predict", "datasets", "info")
+COMMANDS = ("demo", "train", "evaluate", "predict", "benchmark", "ablate", "datasets", "info")
 
 
 @pytest.fixture(autouse=True)

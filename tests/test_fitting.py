@@ -344,6 +344,21 @@ def test_a_time_budget_becomes_a_number_of_steps_that_is_kept(tmp_path, images, 
     assert weights(model) == weights(small().fit(images, steps=STEPS))
 
 
+def test_a_run_killed_before_its_first_checkpoint_keeps_its_number_of_steps(
+    tmp_path, images, monkeypatch
+):
+    out = tmp_path / "run"
+    monkeypatch.setattr(fitting.Fit, "_steps_within", lambda self, budget: round(3 * budget))
+    monkeypatch.setattr(fitting.Fit, "_save", lambda self: None)  # as a kill would have it
+    with pytest.raises(KeyboardInterrupt):
+        small(checkpoint_every=100).fit(images, time_budget=2.0, out=out, progress=stop_at(2))
+    monkeypatch.undo()
+    assert {path.name for path in out.iterdir()} == {"state.safetensors"}
+    model = small(checkpoint_every=100).fit(images, out=out, resume=True)
+    assert model.train_config.steps == STEPS
+    assert weights(model) == weights(small().fit(images, steps=STEPS))
+
+
 def test_a_time_budget_is_about_kept(images):
     begun = time.monotonic()
     model = small().fit(images, time_budget=1.5)
@@ -596,3 +611,32 @@ def test_divergence_is_an_error_and_keeps_the_last_checkpoint(tmp_path, images, 
     with pytest.raises(FloatingPointError, match="loss is nan"):
         small().fit(images, steps=STEPS, out=out)
     assert dad.load(out / "model.safetensors").provenance["train_steps"] == 2
+
+
+# ---- the ablation's other ways to repair ------------------------------------------------------
+
+
+def test_an_autoencoder_trains_repairs_without_noise_and_resumes(tmp_path, images):
+    options = {"mode": "autoencoder", "preconditioned": False}
+    whole = small(**options).fit(images, steps=STEPS)
+    out = tmp_path / "run"
+    with pytest.raises(KeyboardInterrupt):
+        small(**options).fit(images, steps=STEPS, out=out, progress=stop_at(3))
+    model = dad.load(out / "model.safetensors").fit(images, out=out, resume=True)
+    assert weights(model) == weights(whole)
+    x0 = np.random.default_rng(1).random((2, 3, SIZE, SIZE), dtype=np.float32)
+    found = model.predict(x0)
+    np.testing.assert_array_equal(found.reconstructions, model.unet(x0, 0))
+    model.seed = 9  # there is no noise that it could decide
+    np.testing.assert_array_equal(model.predict(x0).maps, found.maps)
+    stages = model.explain(x0)
+    np.testing.assert_array_equal(stages.x_s, x0)
+    assert stages.x_b is None
+    assert model.training_memory()["total"] < small().training_memory()["total"]
+
+
+def test_a_model_that_repairs_iteratively_takes_t_s_steps():
+    x0 = np.random.default_rng(1).random((2, 3, SIZE, SIZE), dtype=np.float32)
+    model = small(mode="iterative", t_s=3, seed=4)
+    wanted = dad.denoise(model.unet, x0, "iterative", t_s=3, seed=4, schedule=model.schedule)
+    np.testing.assert_array_equal(model.predict(x0).reconstructions, wanted.x0)
