@@ -1,4 +1,4 @@
-"""`diffusionad ablate`: four rows from three trainings, sweeps, given models, killed and resumed."""
+"""`diffusionad ablate`: four rows from three trainings, sweeps, given models, resuming."""
 
 from __future__ import annotations
 
