@@ -82,6 +82,7 @@ class Plan:
     """An ablation that has been asked for."""
 
     dataset: Dataset  # its test part is what is measured on
+    files: str  # fingerprint of the whole dataset
     recipe: Recipe
     seeds: tuple[int, ...]
     models: Mapping[tuple[str, int], DiffusionAD]  # given ones, by training and seed
@@ -115,12 +116,14 @@ def ablate(
     dataset = open_dataset(data, layout, category)
     if not dataset.test:
         raise InputError(f"{dataset.root}: no test images to evaluate on")
+    files = studies.files_of(dataset)
     if test_images is not None:
         chosen = tuple(studies.spread_samples(dataset.test, test_images))
         dataset = dataclasses.replace(dataset, test=chosen)
     given = _given(models)
     plan = Plan(
         dataset=dataset,
+        files=files,
         recipe=recipe or Recipe(),
         seeds=tuple(sorted({seed for _, seed in given})) if given else tuple(dict.fromkeys(seeds)),
         models=given,
@@ -149,7 +152,7 @@ def _settings(plan: Plan, models: Sequence[PathLike]) -> dict[str, Any]:
     about = plan.dataset
     common = {
         "category": about.category,
-        "files": studies.files_of(about),
+        "files": plan.files,
         "test_images": len(about.test),
         "seeds": plan.seeds,
         **plan.sweeps,
