@@ -32,6 +32,7 @@ examples:
   diffusionad benchmark mvtec --categories all --out results --time-budget 10m
   diffusionad ablate mvtec --category screw --out ablation --time-budget 10m --seeds 0,1,2
   diffusionad datasets check mvtec --layout mvtec
+  diffusionad synthesize mvtec --category bottle --out anomalies.png
 """
 
 
@@ -140,6 +141,10 @@ def build_parser() -> argparse.ArgumentParser:
         add("datasets", "compare a dataset with its published numbers, or list its categories",
             "datasets check mvtec --layout mvtec --json report.json")
     )  # fmt: skip
+    _synthesize_arguments(
+        add("synthesize", "draw the synthetic anomalies that training would learn from",
+            "synthesize mvtec --category bottle --anomaly-source dtd --out anomalies.png")
+    )  # fmt: skip
     info = add("info", "show versions and threads, or what a model file holds",
                "info runs/bottle/model.safetensors")  # fmt: skip
     info.add_argument("model", nargs="?", type=_path, metavar="MODEL", help="a model file")
@@ -159,14 +164,42 @@ def _train_arguments(command: argparse.ArgumentParser) -> None:
         "--out", type=_path, required=True, metavar="DIR", help="folder of the model"
     )
     _training_arguments(command)
+    _foreground_arguments(command)
+    command.add_argument("--resume", action="store_true", help="go on with what is in --out")
+    command.add_argument("--overwrite", action="store_true", help="replace a model in --out")
+
+
+def _foreground_arguments(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--kind", choices=KINDS, help="what the images show, instead of what the layout says"
     )
     command.add_argument(
-        "--foreground", type=_path, metavar="DIR", help="masks of the part, named as images"
+        "--foreground", type=_path, metavar="DIR",
+        help="masks of the part, named as images; without it DISthresh beside the images, "
+        "or for objects what is found in them",
+    )  # fmt: skip
+
+
+def _synthesize_arguments(command: argparse.ArgumentParser) -> None:
+    _data_arguments(command)
+    command.add_argument(
+        "--out", type=_path, required=True, metavar="FILE", help="a PNG file: one row per image"
     )
-    command.add_argument("--resume", action="store_true", help="go on with what is in --out")
-    command.add_argument("--overwrite", action="store_true", help="replace a model in --out")
+    _foreground_arguments(command)
+    _source_argument(command)
+    command.add_argument(
+        "--count", type=_positive, default=8, metavar="N", help="images, spread over all (8)"
+    )
+    command.add_argument(
+        "--image-size", type=_positive, default=256, metavar="PX", help="side of the images (256)"
+    )
+
+
+def _source_argument(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--anomaly-source", type=_path, metavar="DIR",
+        help="images for synthetic anomalies, such as DTD; without it textures are generated",
+    )  # fmt: skip
 
 
 def _evaluate_arguments(command: argparse.ArgumentParser) -> None:
@@ -278,10 +311,7 @@ def _training_arguments(command: argparse.ArgumentParser) -> None:
     command.add_argument("--preset", choices=tuple(PRESETS), default=None, help=presets)
     for option, unit in (("--image-size", "PX"), ("--batch-size", "N")):
         command.add_argument(option, type=_positive, metavar=unit, help="instead of the preset's")
-    command.add_argument(
-        "--anomaly-source", type=_path, metavar="DIR",
-        help="images for synthetic anomalies, such as DTD; without it textures are generated",
-    )  # fmt: skip
+    _source_argument(command)
     length = command.add_mutually_exclusive_group()
     length.add_argument(
         "--time-budget", type=parse_duration, metavar="TIME", help="such as 90s, 20m or 1h30m"

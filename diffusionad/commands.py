@@ -44,6 +44,7 @@ if TYPE_CHECKING:
 MODEL_FILE = "model.safetensors"
 BATCH = 4  # images per pass where panels are drawn
 SHEET_ROWS = 12
+MOST_ROWS, MOST_PIXELS = 64, 1024  # of a sheet of anomalies; of the side of an image in it
 
 TITLES = {
     "image_auroc": "image AUROC",
@@ -94,7 +95,7 @@ def train(args: Namespace) -> int:
             raise InputError(f"{file}: no such file, so nothing to resume")
         model = _load(file, seed=None)
         kept = {**to_dict(model.config), **to_dict(model.train_config)}
-        for name in ("preset", "image_size", "batch_size", "seed"):
+        for name in ("preset", "image_size", "batch_size", "seed", "kind"):
             if getattr(args, name) not in (None, kept[name]):
                 option = name.replace("_", "-")
                 raise InputError(f"--{option}: this run has {kept[name]} and keeps it")
@@ -225,6 +226,56 @@ def datasets(args: Namespace) -> int:
     return 0 if report.as_published else 1
 
 
+def synthesize(args: Namespace) -> int:
+    """Draw synthetic anomalies of a dataset's good images, and what they are made of."""
+    from diffusionad.preview import preview
+
+    console = _console(args)
+    out = Path(args.out)
+    if out.suffix.lower() != ".png":
+        raise InputError(f"--out {out}: expected a file that ends with .png")
+    for name, given, most in (
+        ("count", args.count, MOST_ROWS),
+        ("image-size", args.image_size, MOST_PIXELS),
+    ):
+        if given > most:
+            raise InputError(f"--{name}: expected at most {most}, got {given}")
+    make_folder(out.parent)
+    dataset = open_dataset(args.data, args.layout, args.category, kind=args.kind)
+    console.say(f"{dataset}, {dataset.kind}")
+    seed = 0 if args.seed is None else args.seed
+    made = preview(dataset, args.anomaly_source, args.foreground, args.count, args.image_size, seed)
+    write_png(out, plots.contact_sheet(made.panels(), f"{dataset}, {dataset.kind}"))
+    anomalies = int(made.stages.labels.sum())
+    console.say(f"{anomalies} anomalies on {args.count} images: {out}")
+    _write_json(
+        args,
+        {
+            "sheet": str(out),
+            "category": dataset.category,
+            "kind": dataset.kind,
+            "foreground": made.foreground,
+            "seed": seed,
+            "images": [
+                {
+                    "path": str(path),
+                    "label": int(label),
+                    "foreground": round(float(part.mean()), 6),
+                    "mask": round(float((mask > 0).mean()), 6),
+                }
+                for path, label, part, mask in zip(
+                    made.paths,
+                    made.stages.labels,
+                    made.stages.parts,
+                    made.stages.masks,
+                    strict=True,
+                )
+            ],
+        },
+    )
+    return 0
+
+
 def info(args: Namespace) -> int:
     """Show versions and what the core runs on, or what a model file says about itself."""
     console = _console(args)
@@ -265,6 +316,7 @@ COMMANDS: Mapping[str, Callable[[Namespace], int]] = {
     "benchmark": benchmark,
     "ablate": ablate,
     "datasets": datasets,
+    "synthesize": synthesize,
     "info": info,
 }
 

@@ -14,6 +14,7 @@ from diffusionad.files import PathLike, reason
 
 MODES = ("norm_guided", "one_step", "iterative", "autoencoder")
 SCHEDULES = ("linear", "cosine")
+KINDS = ("auto", "object", "texture")
 LOSSES = ("noise", "focal", "smooth_l1", "bce", "dice")
 GROUPS = 32  # of every GroupNorm of the UNet
 
@@ -146,6 +147,11 @@ class TrainConfig:
         0.5, "synthesis: share of anomalies made from the image itself"
     )
     random_part: bool = _setting(False, "synthesis: confine each anomaly to a random part")
+    kind: str = _setting(
+        "auto",
+        "object: anomalies lie on it; texture: random parts, no self-made anomalies; "
+        "auto: as the dataset says",
+    )
     checkpoint_every: int = _setting(500, "steps between checkpoints")
     recompute: bool = _setting(False, "recompute activations: less memory, more time")
 
@@ -163,6 +169,7 @@ class TrainConfig:
             )
         if not 0.0 <= self.self_probability <= 1.0:
             raise InputError(f"self_probability: expected 0 to 1, got {self.self_probability}")
+        _one_of(self, "kind", KINDS)
         if not 0 <= self.smallest_exponent <= self.largest_exponent <= 10:
             raise InputError(
                 "smallest_exponent, largest_exponent: expected 0 <= smallest <= largest <= 10, "

@@ -244,13 +244,19 @@ class DiffusionAD:
         progress: ProgressCallback | None = None,
         out: PathLike | None = None,
         resume: bool = False,
+        kind: str | None = None,
     ) -> DiffusionAD:
         """Train on good images: a Dataset, a folder, or images as predict() takes them.
 
         ``anomaly_source`` is a folder of textures (DTD, say) for the synthetic defects; without it
         they are generated. ``time_budget`` (seconds, the whole call) is turned into a step count
-        once; ``steps`` gives it directly. ``foreground`` is a folder with a mask per image, of the
-        same name, to which defects are confined.
+        once; ``steps`` gives it directly.
+
+        ``kind`` is ``"object"`` (defects lie on the object) or ``"texture"`` (in random parts of
+        the image, never made from the image itself); else the dataset's own kind counts, and for
+        images of none defects lie anywhere. ``foreground`` is a folder with a mask per image, of
+        the same name, to which defects are confined; without it `<category>/DISthresh/good` is
+        used where there is one, and for objects the masks are found (see saliency).
 
         With ``out``, model, state and log are written there at every checkpoint, when done and when
         interrupted (Ctrl-C waits for the end of a step); ``resume`` goes on from there, bit for
@@ -262,7 +268,7 @@ class DiffusionAD:
 
         start = time.monotonic()
         with nullcontext() if out is None else run_folder(out) as folder:
-            run = Fit(self, source, anomaly_source, foreground, folder, start)
+            run = Fit(self, source, anomaly_source, foreground, folder, start, kind)
             if resume:
                 run.resume(steps)
             else:

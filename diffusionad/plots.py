@@ -19,7 +19,10 @@ from diffusionad.images import Bytes, Mask, to_bytes
 if TYPE_CHECKING:
     from PIL import ImageDraw
 
+    from diffusionad.synthesis import Stages as SynthesisStages
+
 FloatMap = npt.NDArray[np.floating[Any]]
+Pieces = list[tuple[str, tuple[int, int, int]]]  # texts with their colours
 
 # Every 17th colour of matplotlib's "magma" (CC0): even steps in lightness, dark for normal.
 _MAGMA = np.array([
@@ -98,14 +101,44 @@ def panel(
     Above it stand the file's name, the score, the verdict where a threshold is given, and the true
     label where `defect` is known. The map's colours run from 0 to `high`. uint8 [H, W, 3].
     """
+    return _row(_tiles(stages, tile, high), name, _verdict(score, threshold, defect))
+
+
+def synthesis_row(
+    image: Bytes, stages: SynthesisStages, index: int, *, name: str = "", tile: int = 160
+) -> Bytes:
+    """One sample of a batch: image [H, W, 3], foreground, noise, mask, appearance, result."""
+    label = "anomaly" if stages.labels[index] else "normal: no place for an anomaly"
+    tiles = [
+        ("image", _picture(image.transpose(2, 0, 1) / np.float32(255), tile)),
+        ("foreground", _grey(stages.parts[index, 0], tile)),
+        ("noise", colormap(_scaled(stages.noises[index, 0], tile), -1.0, 1.0)),
+        ("mask", _grey(stages.masks[index, 0], tile)),
+        ("appearance", _picture(stages.appearances[index], tile)),
+        ("result", _picture(stages.samples[index], tile)),
+    ]
+    return _row(tiles, name, [(label, _BAD if stages.labels[index] else _GOOD)])
+
+
+def _grey(plane: FloatMap, tile: int) -> Bytes:
+    levels = _scaled(plane, tile).clip(0.0, 1.0) * 255.0 + 0.5
+    return np.repeat(levels.astype(np.uint8)[..., None], 3, axis=2)
+
+
+def _row(
+    tiles: Sequence[tuple[str, Bytes]],
+    name: str,
+    pieces: Pieces,
+) -> Bytes:
+    """Tiles side by side with their titles, under the name and pieces of text. uint8 [H, W, 3]."""
     from PIL import Image, ImageDraw
 
-    tiles = _tiles(stages, tile, high)
+    tile = tiles[0][1].shape[0]
     width = _GAP + len(tiles) * (tile + _GAP)
     top = _CAPTION + _LABEL
     canvas = Image.new("RGB", (width, top + tile + _GAP), _BACKGROUND)
     draw = ImageDraw.Draw(canvas)
-    _draw_caption(draw, width, name, _verdict(score, threshold, defect))
+    _draw_caption(draw, width, name, pieces)
     for index, (title, pixels) in enumerate(tiles):
         left = _GAP + index * (tile + _GAP)
         draw.text((left + 1, _CAPTION + 2), title, fill=_FAINT, font=font_of(12))
@@ -214,11 +247,9 @@ def _tiles(stages: Stages, tile: int, high: float) -> list[tuple[str, Bytes]]:
     return tiles
 
 
-def _verdict(
-    score: float | None, threshold: float | None, defect: str | None
-) -> list[tuple[str, tuple[int, int, int]]]:
+def _verdict(score: float | None, threshold: float | None, defect: str | None) -> Pieces:
     """Pieces of text with their colours, from left to right."""
-    pieces: list[tuple[str, tuple[int, int, int]]] = []
+    pieces: Pieces = []
     if defect is not None:
         pieces.append((f"truth: {defect}", _FAINT))
     if score is not None:
@@ -234,7 +265,7 @@ def _draw_caption(
     draw: ImageDraw.ImageDraw,
     width: int,
     name: str,
-    pieces: Sequence[tuple[str, tuple[int, int, int]]],
+    pieces: Pieces,
 ) -> None:
     font = font_of(15)
     name = printable(name)

@@ -33,6 +33,21 @@ static bool all_read(const dad_graph *graph, dad_value value, reads *can) {
     return value != graph->output;
 }
 
+/* Whether a GroupNorm's readers, also through an upsampling, all normalize what they read.
+ */
+static bool all_normalize(const dad_graph *graph, dad_value value) {
+    for (int r = 0; r < graph->count; r++) {
+        const dad_node *reader = &graph->nodes[r];
+        for (int i = 0; i < DAD_MAX_INPUTS; i++) {
+            if (reader->in[i] == value && !(i == 0 && is_3x3(reader)) &&
+                !(reader->op == DAD_OP_UPSAMPLE_NEAREST && all_normalize(graph, r))) {
+                return false;
+            }
+        }
+    }
+    return value != graph->output;
+}
+
 static int count_readers(const dad_graph *graph, dad_value value) {
     int count = value == graph->output;
     for (int r = 0; r < graph->count; r++) {
@@ -86,6 +101,9 @@ void dad_fuse(dad_fusion *fusions, const dad_graph *graph) {
             fusions[conv].norm = i;
         }
         fusions[i].absent = conv != DAD_NONE || leave_out(graph, fusions, i);
+        fusions[i].deferred = graph->nodes[i].op == DAD_OP_GROUP_NORM &&
+                              graph->nodes[i].activation == DAD_SILU &&
+                              all_normalize(graph, i);
     }
     for (int i = 0; i < graph->count; i++) {
         if (graph->nodes[i].op == DAD_OP_GROUP_NORM) {

@@ -178,6 +178,7 @@ static float *parameter(const dad_network *network, float *base, const dad_node 
 static void find_fused(dad_task *task, const dad_network *network, const dad_step *step) {
     const dad_graph *graph = &network->graph;
     task->x2 = tensor(network, step->fused.x2);
+    task->coefficients = tensor(network, step->fused.coefficients);
     for (int i = 0; i < 2; i++) {
         task->moments[i] = tensor(network, step->fused.moments[i]);
         if (task->moments[i] != NULL) {

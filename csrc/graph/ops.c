@@ -63,8 +63,11 @@ static ptrdiff_t conv_scratch(const dad_task *task, bool backward) {
 static void conv_forward(const dad_task *task) {
     dad_conv2d_shape shape = conv_shape(task->node, task->input[0], task->N);
     const dad_fused *fused = task->fused;
-    const dad_conv2d_input input = {
-        .x = task->x[0], .x2 = task->x2, .C1 = fused->C1, .doubled = fused->half[0]};
+    const dad_conv2d_input input = {.x = task->x[0],
+                                    .x2 = task->x2,
+                                    .C1 = fused->C1,
+                                    .doubled = fused->half[0],
+                                    .norm = task->coefficients};
     dad_conv2d_epilogue epilogue = {.bias = task->bias,
                                     .image_bias = task->x[1],
                                     .residual = task->x[2],
@@ -121,8 +124,8 @@ static void group_evaluate(const dad_task *task) {
     const dad_group_norm_part parts[2] = {
         {task->x[0], C1, task->moments[0], task->slices[0]},
         {task->x2, shape.C - C1, task->moments[1], task->slices[1]}};
-    dad_group_norm_evaluate(task->y, parts, joined ? 2 : 1, task->weight, task->bias,
-                            &shape, task->scratch);
+    (task->fused->deferred ? dad_group_norm_coefficients : dad_group_norm_evaluate)(
+        task->y, parts, joined ? 2 : 1, task->weight, task->bias, &shape, task->scratch);
 }
 static void group_forward(const dad_task *task) {
     dad_group_norm_shape shape = group_shape(task);

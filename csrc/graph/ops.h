@@ -14,9 +14,9 @@ typedef struct {
     ptrdiff_t N;
     const float *x[DAD_MAX_INPUTS];
     const dad_fused *fused;
-    const float *x2;         /* these as fused says ... */
-    const float *moments[2]; /* ... */
-    ptrdiff_t slices[2];     /* of these moments */
+    const float *x2, *coefficients; /* these as fused says ... */
+    const float *moments[2];        /* ... */
+    ptrdiff_t slices[2];            /* of these moments */
     const float *norm_weight, *norm_bias, *norm_mean, *norm_var; /* of a BatchNorm */
     dad_activation norm_activation;
     float *y, *aux;

@@ -31,6 +31,8 @@ typedef struct {
     ptrdiff_t C1; /* channels of the first part */
     bool half[DAD_MAX_INPUTS]; /* x[i] is the map before an upsampling */
     dad_value norm;            /* the BatchNorm that a convolution does, or DAD_NONE */
+    bool deferred;             /* of a GroupNorm: y is its scale and shift ... */
+    int coefficients;          /* ... and theirs, of a convolution that applies it */
     int moments[2];        /* of a GroupNorm's parts, where their convolutions give them */
     dad_value producer[2]; /* those convolutions */
 } dad_fused;
