@@ -113,7 +113,8 @@ def ablate(
     Raises InputError for unusable input, and where ``out`` holds results of other settings or is
     in use; WriteError where it cannot be written; FloatingPointError where a training diverges.
     """
-    dataset = open_dataset(data, layout, category)
+    recipe = recipe or Recipe()
+    dataset = open_dataset(data, layout, category, kind=recipe.kind)
     if not dataset.test:
         raise InputError(f"{dataset.root}: no test images to evaluate on")
     files = studies.files_of(dataset)
@@ -124,10 +125,10 @@ def ablate(
     plan = Plan(
         dataset=dataset,
         files=files,
-        recipe=recipe or Recipe(),
+        recipe=recipe,
         seeds=tuple(sorted({seed for _, seed in given})) if given else tuple(dict.fromkeys(seeds)),
         models=given,
-        sweeps=_sweeps(next(iter(given.values()), None) or (recipe or Recipe()).model(0), t_s, t_b),
+        sweeps=_sweeps(next(iter(given.values()), None) or recipe.model(0), t_s, t_b),
         console=console or Console(quiet=True),
     )
     if not plan.seeds:

@@ -336,7 +336,7 @@ def _new_model(args: Namespace) -> DiffusionAD:
 def _recipe(args: Namespace) -> Recipe:
     return Recipe(
         args.preset or "compact", args.image_size, args.batch_size, args.steps, args.time_budget,
-        args.anomaly_source,
+        args.anomaly_source, args.kind,
     )  # fmt: skip
 
 

@@ -22,6 +22,8 @@ import diffusionad as dad
 from diffusionad import _core, ablation, charts, config, evaluation
 from diffusionad.datasets import Counts
 
+pytestmark = pytest.mark.slow  # the fixture alone trains six models
+
 SMALL = ("--steps", 3, "--image-size", 64, "--batch-size", 2, "--quiet")
 SWEEP = ("--t-s", "50,3", "--t-b", "300")
 OPTIONS = ("--category", "gear", "--seeds", "0,1", *SWEEP, *SMALL)

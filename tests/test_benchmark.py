@@ -27,7 +27,7 @@ from diffusionad.datasets import Counts
 SMALL = ("--steps", 3, "--image-size", 64, "--batch-size", 2, "--quiet")
 FILES = {"benchmark.json", "table.csv", "table.md", "table.tex", "figure.png", "figures", "runs"}
 OWN = {
-    "nearest_training_image_auroc", "evaluate_seconds", "steps", "kind", "images", "notes", "files",
+    "nearest_training_image_auroc", "evaluate_seconds", "steps", "kind", "foreground", "images", "notes", "files",
 }  # fmt: skip
 # What a machine's speed decides; everything else of a table is the same after a kill.
 MEASURED = {
@@ -92,6 +92,7 @@ def test_rows_means_and_files(data, done):
     for row in rows:
         assert set(row) == FIELDS | OWN
         assert (row["protocol"], row["train_steps"], row["layout"]) == ("benchmark", 3, "mvtec")
+        assert row["kind"] == ("texture" if row["category"] == "tile" else "object")
     assert [summary["seeds"] for summary in result["categories"]] == [[0, 1]] * 3
     for index, summary in enumerate(result["categories"]):
         pair = [row["aupro"] for row in rows[2 * index : 2 * index + 2]]
@@ -188,6 +189,7 @@ def killed(
     assert process.returncode == -signal.SIGKILL, process.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("at", [0, 8])  # before the first step; in the second category's second run
 def test_killed_and_resumed_gives_the_same_table(tmp_path, data, done, at):
     out = tmp_path / "b"
@@ -203,6 +205,7 @@ def test_killed_and_resumed_gives_the_same_table(tmp_path, data, done, at):
     assert (out / "figure.png").read_bytes() == (done / "figure.png").read_bytes()
 
 
+@pytest.mark.slow
 def test_the_references_choice_is_the_same_after_a_kill(tmp_path, data):
     options = ("--categories", "tile", "--protocol", "reference", *SMALL)
     whole, out = tmp_path / "whole", tmp_path / "b"
@@ -359,6 +362,7 @@ def test_what_is_refused_is_one_line_that_names_it(capsys, tmp_path, data, done)
         ([*again, "--seeds", "0,1", "--protocol", "reference"], "protocol benchmark, this run has"),
         ([*again, "--seeds", "0,1", "--steps", 4], "steps 3, this run has 4"),
         ([*again, "--seeds", "0,1", "--categories", "tile"], "categories bolt_5%, screw, tile"),
+        ([*again, "--seeds", "0,1", "--kind", "texture"], "kind auto, this run has texture"),
         ([*again, "--seeds", "0,1", "--seed", 3], "--seed, --seeds: expected one of the two"),
         (["benchmark", data, "--out", out, *SMALL, "--categories", "tile,til"],
          "no category 'til'; there are: bolt_5%, screw, tile"),
