@@ -110,12 +110,12 @@ def synthesis_row(
     """One sample of a batch: image [H, W, 3], foreground, noise, mask, appearance, result."""
     label = "anomaly" if stages.labels[index] else "normal: no place for an anomaly"
     tiles = [
-        ("image", _picture(image.transpose(2, 0, 1) / np.float32(255), tile)),
+        ("image", picture(image.transpose(2, 0, 1) / np.float32(255), tile)),
         ("foreground", _grey(stages.parts[index, 0], tile)),
         ("noise", colormap(_scaled(stages.noises[index, 0], tile), -1.0, 1.0)),
         ("mask", _grey(stages.masks[index, 0], tile)),
-        ("appearance", _picture(stages.appearances[index], tile)),
-        ("result", _picture(stages.samples[index], tile)),
+        ("appearance", picture(stages.appearances[index], tile)),
+        ("result", picture(stages.samples[index], tile)),
     ]
     return _row(tiles, name, [(label, _BAD if stages.labels[index] else _GOOD)])
 

@@ -27,7 +27,8 @@ from diffusionad.datasets import Counts
 SMALL = ("--steps", 3, "--image-size", 64, "--batch-size", 2, "--quiet")
 FILES = {"benchmark.json", "table.csv", "table.md", "table.tex", "figure.png", "figures", "runs"}
 OWN = {
-    "nearest_training_image_auroc", "evaluate_seconds", "steps", "kind", "foreground", "images", "notes", "files",
+    "nearest_training_image_auroc", "evaluate_seconds", "steps", "kind", "foreground", "images",
+    "notes", "files",
 }  # fmt: skip
 # What a machine's speed decides; everything else of a table is the same after a kill.
 MEASURED = {
