@@ -234,7 +234,8 @@ def _benchmark_arguments(command: argparse.ArgumentParser) -> None:
     _data_arguments(command, category=False)
     command.add_argument(
         "--categories", type=_names, default=None, metavar="A,B",
-        help="which of the dataset's categories: names, or all (default)",
+        help="which of the dataset's categories: names, or all (default); the code is 1 where one "
+        "cannot be trained or measured, its row says why",
     )  # fmt: skip
     _study_arguments(command)
     command.add_argument(
@@ -270,8 +271,9 @@ def _study_arguments(command: argparse.ArgumentParser) -> None:
     _training_arguments(command)
     _kind_argument(command)
     command.add_argument(
-        "--seeds", type=_seeds, metavar="N,N", help="train once with each; --seed, or 0"
-    )
+        "--seeds", type=_seeds, metavar="N,N",
+        help="train once with each, as long as --steps or --time-budget says; --seed, or 0",
+    )  # fmt: skip
 
 
 def _datasets_arguments(command: argparse.ArgumentParser) -> None:

@@ -438,3 +438,24 @@ def test_two_at_once_in_one_folder_are_refused(capsys, tmp_path, data):
         process.kill()
         process.communicate()
     assert run("benchmark", data, "--out", out, *one, *SMALL) == 0
+
+
+# ---- real images ------------------------------------------------------------------------------
+
+
+@pytest.mark.skipif(
+    "DIFFUSIONAD_TEST_DATA" not in os.environ, reason="DIFFUSIONAD_TEST_DATA names no folder"
+)
+def test_a_real_sample_with_few_images_and_masks_is_measured_and_said_so(tmp_path):
+    root = Path(os.environ["DIFFUSIONAD_TEST_DATA"]) / "mvtec"
+    if not (root / "leather_sample").is_dir():
+        pytest.skip("no folder mvtec/leather_sample in DIFFUSIONAD_TEST_DATA")
+    out = tmp_path / "b"
+    options = ("--categories", "leather_sample", "--kind", "texture", *SMALL)
+    assert run("benchmark", root, "--out", out, *options) == 0
+    [row] = report(out)["rows"]
+    assert row["notes"] == [
+        "only 4 training images",
+        "9 of 20 defective images have no mask: not in the pixel metrics",
+    ]
+    assert all(0 <= row[name] <= 1 for name in benchmark.METRICS)
