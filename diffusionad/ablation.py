@@ -82,6 +82,7 @@ class Plan:
     """An ablation that has been asked for."""
 
     dataset: Dataset  # its test part is what is measured on
+    files: str  # fingerprint of the whole dataset
     recipe: Recipe
     seeds: tuple[int, ...]
     models: Mapping[tuple[str, int], DiffusionAD]  # given ones, by training and seed
@@ -112,19 +113,22 @@ def ablate(
     Raises InputError for unusable input, and where ``out`` holds results of other settings or is
     in use; WriteError where it cannot be written; FloatingPointError where a training diverges.
     """
-    dataset = open_dataset(data, layout, category)
+    recipe = recipe or Recipe()
+    dataset = open_dataset(data, layout, category, kind=recipe.kind)
     if not dataset.test:
         raise InputError(f"{dataset.root}: no test images to evaluate on")
+    files = studies.files_of(dataset)
     if test_images is not None:
         chosen = tuple(studies.spread_samples(dataset.test, test_images))
         dataset = dataclasses.replace(dataset, test=chosen)
     given = _given(models)
     plan = Plan(
         dataset=dataset,
-        recipe=recipe or Recipe(),
+        files=files,
+        recipe=recipe,
         seeds=tuple(sorted({seed for _, seed in given})) if given else tuple(dict.fromkeys(seeds)),
         models=given,
-        sweeps=_sweeps(next(iter(given.values()), None) or (recipe or Recipe()).model(0), t_s, t_b),
+        sweeps=_sweeps(next(iter(given.values()), None) or recipe.model(0), t_s, t_b),
         console=console or Console(quiet=True),
     )
     if not plan.seeds:
@@ -149,7 +153,7 @@ def _settings(plan: Plan, models: Sequence[PathLike]) -> dict[str, Any]:
     about = plan.dataset
     common = {
         "category": about.category,
-        "files": studies.files_of(about),
+        "files": plan.files,
         "test_images": len(about.test),
         "seeds": plan.seeds,
         **plan.sweeps,

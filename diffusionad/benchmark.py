@@ -136,7 +136,7 @@ def _do(study: Study, plan: Plan, name: str, seed: int, console: Console) -> Non
     title = name if len(plan.seeds) == 1 else f"{name}, seed {seed}"
     row: Row | None
     try:
-        dataset = open_dataset(plan.data, plan.layout, name)
+        dataset = open_dataset(plan.data, plan.layout, name, kind=plan.recipe.kind)
         row = study.find(category=name, seed=seed)
         files = studies.files_of(dataset)
         if row is not None and row.get("files") != files:
@@ -209,6 +209,7 @@ def _measured(study: Study, plan: Plan, dataset: Dataset, seed: int, console: Co
         "evaluate_seconds": round(took, 3),
         "steps": steps,
         "kind": dataset.kind,
+        "foreground": model.provenance.get("data", {}).get("foreground"),
         "images": {
             "train": len(dataset.train),
             "test_good": sum(sample.label == 0 for sample in dataset.test),

@@ -169,10 +169,14 @@ def _train_arguments(command: argparse.ArgumentParser) -> None:
     command.add_argument("--overwrite", action="store_true", help="replace a model in --out")
 
 
-def _foreground_arguments(command: argparse.ArgumentParser) -> None:
+def _kind_argument(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--kind", choices=KINDS, help="what the images show, instead of what the layout says"
     )
+
+
+def _foreground_arguments(command: argparse.ArgumentParser) -> None:
+    _kind_argument(command)
     command.add_argument(
         "--foreground", type=_path, metavar="DIR",
         help="masks of the part, named as images; without it DISthresh beside the images, "
@@ -230,7 +234,8 @@ def _benchmark_arguments(command: argparse.ArgumentParser) -> None:
     _data_arguments(command, category=False)
     command.add_argument(
         "--categories", type=_names, default=None, metavar="A,B",
-        help="which of the dataset's categories: names, or all (default)",
+        help="which of the dataset's categories: names, or all (default); the code is 1 where one "
+        "cannot be trained or measured, its row says why",
     )  # fmt: skip
     _study_arguments(command)
     command.add_argument(
@@ -264,9 +269,11 @@ def _study_arguments(command: argparse.ArgumentParser) -> None:
         help="folder of results; called again, the command goes on from there",
     )  # fmt: skip
     _training_arguments(command)
+    _kind_argument(command)
     command.add_argument(
-        "--seeds", type=_seeds, metavar="N,N", help="train once with each; --seed, or 0"
-    )
+        "--seeds", type=_seeds, metavar="N,N",
+        help="train once with each, as long as --steps or --time-budget says; --seed, or 0",
+    )  # fmt: skip
 
 
 def _datasets_arguments(command: argparse.ArgumentParser) -> None:

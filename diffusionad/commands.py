@@ -16,7 +16,7 @@ import numpy as np
 
 import diffusionad as dad
 from diffusionad import _core, ablation, checkpoints, evaluation, plots, system
-from diffusionad import benchmark as studies_of_categories
+from diffusionad import benchmark as benchmarking
 from diffusionad.cli import DEMO_BUDGET, one_line
 from diffusionad.config import PRESETS, to_dict
 from diffusionad.console import Console, bytes_text, duration_text, number
@@ -179,11 +179,11 @@ def predict(args: Namespace) -> int:
 def benchmark(args: Namespace) -> int:
     """Train and measure every category; the code is 1 where one of them could not be."""
     console = _console(args)
-    report = studies_of_categories.benchmark(
+    report = benchmarking.benchmark(
         args.data, args.out, args.layout, args.categories, _recipe(args), _seeds(args),
         args.protocol, console,
     )  # fmt: skip
-    _show_table(console, studies_of_categories.table(report))
+    _show_table(console, benchmarking.table(report))
     console.say(f"\nresults   {Path(args.out) / 'benchmark.json'}, and table.* beside it")
     console.say(f"figure    {Path(args.out) / 'figure.png'}")
     _write_json(args, report)
@@ -336,7 +336,7 @@ def _new_model(args: Namespace) -> DiffusionAD:
 def _recipe(args: Namespace) -> Recipe:
     return Recipe(
         args.preset or "compact", args.image_size, args.batch_size, args.steps, args.time_budget,
-        args.anomaly_source,
+        args.anomaly_source, args.kind,
     )  # fmt: skip
 
 

@@ -34,7 +34,8 @@ if TYPE_CHECKING:
     from diffusionad.model import DiffusionAD, Progress
 
 Row = dict[str, Any]
-OFTEN = {"seed", "steps"}  # settings that differ from one training of a study to the next
+# Settings that differ from one training of a study to the next; a dataset's kind decides the last.
+OFTEN = {"seed", "steps", "kind", "self_probability", "random_part"}
 
 
 @dataclass(frozen=True)
@@ -51,6 +52,7 @@ class Recipe:
     steps: int | None = None
     time_budget: float | None = None
     anomaly_source: PathLike | None = None
+    kind: str | None = None  # what the images show, instead of what the dataset says
 
     def model(self, seed: int, **overrides: Any) -> DiffusionAD:
         """A new model. Raises InputError for unusable settings."""
@@ -76,6 +78,7 @@ class Recipe:
             **{name: value for name, value in values.items() if name not in OFTEN},
             "steps": self.steps if self.steps or self.time_budget else values["steps"],
             "time_budget": self.time_budget,
+            "kind": self.kind or "auto",
             "anomaly_source": None if files is None else Path(str(self.anomaly_source)).name,
             "anomaly_source_files": files,
         }
@@ -195,7 +198,8 @@ def trained(
         found = dad.load(file)
         if found.provenance.get("finished"):
             images = found.provenance.get("data", {}).get("images")
-            if _settings(found) != wanted or found.config.seed != model.config.seed:
+            same = found.config.seed == model.config.seed and _settings(found) == wanted
+            if not same or found.train_config.kind != dataset.kind:
                 raise InputError(f"{file}: a model with other settings than this study's")
             if images != dataset.fingerprint(train_only=True):
                 raise InputError(f"{file}: a model of other images than {dataset.category}'s")
