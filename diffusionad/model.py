@@ -74,7 +74,9 @@ class DiffusionAD:
 
     ``preset`` names the settings to start from (``"compact"``, ``"paper"``); ``overrides`` change
     single settings of ModelConfig or TrainConfig. ``image_size`` is the side, in pixels, to which
-    images are resized; maps have it too. Raises InputError for unknown settings and bad values.
+    images are resized; maps have it too. ``fast`` and ``low_memory`` are how this computer runs the
+    networks, not settings of the model: a file does not keep them, and they may be set at any time.
+    Raises InputError for unknown settings and bad values.
 
     >>> model = DiffusionAD(preset="compact", image_size=64)
     >>> model.predict(np.zeros((2, 3, 64, 64), np.float32)).maps.shape
@@ -86,10 +88,14 @@ class DiffusionAD:
         preset: str = "compact",
         image_size: int | None = None,
         seed: int = 0,
+        *,
+        fast: bool = False,
+        low_memory: bool = False,
         **overrides: Any,
     ) -> None:
         config, train_config = _settings(preset, image_size=image_size, seed=seed, **overrides)
         self._build(config, train_config)
+        self.fast, self.low_memory = fast, low_memory
 
     def _build(self, config: ModelConfig, train_config: TrainConfig) -> None:
         self.config = config
@@ -135,6 +141,24 @@ class DiffusionAD:
         self.provenance = {**self.provenance, "threshold": "given"}
         if number is None:
             del self.provenance["threshold"]
+
+    @property
+    def fast(self) -> bool:
+        """Whether both networks evaluate faster with more rounding: see UNet.fast."""
+        return self.unet.fast and self.seg.fast
+
+    @fast.setter
+    def fast(self, fast: bool) -> None:
+        self.unet.fast = self.seg.fast = bool(fast)
+
+    @property
+    def low_memory(self) -> bool:
+        """Whether both networks evaluate image by image, with the same results."""
+        return self.unet.low_memory and self.seg.low_memory
+
+    @low_memory.setter
+    def low_memory(self, low_memory: bool) -> None:
+        self.unet.low_memory = self.seg.low_memory = bool(low_memory)
 
     @property
     def seed(self) -> int:

@@ -28,7 +28,7 @@ typedef struct {
     const float *t; /* [N] time steps */
     float *scratch;
     uint64_t seed; /* of dropout */
-    bool training, again;
+    bool training, again, fast;
 } dad_task;
 
 typedef struct {
@@ -45,7 +45,7 @@ const dad_op_kind *dad_op_of(const dad_node *node);
 
 /* The sums of its value that a convolution can give: how many slices, and how many floats,
  * per image; 0 where it gives none. */
-ptrdiff_t dad_op_moment_slices(const dad_node *node, const dad_node *input);
-ptrdiff_t dad_op_moments_size(const dad_node *node, const dad_node *input);
+ptrdiff_t dad_op_moment_slices(const dad_node *node, const dad_node *input, bool fast);
+ptrdiff_t dad_op_moments_size(const dad_node *node, const dad_node *input, bool fast);
 
 #endif

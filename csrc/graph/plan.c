@@ -136,7 +136,8 @@ static ptrdiff_t saved_size(const planner *p, int index) {
         return dad_op_of(node)->aux_size(p->graph, node);
     }
     return p->fusions[index].moments
-               ? dad_op_moments_size(node, &p->graph->nodes[node->in[0]])
+               ? dad_op_moments_size(node, &p->graph->nodes[node->in[0]],
+                                     p->plan->options.fast)
                : 0;
 }
 

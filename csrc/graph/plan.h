@@ -16,6 +16,7 @@ typedef struct {
     bool training;  /* plan the backward pass too */
     bool recompute; /* keep only what segments hand to each other, run the rest again */
     bool input_gradient; /* the gradient with respect to the image is wanted */
+    bool fast; /* evaluation: F(6x6) on large maps, with several times the rounding error */
 } dad_plan_options;
 
 /* A tensor is an index into plan->tensors, or DAD_NONE. */

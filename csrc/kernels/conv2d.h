@@ -38,10 +38,10 @@ void dad_filter_winograd(float *u, const dad_filter_view *view, const dad_winogr
  * region, who all call this and wait for each other at its end. */
 void dad_filter_all_winograd(float *u, const dad_filter_view *view,
                              const dad_winograd_ops *ops);
-/* packed [panel][tap][inputs][16]: the same for products with patches. The panels serve as
+/* out [panel][tap][inputs][16]: the same for products with patches. The panels serve as
  * they are where they `are ready`. */
 bool dad_filter_is_ready(const dad_filter_view *view);
-void dad_filter_all_matmul(float *packed, const dad_filter_view *view);
+void dad_filter_all_matmul(float *out, const dad_filter_view *view);
 
 /* Whether an output of `floats` goes past the caches: it is larger than they are, and its
  * panels are whole cache lines. The threads that wrote it then call dad_stream_end. */
