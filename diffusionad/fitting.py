@@ -34,7 +34,7 @@ from .sources import (
     choose_foregrounds,
     load_images,
 )
-from .synthesis import SynthesisOptions, synthesize_batch
+from .synthesis import KINDS, SynthesisOptions, synthesize_batch
 from .training import StepResult, Trainer
 
 if TYPE_CHECKING:
@@ -54,6 +54,22 @@ RESERVE = 0.05  # of a time budget, for checkpoints and the end
 CHECKPOINT_SECONDS = 600.0  # at most that much work is lost, whatever checkpoint_every says
 CALIBRATION_IMAGES = 64
 LOG_COLUMNS = ("step", "total", "noise", "focal", "smooth_l1", "bce", "dice", "seconds")
+
+
+def settle_kind(config: TrainConfig, of_images: str | None) -> TrainConfig:
+    """The settings with what the images show, and what follows from it, fixed.
+
+    Images that know their kind (`Dataset.kind`) decide where the settings leave it open.
+    """
+    kind = of_images if config.kind == "auto" and of_images in KINDS else config.kind
+    changes: dict[str, Any] = {"kind": kind}
+    if kind == "texture":
+        options = SynthesisOptions.for_kind(kind)
+        changes |= {
+            "self_probability": options.self_probability,
+            "random_part": options.random_part,
+        }
+    return update(config, changes)
 
 
 class Fit:
@@ -148,17 +164,10 @@ class Fit:
         self.log = _read_log(self.out / LOG_FILE, self.trainer.iteration)
 
     def _use_kind(self) -> None:
-        """Fix what the images show; it becomes part of the settings, with what follows from it."""
-        given = self.model.train_config.kind
-        kind = self.kind or (self.images.kind if given == "auto" else None) or given
-        changes: dict[str, Any] = {"kind": kind}
-        if kind == "texture":
-            options = SynthesisOptions.for_kind(kind)
-            changes |= {
-                "self_probability": options.self_probability,
-                "random_part": options.random_part,
-            }
-        self.model.train_config = update(self.model.train_config, changes)
+        config = self.model.train_config
+        if self.kind is not None:
+            config = update(config, {"kind": self.kind})
+        self.model.train_config = settle_kind(config, self.images.kind)
 
     def _find_foregrounds(self, kind: str | None = None) -> None:
         """Masks that were given, that lie beside the images, or that the extractor finds."""

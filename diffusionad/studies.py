@@ -26,7 +26,7 @@ from diffusionad.datasets import Dataset, Sample
 from diffusionad.datasets.samples import relative_name
 from diffusionad.errors import InputError
 from diffusionad.files import PathLike, reason, remove_temporaries, write_json
-from diffusionad.fitting import MODEL_FILE, STATE_FILE
+from diffusionad.fitting import MODEL_FILE, STATE_FILE, settle_kind
 from diffusionad.sources import Textures
 
 if TYPE_CHECKING:
@@ -192,6 +192,7 @@ def trained(
     another model or on other images.
     """
     file = folder / MODEL_FILE
+    model.train_config = settle_kind(model.train_config, dataset.kind)
     wanted = _settings(model)
     if file.exists():
         found = dad.load(file)

@@ -212,6 +212,7 @@ def test_what_is_no_image(image: object, message: str) -> None:
 DATA = os.environ.get("DIFFUSIONAD_TEST_DATA")
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(DATA is None, reason="DIFFUSIONAD_TEST_DATA names no folder of real images")
 def test_real_screws_and_surfaces(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(Path(__file__).parent.parent / "benchmarks"))

@@ -124,6 +124,7 @@ def stop_at(step: int):
     return watch
 
 
+@pytest.mark.slow
 def test_a_training_is_begun_gone_on_with_and_found_finished(tmp_path, data):
     whole = studies.trained(tmp_path / "a", TINY.model(1), data, TINY, None, QUIET)
     out = tmp_path / "runs" / "b"
