@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 import diffusionad as dad
-from diffusionad import checkpoints, evaluation, literature, plots, studies, system
+from diffusionad import _core, checkpoints, evaluation, literature, plots, studies, system
 from diffusionad.config import to_dict, update
 from diffusionad.console import Console, duration_text
 from diffusionad.datasets import LAYOUTS, Counts, Dataset, categories
@@ -168,12 +168,16 @@ class _Changed(InputError):
 
 def _failed(plan: Plan, name: str, seed: int, reason: str) -> Row:
     return {
-        **dict.fromkeys((*MEASURES, *COSTS)),
+        **dict.fromkeys((*MEASURES, *COSTS, "train_steps")),
         "category": name,
         "layout": plan.layout,
         "protocol": plan.protocol,
         "preset": plan.recipe.preset,
         "seed": seed,
+        "threads": _core.get_num_threads(),
+        "simd": _core.simd_level(),
+        "versions": system.versions(),
+        "per_defect": {},
         "notes": [],
         "error": reason,
     }

@@ -34,8 +34,7 @@ if TYPE_CHECKING:
     from diffusionad.model import DiffusionAD, Progress
 
 Row = dict[str, Any]
-# Settings that differ from one training of a study to the next; a dataset's kind decides the last.
-OFTEN = {"seed", "steps", "kind", "self_probability", "random_part"}
+OFTEN = {"seed", "steps"}  # settings that differ from one training of a study to the next
 
 
 @dataclass(frozen=True)
@@ -198,8 +197,7 @@ def trained(
         found = dad.load(file)
         if found.provenance.get("finished"):
             images = found.provenance.get("data", {}).get("images")
-            same = found.config.seed == model.config.seed and _settings(found) == wanted
-            if not same or found.train_config.kind != dataset.kind:
+            if _settings(found) != wanted or found.config.seed != model.config.seed:
                 raise InputError(f"{file}: a model with other settings than this study's")
             if images != dataset.fingerprint(train_only=True):
                 raise InputError(f"{file}: a model of other images than {dataset.category}'s")
