@@ -394,7 +394,7 @@ static PyMethodDef methods[] = {
      "Replace a parameter's value or moments."},
     {"forward", WITH_KEYWORDS(network_forward),
      "forward($self, /, x, t=None, *, training=False, recompute=False, "
-     "input_gradient=False, seed=0)\n--\n\n"
+     "input_gradient=False, seed=0, fast=False)\n--\n\n"
      "Run on x [N, C, H, W]; training keeps what backward() needs."},
     {"backward", WITH_KEYWORDS(network_backward),
      "backward($self, /, dy)\n--\n\n"
