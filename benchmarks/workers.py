@@ -159,4 +159,5 @@ class Child:
 
 
 if __name__ == "__main__":
+    sys.path.insert(0, str(Path(__file__).resolve().parent))  # also under PYTHONSAFEPATH
     Child().serve()
