@@ -19,7 +19,7 @@ from test_commands import ENVIRONMENT, RUN
 from test_evaluation import FIELDS
 
 import diffusionad as dad
-from diffusionad import _core, ablation, charts, config, evaluation
+from diffusionad import ablation, charts, config, evaluation
 from diffusionad.datasets import Counts
 
 pytestmark = pytest.mark.slow  # the fixture alone trains six models
@@ -32,13 +32,6 @@ FILES = {
     "changes.tex", "sweep_t_s.csv", "sweep_t_s.png", "repairs_t_s.png", "sweep_t_b.csv",
     "sweep_t_b.png", "repairs_t_b.png", "runs",
 }  # fmt: skip
-
-
-@pytest.fixture(autouse=True)
-def _threads():
-    count = _core.get_num_threads()
-    yield
-    _core.set_num_threads(count)
 
 
 # Iterative denoising takes t_s steps: 200 of them would be a long wait.

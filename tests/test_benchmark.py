@@ -21,7 +21,7 @@ from test_commands import ENVIRONMENT, RUN
 from test_evaluation import FIELDS
 
 import diffusionad
-from diffusionad import _core, benchmark, checkpoints, evaluation, studies
+from diffusionad import benchmark, checkpoints, evaluation, studies
 from diffusionad.datasets import Counts
 
 SMALL = ("--steps", 3, "--image-size", 64, "--batch-size", 2, "--quiet")
@@ -35,13 +35,6 @@ MEASURED = {
     "images_per_second", "times_as_fast", "train_seconds", "evaluate_seconds", "peak_memory_mb",
     "wall_seconds",
 }  # fmt: skip
-
-
-@pytest.fixture(autouse=True)
-def _threads():
-    count = _core.get_num_threads()
-    yield
-    _core.set_num_threads(count)
 
 
 @pytest.fixture(scope="module")

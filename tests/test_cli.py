@@ -21,13 +21,6 @@ from diffusionad.cli import main, parse_duration
 COMMANDS = ("demo", "train", "evaluate", "predict", "benchmark", "ablate", "datasets", "info")
 
 
-@pytest.fixture(autouse=True)
-def _restore_threads():
-    count = _core.get_num_threads()
-    yield
-    _core.set_num_threads(count)
-
-
 @pytest.fixture
 def fake(monkeypatch):
     for name, value in fakes.patches():

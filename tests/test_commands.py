@@ -25,13 +25,6 @@ MODEL = "model.safetensors"
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(Path(dad.__file__).parents[1])}
 
 
-@pytest.fixture(autouse=True)
-def _threads():
-    count = _core.get_num_threads()
-    yield
-    _core.set_num_threads(count)
-
-
 @pytest.fixture(scope="module")
 def data(tmp_path_factory) -> Path:
     """A dataset of one category, `part`: the bundled images with the largest defects."""

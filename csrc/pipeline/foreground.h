@@ -15,6 +15,8 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "base/memory.h"
+
 /* ---- otsu.c ---------------------------------------------------------------------- */
 
 /* What tells whether one threshold was enough. */
@@ -91,6 +93,10 @@ void dad_tidy(uint8_t *masks, double keep, ptrdiff_t N, ptrdiff_t H, ptrdiff_t W
 ptrdiff_t dad_flood(uint8_t *values, ptrdiff_t start, uint8_t mark, int neighbours,
                     int32_t *queue, ptrdiff_t H, ptrdiff_t W);
 
+/* Pixels along one side of a box of 2 radius + 1 around `at`: fewer at the borders. */
+static inline ptrdiff_t dad_box_side(ptrdiff_t at, ptrdiff_t radius, ptrdiff_t size) {
+    return dad_min(at + radius, size - 1) - dad_max(at - radius, 0) + 1;
+}
 /* Means over (2 radius + 1)^2 pixels, fewer at the borders; column [W]. */
 void dad_box_mean(float *out, const float *in, ptrdiff_t radius, double *column,
                   ptrdiff_t H, ptrdiff_t W);

@@ -23,10 +23,6 @@ static ptrdiff_t padded(ptrdiff_t count) { return dad_round_up(count, 16); }
 
 /* ---- means over windows ---------------------------------------------------------- */
 
-static ptrdiff_t window(ptrdiff_t at, ptrdiff_t radius, ptrdiff_t size) {
-    return dad_min(at + radius, size - 1) - dad_max(at - radius, 0) + 1;
-}
-
 void dad_box_mean(float *out, const float *in, ptrdiff_t radius, double *column,
                   ptrdiff_t H, ptrdiff_t W) {
     memset(column, 0, (size_t)W * sizeof(*column));
@@ -42,7 +38,8 @@ void dad_box_mean(float *out, const float *in, ptrdiff_t radius, double *column,
             sum += x + radius < W ? column[x + radius] : 0.0;
             sum -= x > radius ? column[x - radius - 1] : 0.0;
             if (x >= 0) {
-                double pixels = (double)(window(y, radius, H) * window(x, radius, W));
+                double pixels =
+                    (double)(dad_box_side(y, radius, H) * dad_box_side(x, radius, W));
                 out[y * W + x] = (float)(sum / pixels);
             }
         }

@@ -24,10 +24,6 @@ static ptrdiff_t padded(ptrdiff_t count) { return dad_round_up(count, 16); }
 
 /* ---- words ----------------------------------------------------------------------- */
 
-static ptrdiff_t window(ptrdiff_t at, ptrdiff_t radius, ptrdiff_t size) {
-    return dad_min(at + radius, size - 1) - dad_max(at - radius, 0) + 1;
-}
-
 static void box_sum(int32_t *out, const int32_t *in, ptrdiff_t radius, int32_t *column,
                     ptrdiff_t H, ptrdiff_t W) {
     memset(column, 0, (size_t)W * sizeof(*column));
@@ -61,8 +57,8 @@ typedef struct {
 
 static uint16_t word_at(const sums *s, ptrdiff_t y, ptrdiff_t x, ptrdiff_t H, ptrdiff_t W) {
     ptrdiff_t i = y * W + x;
-    double near = 255.0 * (double)(window(y, NEAR, H) * window(x, NEAR, W));
-    double wide = 765.0 * (double)(window(y, WIDE, H) * window(x, WIDE, W));
+    double near = 255.0 * (double)(dad_box_side(y, NEAR, H) * dad_box_side(x, NEAR, W));
+    double wide = 765.0 * (double)(dad_box_side(y, WIDE, H) * dad_box_side(x, WIDE, W));
     double r = s->colour[0][i] / near, g = s->colour[1][i] / near;
     double b = s->colour[2][i] / near, t = r + g + b + 0.06;
     double mean = s->grey[i] / wide;
