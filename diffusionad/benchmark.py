@@ -203,7 +203,11 @@ def _measured(study: Study, plan: Plan, dataset: Dataset, seed: int, console: Co
     with console.counting("evaluate", len(dataset.test)) as progress:
         result = evaluation.evaluate(model, dataset, plan.protocol, progress=progress)
     took = time.monotonic() - begun
-    nearest = first["nearest_training_image_auroc"] if first else _nearest(dataset)
+    nearest = (
+        first["nearest_training_image_auroc"]
+        if first
+        else evaluation.nearest_training_image(dataset)
+    )
     if seed == plan.seeds[0]:
         make_folder(_figure_file(study.path.parent, name).parent)
         write_png(_figure_file(study.path.parent, name), _figure(model, dataset))
@@ -221,10 +225,6 @@ def _measured(study: Study, plan: Plan, dataset: Dataset, seed: int, console: Co
         },
         "notes": notes,
     }
-
-
-def _nearest(dataset: Dataset) -> float | None:
-    return evaluation.nearest_training_image(dataset)
 
 
 def _run_folder(folder: Path, category: str, seed: int) -> Path:

@@ -15,8 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 import diffusionad as dad
-from diffusionad import _core, ablation, checkpoints, evaluation, plots, system
-from diffusionad import benchmark as benchmarking
+from diffusionad import _core, checkpoints, evaluation, plots, system
 from diffusionad.cli import DEMO_BUDGET, one_line
 from diffusionad.config import PRESETS, to_dict
 from diffusionad.console import Console, bytes_text, duration_text, number
@@ -178,6 +177,8 @@ def predict(args: Namespace) -> int:
 
 def benchmark(args: Namespace) -> int:
     """Train and measure every category; the code is 1 where one of them could not be."""
+    from diffusionad import benchmark as benchmarking
+
     console = _console(args)
     report = benchmarking.benchmark(
         args.data, args.out, args.layout, args.categories, _recipe(args), _seeds(args),
@@ -192,6 +193,8 @@ def benchmark(args: Namespace) -> int:
 
 def ablate(args: Namespace) -> int:
     """Compare the method with what it would be without its parts, and over its noise scales."""
+    from diffusionad import ablation
+
     console = _console(args)
     if args.models and (args.steps or args.time_budget or args.seeds or args.seed is not None):
         raise InputError("--model: nothing is trained, so there are no seeds, steps and budgets")

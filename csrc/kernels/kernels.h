@@ -35,6 +35,8 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "simd/conv_ops.h" /* DAD_PANEL */
+
 typedef enum { DAD_NO_ACTIVATION = 0, DAD_SILU, DAD_RELU } dad_activation;
 
 /* ---- layout.c -------------------------------------------------------------------- */
@@ -85,9 +87,8 @@ static inline ptrdiff_t dad_conv2d_out(ptrdiff_t size, ptrdiff_t kernel, ptrdiff
 /* Filters are kept as panels, w [panel][C][KH * KW][16]: 16 output channels side by side,
  * zero past the last. So are their gradients, and nothing else of a filter stays in memory
  * between calls. */
-enum { DAD_FILTER_PANEL = 16 };
 static inline ptrdiff_t dad_filter_size(ptrdiff_t O, ptrdiff_t C, ptrdiff_t taps) {
-    return (O + DAD_FILTER_PANEL - 1) / DAD_FILTER_PANEL * DAD_FILTER_PANEL * C * taps;
+    return (O + DAD_PANEL - 1) / DAD_PANEL * DAD_PANEL * C * taps;
 }
 void dad_filter_to_panels(float *panels, const float *w /* [O, C, taps] */, ptrdiff_t O,
                           ptrdiff_t C, ptrdiff_t taps);
