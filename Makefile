@@ -43,11 +43,11 @@ test: $(VENV)/.core $(VENV)/.with-test ## the tests (ARGS go to pytest)
 	    DIFFUSIONAD_ISA=$$level DIFFUSIONAD_NUM_THREADS=1 $(BIN)/pytest -m "not slow" $(ARGS); \
 	done
 
-sanitize: $(VENV)/.core $(VENV)/.with-test ## the tests under AddressSanitizer and UBSan
+sanitize: $(VENV)/.core $(VENV)/.with-test ## the tests but the slow ones under AddressSanitizer and UBSan
 	DIFFUSIONAD_SANITIZE=1 $(BIN)/python setup.py --quiet build \
 	    --build-base $(ASAN)/build --build-lib $(ASAN)/lib
 	@cd $(ASAN) && $(ASAN_ENV) $(abspath $(BIN))/python -c '$(LOADED); print(core.__file__)'
-	$(ASAN_ENV) $(BIN)/pytest $(ARGS)
+	$(ASAN_ENV) $(BIN)/pytest -m "not slow" $(ARGS)
 
 lint: $(VENV)/.core $(VENV)/.with-dev ## clang-format, ruff, mypy, and the stubs against the core
 	$(BIN)/clang-format --dry-run --Werror $$(find csrc -name '*.c' -o -name '*.h' -o -name '*.inc')

@@ -11,6 +11,7 @@ A request is one line of JSON, and so is the answer:
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -78,7 +79,8 @@ class Worker:
     def close(self) -> None:
         for stream in (self.process.stdin, self.process.stdout):
             assert stream is not None
-            stream.close()
+            with contextlib.suppress(BrokenPipeError):  # what a dead process has not read
+                stream.close()
         self.process.kill()
         self.process.wait()
         self._log.close()
@@ -157,4 +159,5 @@ class Child:
 
 
 if __name__ == "__main__":
+    sys.path.insert(0, str(Path(__file__).resolve().parent))  # also under PYTHONSAFEPATH
     Child().serve()

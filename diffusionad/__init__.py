@@ -22,10 +22,13 @@ from .denoising import Repair, denoise
 from .diffusion import Schedule
 from .model import DiffusionAD, Prediction, load, load_official
 from .models import SegmentationNet, UNet
+from .saliency import Foreground, ForegroundFinder, find_foreground, foreground, foreground_of_set
 from .training import Trainer
 
 __all__ = [
     "DiffusionAD",
+    "Foreground",
+    "ForegroundFinder",
     "Prediction",
     "Repair",
     "Schedule",
@@ -34,6 +37,9 @@ __all__ = [
     "UNet",
     "datasets",
     "denoise",
+    "find_foreground",
+    "foreground",
+    "foreground_of_set",
     "load",
     "load_official",
     "metrics",

@@ -29,7 +29,10 @@ examples:
   diffusionad train parts/good --out runs/parts --steps 2000
   diffusionad evaluate runs/bottle/model.safetensors mvtec --category bottle --json bottle.json
   diffusionad predict runs/bottle/model.safetensors photos --out results
+  diffusionad benchmark mvtec --categories all --out results --time-budget 10m
+  diffusionad ablate mvtec --category screw --out ablation --time-budget 10m --seeds 0,1,2
   diffusionad datasets check mvtec --layout mvtec
+  diffusionad synthesize mvtec --category bottle --out anomalies.png
   diffusionad convert params-best.pt bottle.safetensors
   diffusionad export runs/bottle/model.safetensors bottle.onnx
 """
@@ -128,9 +131,21 @@ def build_parser() -> argparse.ArgumentParser:
         add("predict", "score images and draw where they are anomalous",
             "predict runs/bottle/model.safetensors photos --out results")
     )  # fmt: skip
+    _benchmark_arguments(
+        add("benchmark", "train and measure a model for every category of a dataset",
+            "benchmark mvtec --categories all --out results --time-budget 10m --seeds 0,1,2")
+    )  # fmt: skip
+    _ablate_arguments(
+        add("ablate", "compare the method with what it would be without its parts",
+            "ablate mvtec --category screw --out ablation --time-budget 10m --seeds 0,1,2")
+    )  # fmt: skip
     _datasets_arguments(
         add("datasets", "compare a dataset with its published numbers, or list its categories",
             "datasets check mvtec --layout mvtec --json report.json")
+    )  # fmt: skip
+    _synthesize_arguments(
+        add("synthesize", "draw the synthetic anomalies that training would learn from",
+            "synthesize mvtec --category bottle --anomaly-source dtd --out anomalies.png")
     )  # fmt: skip
     _convert_arguments(
         add("convert", "turn a checkpoint of the reference (.pt) into a model file, or back",
@@ -159,14 +174,46 @@ def _train_arguments(command: argparse.ArgumentParser) -> None:
         "--out", type=_path, required=True, metavar="DIR", help="folder of the model"
     )
     _training_arguments(command)
+    _foreground_arguments(command)
+    command.add_argument("--resume", action="store_true", help="go on with what is in --out")
+    command.add_argument("--overwrite", action="store_true", help="replace a model in --out")
+
+
+def _kind_argument(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--kind", choices=KINDS, help="what the images show, instead of what the layout says"
     )
+
+
+def _foreground_arguments(command: argparse.ArgumentParser) -> None:
+    _kind_argument(command)
     command.add_argument(
-        "--foreground", type=_path, metavar="DIR", help="masks of the part, named as images"
+        "--foreground", type=_path, metavar="DIR",
+        help="masks of the part, named as images; without it DISthresh beside the images, "
+        "or for objects what is found in them",
+    )  # fmt: skip
+
+
+def _synthesize_arguments(command: argparse.ArgumentParser) -> None:
+    _data_arguments(command)
+    command.add_argument(
+        "--out", type=_path, required=True, metavar="FILE", help="a PNG file: one row per image"
     )
-    command.add_argument("--resume", action="store_true", help="go on with what is in --out")
-    command.add_argument("--overwrite", action="store_true", help="replace a model in --out")
+    _foreground_arguments(command)
+    _source_argument(command)
+    command.add_argument(
+        "--count", type=_positive, default=8, metavar="N", help="images, spread over all (8)"
+    )
+    command.add_argument(
+        "--image-size", type=_positive, default=256, metavar="PX", help="side of the images (256)"
+    )
+
+
+def _source_argument(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--anomaly-source", type=_path, metavar="DIR",
+        help="images for synthetic anomalies, such as DTD; without it textures are generated",
+    )  # fmt: skip
 
 
 def _evaluate_arguments(command: argparse.ArgumentParser) -> None:
@@ -191,6 +238,52 @@ def _evaluate_arguments(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--heatmaps", type=_path, metavar="DIR", help="write a panel for every test image"
     )
+
+
+def _benchmark_arguments(command: argparse.ArgumentParser) -> None:
+    _data_arguments(command, category=False)
+    command.add_argument(
+        "--categories", type=_names, default=None, metavar="A,B",
+        help="which of the dataset's categories: names, or all (default); the code is 1 where one "
+        "cannot be trained or measured, its row says why",
+    )  # fmt: skip
+    _study_arguments(command)
+    command.add_argument(
+        "--protocol", choices=("benchmark", "reference"), default="benchmark",
+        help="exact metrics, nothing chosen by test data (default); or what the reference "
+        "implementation does: its metrics, and the best stage of training by test data",
+    )  # fmt: skip
+
+
+def _ablate_arguments(command: argparse.ArgumentParser) -> None:
+    _data_arguments(command)
+    _study_arguments(command)
+    command.add_argument(
+        "--model", type=_path, action="append", default=[], metavar="FILE", dest="models",
+        help="a trained model to measure; may be repeated; nothing is trained then",
+    )  # fmt: skip
+    for option, about in (("--t-s", "smaller"), ("--t-b", "bigger")):
+        command.add_argument(
+            option, type=_steps, default=None, metavar="T,T",
+            help=f"{about} noise scales of the sweep, time steps from 0; none: no sweep",
+        )  # fmt: skip
+    command.add_argument(
+        "--test-images", type=_positive, metavar="N",
+        help="measure on so many test images, of each kind in turn; all unless given",
+    )  # fmt: skip
+
+
+def _study_arguments(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--out", type=_path, required=True, metavar="DIR",
+        help="folder of results; called again, the command goes on from there",
+    )  # fmt: skip
+    _training_arguments(command)
+    _kind_argument(command)
+    command.add_argument(
+        "--seeds", type=_seeds, metavar="N,N",
+        help="train once with each, as long as --steps or --time-budget says; --seed, or 0",
+    )  # fmt: skip
 
 
 def _datasets_arguments(command: argparse.ArgumentParser) -> None:
@@ -244,12 +337,13 @@ def _predict_arguments(command: argparse.ArgumentParser) -> None:
     )
 
 
-def _data_arguments(command: argparse.ArgumentParser) -> None:
+def _data_arguments(command: argparse.ArgumentParser, category: bool = True) -> None:
     command.add_argument(
         "data", type=_path, metavar="DATA",
         help="a dataset's folder, one of good images, or a CSV file: path, label, mask, split",
     )  # fmt: skip
-    command.add_argument("--category", metavar="C", help="which part of the dataset")
+    if category:
+        command.add_argument("--category", metavar="C", help="which part of the dataset")
     command.add_argument(
         "--layout", default="auto", metavar="L", help=f"auto, {', '.join(LAYOUTS)}"
     )
@@ -260,10 +354,7 @@ def _training_arguments(command: argparse.ArgumentParser) -> None:
     command.add_argument("--preset", choices=tuple(PRESETS), default=None, help=presets)
     for option, unit in (("--image-size", "PX"), ("--batch-size", "N")):
         command.add_argument(option, type=_positive, metavar=unit, help="instead of the preset's")
-    command.add_argument(
-        "--anomaly-source", type=_path, metavar="DIR",
-        help="images for synthetic anomalies, such as DTD; without it textures are generated",
-    )  # fmt: skip
+    _source_argument(command)
     length = command.add_mutually_exclusive_group()
     length.add_argument(
         "--time-budget", type=parse_duration, metavar="TIME", help="such as 90s, 20m or 1h30m"
@@ -300,6 +391,23 @@ def _positive(text: str) -> int:
 
 def _natural(text: str) -> int:
     return _whole(text, 0)
+
+
+def _names(text: str) -> tuple[str, ...] | None:
+    """Names between commas; None for "all"."""
+    names = tuple(name.strip() for name in text.split(","))
+    if not all(names):
+        raise argparse.ArgumentTypeError(f"expected names between commas, or all, got {text!r}")
+    return None if names == ("all",) else names
+
+
+def _seeds(text: str) -> tuple[int, ...]:
+    return tuple(dict.fromkeys(_natural(part) for part in text.split(",")))
+
+
+def _steps(text: str) -> tuple[int, ...]:
+    """Time steps in order; an empty tuple for "none"."""
+    return () if text == "none" else tuple(sorted(_seeds(text)))
 
 
 def _rate(text: str) -> float:

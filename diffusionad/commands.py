@@ -34,15 +34,18 @@ from diffusionad.images import (
     unique_stems,
     write_png,
 )
+from diffusionad.studies import Recipe
 from diffusionad.torch_files import is_torch_file
 
 if TYPE_CHECKING:
     from diffusionad.model import DiffusionAD
+    from diffusionad.tables import Table
 
 MODEL_FILE = "model.safetensors"
 OFFICIAL, OURS, ONNX = (".pt", ".pth"), (".safetensors",), (".onnx",)
 BATCH = 4  # images per pass where panels are drawn
 SHEET_ROWS = 12
+MOST_ROWS, MOST_PIXELS = 64, 1024  # of a sheet of anomalies; of the side of an image in it
 
 TITLES = {
     "image_auroc": "image AUROC",
@@ -93,7 +96,7 @@ def train(args: Namespace) -> int:
             raise InputError(f"{file}: no such file, so nothing to resume")
         model = _load(file, seed=None)
         kept = {**to_dict(model.config), **to_dict(model.train_config)}
-        for name in ("preset", "image_size", "batch_size", "seed"):
+        for name in ("preset", "image_size", "batch_size", "seed", "kind"):
             if getattr(args, name) not in (None, kept[name]):
                 option = name.replace("_", "-")
                 raise InputError(f"--{option}: this run has {kept[name]} and keeps it")
@@ -174,6 +177,40 @@ def predict(args: Namespace) -> int:
     return 2 if broken else 0
 
 
+def benchmark(args: Namespace) -> int:
+    """Train and measure every category; the code is 1 where one of them could not be."""
+    from diffusionad import benchmark as benchmarking
+
+    console = _console(args)
+    report = benchmarking.benchmark(
+        args.data, args.out, args.layout, args.categories, _recipe(args), _seeds(args),
+        args.protocol, console,
+    )  # fmt: skip
+    _show_table(console, benchmarking.table(report))
+    console.say(f"\nresults   {Path(args.out) / 'benchmark.json'}, and table.* beside it")
+    console.say(f"figure    {Path(args.out) / 'figure.png'}")
+    _write_json(args, report)
+    return 1 if report["failed"] else 0
+
+
+def ablate(args: Namespace) -> int:
+    """Compare the method with what it would be without its parts, and over its noise scales."""
+    from diffusionad import ablation
+
+    console = _console(args)
+    if args.models and (args.steps or args.time_budget or args.seeds or args.seed is not None):
+        raise InputError("--model: nothing is trained, so there are no seeds, steps and budgets")
+    report = ablation.ablate(
+        args.data, args.out, args.layout, args.category, _recipe(args), _seeds(args),
+        args.models, args.t_s, args.t_b, args.test_images, console,
+    )  # fmt: skip
+    for shown in ablation.tables(report):
+        _show_table(console, shown)
+    console.say(f"\nresults   {Path(args.out) / 'ablation.json'}, and tables beside it")
+    _write_json(args, report)
+    return 0
+
+
 def datasets(args: Namespace) -> int:
     """Compare a dataset with its published numbers (the code is 1 where it differs), or list it."""
     console = _console(args)
@@ -192,6 +229,56 @@ def datasets(args: Namespace) -> int:
     console.dataset(report)
     _write_json(args, {**report.to_dict(), "versions": system.versions()})
     return 0 if report.as_published else 1
+
+
+def synthesize(args: Namespace) -> int:
+    """Draw synthetic anomalies of a dataset's good images, and what they are made of."""
+    from diffusionad.preview import preview
+
+    console = _console(args)
+    out = Path(args.out)
+    if out.suffix.lower() != ".png":
+        raise InputError(f"--out {out}: expected a file that ends with .png")
+    for name, given, most in (
+        ("count", args.count, MOST_ROWS),
+        ("image-size", args.image_size, MOST_PIXELS),
+    ):
+        if given > most:
+            raise InputError(f"--{name}: expected at most {most}, got {given}")
+    make_folder(out.parent)
+    dataset = open_dataset(args.data, args.layout, args.category, kind=args.kind)
+    console.say(f"{dataset}, {dataset.kind}")
+    seed = 0 if args.seed is None else args.seed
+    made = preview(dataset, args.anomaly_source, args.foreground, args.count, args.image_size, seed)
+    write_png(out, plots.contact_sheet(made.panels(), f"{dataset}, {dataset.kind}"))
+    anomalies = int(made.stages.labels.sum())
+    console.say(f"{anomalies} anomalies on {args.count} images: {out}")
+    _write_json(
+        args,
+        {
+            "sheet": str(out),
+            "category": dataset.category,
+            "kind": dataset.kind,
+            "foreground": made.foreground,
+            "seed": seed,
+            "images": [
+                {
+                    "path": str(path),
+                    "label": int(label),
+                    "foreground": round(float(part.mean()), 6),
+                    "mask": round(float((mask > 0).mean()), 6),
+                }
+                for path, label, part, mask in zip(
+                    made.paths,
+                    made.stages.labels,
+                    made.stages.parts,
+                    made.stages.masks,
+                    strict=True,
+                )
+            ],
+        },
+    )
+    return 0
 
 
 def info(args: Namespace) -> int:
@@ -275,7 +362,10 @@ COMMANDS: Mapping[str, Callable[[Namespace], int]] = {
     "train": train,
     "evaluate": evaluate,
     "predict": predict,
+    "benchmark": benchmark,
+    "ablate": ablate,
     "datasets": datasets,
+    "synthesize": synthesize,
     "convert": convert,
     "export": export,
     "info": info,
@@ -292,6 +382,19 @@ def _new_model(args: Namespace) -> DiffusionAD:
         seed=args.seed or 0,
         batch_size=args.batch_size,
     )
+
+
+def _recipe(args: Namespace) -> Recipe:
+    return Recipe(
+        args.preset or "compact", args.image_size, args.batch_size, args.steps, args.time_budget,
+        args.anomaly_source, args.kind,
+    )  # fmt: skip
+
+
+def _seeds(args: Namespace) -> tuple[int, ...]:
+    if args.seeds is not None and args.seed is not None:
+        raise InputError("--seed, --seeds: expected one of the two, got both")
+    return args.seeds if args.seeds is not None else (args.seed or 0,)
 
 
 def _load(path: str | Path, seed: int | None, **settings: Any) -> DiffusionAD:
@@ -385,9 +488,10 @@ def _show(console: Console, dataset: Dataset, result: dict[str, Any]) -> None:
     )
 
 
-def _high(model: DiffusionAD) -> float:
-    """Upper end of the maps' colours: the threshold, where there is one, lies in the middle."""
-    return 1.0 if model.threshold is None else min(1.0, max(2.0 * model.threshold, 0.02))
+def _show_table(console: Console, shown: Table) -> None:
+    console.table(shown.caption, shown.columns, shown.rows)
+    for note in shown.notes:
+        console.say(f"  {note}")
 
 
 def _draw(
@@ -411,7 +515,7 @@ def _draw(
             score=float(stages.scores[i]),
             threshold=model.threshold,
             defect=defects[i],
-            high=_high(model),
+            high=plots.colour_limit(model.threshold),
         )
         for i in range(len(images))
     ]  # fmt: skip

@@ -12,8 +12,9 @@ from typing import Any, TypeVar, get_type_hints
 from diffusionad.errors import InputError
 from diffusionad.files import PathLike, reason
 
-MODES = ("norm_guided", "one_step")
+MODES = ("norm_guided", "one_step", "iterative", "autoencoder")
 SCHEDULES = ("linear", "cosine")
+KINDS = ("auto", "object", "texture")
 LOSSES = ("noise", "focal", "smooth_l1", "bce", "dice")
 GROUPS = 32  # of every GroupNorm of the UNet
 
@@ -78,7 +79,7 @@ class ModelConfig:
     seg_patch_size: int = _setting(1, "segmentation network: the same")
     schedule: str = _setting("linear", "noise schedule: linear or cosine")
     timesteps: int = _setting(1000, "length of the noise schedule")
-    mode: str = _setting("norm_guided", "denoising: norm_guided or one_step")
+    mode: str = _setting("norm_guided", f"repair: {', '.join(MODES)}")
     t_s: int = _setting(200, "smaller noise scale, a time step counted from 0")
     t_b: int = _setting(400, "bigger noise scale, a time step counted from 0")
     w: float = _setting(1.0, "weight of the norm guidance")
@@ -109,6 +110,8 @@ class ModelConfig:
             raise InputError(f"dropout: expected 0 to less than 1, got {self.dropout}")
         _one_of(self, "schedule", SCHEDULES)
         _one_of(self, "mode", MODES)
+        if self.mode == "autoencoder" and self.preconditioned:
+            raise InputError("preconditioned: expected False, an autoencoder predicts no noise")
         if not self.t_s < self.t_b < self.timesteps:
             raise InputError(
                 f"t_s, t_b: expected t_s < t_b < {self.timesteps}, got {self.t_s} and {self.t_b}"
@@ -144,6 +147,11 @@ class TrainConfig:
         0.5, "synthesis: share of anomalies made from the image itself"
     )
     random_part: bool = _setting(False, "synthesis: confine each anomaly to a random part")
+    kind: str = _setting(
+        "auto",
+        "object: anomalies lie on it; texture: random parts, no self-made anomalies; "
+        "auto: as the dataset says",
+    )
     checkpoint_every: int = _setting(500, "steps between checkpoints")
     recompute: bool = _setting(False, "recompute activations: less memory, more time")
 
@@ -161,6 +169,7 @@ class TrainConfig:
             )
         if not 0.0 <= self.self_probability <= 1.0:
             raise InputError(f"self_probability: expected 0 to 1, got {self.self_probability}")
+        _one_of(self, "kind", KINDS)
         if not 0 <= self.smallest_exponent <= self.largest_exponent <= 10:
             raise InputError(
                 "smallest_exponent, largest_exponent: expected 0 <= smallest <= largest <= 10, "

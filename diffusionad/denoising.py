@@ -1,4 +1,7 @@
-"""Repairing an image by denoising: one step, many steps, or one step guided by a noisier repair."""
+"""Repairing an image by denoising: one step, many steps, or one step guided by a noisier repair.
+
+And, to compare, by an autoencoder.
+"""
 
 from __future__ import annotations
 
@@ -87,6 +90,15 @@ def denoise(
         x0_b=guided["x0_b"],
         x_s_from_b=guided["x_s_from_b"],
     )
+
+
+def autoencode(unet: UNet, x0: Floats) -> Repair:
+    """Repair by the ablation's autoencoder: the UNet's output for the image itself, no noise.
+
+    The time step is always 0, so that the time embedding is one more learnt constant.
+    """
+    repaired = unet(x0, 0)
+    return Repair(x0=repaired, x_s=x0, x0_s=repaired)
 
 
 def predict_both(

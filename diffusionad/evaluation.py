@@ -3,7 +3,8 @@
 Protocols: "benchmark" takes a resized mask where it is at least one half, and the exact metrics;
 "reference" does what the reference implementation does, to compare with its published figures:
 only pixels whose resized mask is exactly 1 are defects, its own PRO, AUROC to three digits.
-Nothing is chosen on test data under either.
+evaluate() chooses nothing on test data under either; the reference also chooses the best of many
+epochs by selection_score(), which benchmark.py does where that protocol is asked for.
 
 Resolutions: "model" compares maps and masks at the size of the model's maps; "native" brings each
 map to its image's own size and takes masks as they are.
@@ -140,6 +141,22 @@ def _about(model: DiffusionAD, dataset: Dataset, found: Found) -> dict[str, Any]
         "simd": _core.simd_level(),
         "versions": system.versions(),
     }
+
+
+def selection_score(model: DiffusionAD, dataset: Dataset, batch_size: int = 8) -> float | None:
+    """By which the reference chooses its best epoch: image AUROC + pixel AUROC of the test images.
+
+    It leaks the test data into the model. None where one of the two is not defined.
+    """
+    from diffusionad import metrics
+
+    with metrics.PixelMetrics() as pixels:
+        found = _predict(model, list(dataset.test), pixels, "reference", "model", batch_size, None)
+        if found.labels.all() or not found.labels.any() or not pixels.defined():
+            return None
+        image = metrics.auroc(found.labels, found.scores)
+        pixel = pixels.result(FPR_LIMIT)["pixel_auroc"]
+    return float(round(float(image), 3) + round(float(pixel), 3))
 
 
 def nearest_training_image(dataset: Dataset, size: int = 64) -> float | None:

@@ -26,9 +26,15 @@ from . import _core, checkpoints, system
 from .config import TrainConfig, from_dict, to_dict, to_toml, update
 from .errors import InputError
 from .files import PathLike, remove_temporaries, write_text
+from .images import Bytes
 from .models import SegmentationNet, UNet
-from .sources import Textures, load_foregrounds, load_images
-from .synthesis import SynthesisOptions, synthesize_batch
+from .sources import (
+    Textures,
+    as_shares,
+    choose_foregrounds,
+    load_images,
+)
+from .synthesis import KINDS, SynthesisOptions, synthesize_batch
 from .training import StepResult, Trainer
 
 if TYPE_CHECKING:
@@ -40,6 +46,7 @@ MODEL_FILE = "model.safetensors"
 STATE_FILE = "state.safetensors"
 LOG_FILE = "log.csv"
 CONFIG_FILE = "config.toml"
+MASKS_FILE = "foregrounds.npz"
 
 TIMING_STEPS = 6  # tried, on other networks, to turn a time budget into a step count
 TIMING_SHARE = 0.2  # of a time budget; slow steps are tried less often
@@ -47,6 +54,22 @@ RESERVE = 0.05  # of a time budget, for checkpoints and the end
 CHECKPOINT_SECONDS = 600.0  # at most that much work is lost, whatever checkpoint_every says
 CALIBRATION_IMAGES = 64
 LOG_COLUMNS = ("step", "total", "noise", "focal", "smooth_l1", "bce", "dice", "seconds")
+
+
+def settle_kind(config: TrainConfig, of_images: str | None) -> TrainConfig:
+    """The settings with what the images show, and what follows from it, fixed.
+
+    Images that know their kind (`Dataset.kind`) decide where the settings leave it open.
+    """
+    kind = of_images if config.kind == "auto" and of_images in KINDS else config.kind
+    changes: dict[str, Any] = {"kind": kind}
+    if kind == "texture":
+        options = SynthesisOptions.for_kind(kind)
+        changes |= {
+            "self_probability": options.self_probability,
+            "random_part": options.random_part,
+        }
+    return update(config, changes)
 
 
 class Fit:
@@ -60,18 +83,19 @@ class Fit:
         foreground: PathLike | None,
         out: Path | None,
         start: float,
+        kind: str | None = None,
     ) -> None:
         self.model = model
         self.start = start
         self.out = out
         if out is not None:
-            remove_temporaries(out, (MODEL_FILE, STATE_FILE, LOG_FILE, CONFIG_FILE))
+            remove_temporaries(out, (MODEL_FILE, STATE_FILE, LOG_FILE, CONFIG_FILE, MASKS_FILE))
         size = model.config.image_size
         self.images = load_images(source, size)
         self.textures = None if anomaly_source is None else Textures(anomaly_source, size)
-        self.foregrounds = (
-            None if foreground is None else load_foregrounds(foreground, self.images.names, size)
-        )
+        self.foreground = foreground
+        self.kind = kind
+        self.foregrounds: Bytes | None = None
         self.origin = {
             **self.images.origin,
             "anomaly_source": self.textures.folder.name if self.textures else "procedural",
@@ -79,11 +103,6 @@ class Fit:
         self.inputs = {
             "images": self.origin["images"],
             "anomaly_source": self.textures.fingerprint() if self.textures else None,
-            "foreground": (
-                None
-                if self.foregrounds is None
-                else hashlib.sha256(self.foregrounds.data).hexdigest()
-            ),
         }
         self.planned_memory: dict[str, int] = {}  # train() plans it, once
         self.seconds_before = 0.0
@@ -93,16 +112,21 @@ class Fit:
         """Fix the number of steps; it becomes part of the model's settings."""
         if time_budget is not None and steps is not None:
             raise InputError("steps, time_budget: expected one of the two, got both")
-        if time_budget is not None:
-            if not 0 < time_budget < math.inf:
-                raise InputError(f"time_budget: expected seconds above 0, got {time_budget}")
-            steps = self._steps_within(time_budget)
+        if time_budget is not None and not 0 < time_budget < math.inf:
+            raise InputError(f"time_budget: expected seconds above 0, got {time_budget}")
         if steps is not None:
+            self.model.train_config = update(self.model.train_config, {"steps": steps})
+        self._use_kind()
+        self._find_foregrounds()
+        if time_budget is not None:
+            steps = self._steps_within(time_budget)
             self.model.train_config = update(self.model.train_config, {"steps": steps})
         for network in self._networks().values():
             _forget_moments(network)
         self.model.threshold = None
         self.trainer = self._new_trainer(self.model.unet, self.model.seg)
+        if time_budget is not None and self.out is not None:
+            self._save_state()  # a run that is killed early must keep its number of steps
 
     def resume(self, steps: int | None) -> None:
         """Take weights, moments, settings and progress from `out`; its number of steps stays."""
@@ -112,6 +136,10 @@ class Fit:
         if not path.exists():
             raise InputError(f"{path}: no such file, so nothing to resume")
         tensors, values = checkpoints.load_state(path)
+        kept = values["train"].get("kind", "auto") if isinstance(values.get("train"), dict) else ""
+        if self.kind not in (None, kept):
+            raise InputError(f"kind: this run has {kept} and keeps it")
+        self._find_foregrounds(kept)
         for name, ours in self.inputs.items():
             if values.get(name) != ours:
                 raise InputError(f"{path}: this run was trained with other {name}")
@@ -134,6 +162,24 @@ class Fit:
         except (KeyError, ValueError, TypeError) as error:
             raise InputError(f"{path}: does not fit the model: {error}") from error
         self.log = _read_log(self.out / LOG_FILE, self.trainer.iteration)
+
+    def _use_kind(self) -> None:
+        config = self.model.train_config
+        if self.kind is not None:
+            config = update(config, {"kind": self.kind})
+        self.model.train_config = settle_kind(config, self.images.kind)
+
+    def _find_foregrounds(self, kind: str | None = None) -> None:
+        """Masks that were given, that lie beside the images, or that the extractor finds."""
+        self.foregrounds, self.origin["foreground"] = choose_foregrounds(
+            self.images,
+            kind or self.model.train_config.kind,
+            self.foreground,
+            cache=None if self.out is None else self.out / MASKS_FILE,
+        )
+        self.inputs["foreground"] = (
+            None if self.foregrounds is None else hashlib.sha256(self.foregrounds.data).hexdigest()
+        )
 
     def train(self, progress: ProgressCallback | None) -> None:
         """Run the steps that are left; save on the way, at the end, and when interrupted."""
@@ -217,7 +263,7 @@ class Fit:
         chosen, drawn = self.images.draw(rng, config.batch_size)
         images, masks, labels = synthesize_batch(
             drawn,
-            None if self.foregrounds is None else self.foregrounds[chosen],
+            None if self.foregrounds is None else as_shares(self.foregrounds[chosen]),
             None if self.textures is None else self.textures.draw(rng, config.batch_size),
             rng.integers(0, 2**64, config.batch_size, dtype=np.uint64),
             SynthesisOptions(
@@ -227,6 +273,8 @@ class Fit:
                 random_part=config.random_part,
             ),
         )
+        if self.model.config.mode == "autoencoder":
+            return trainer.step_autoencoder(images, masks, drawn)
         return trainer.step(images, masks, labels)
 
     def _steps_within(self, time_budget: float) -> int:
@@ -272,22 +320,26 @@ class Fit:
         }
         if self.out is None:
             return
+        write_text(self.out / LOG_FILE, _log_text(self.log), durable=False)
+        write_text(self.out / CONFIG_FILE, to_toml(model.config, model.train_config))
+        self._save_state()
+        model.save(self.out / MODEL_FILE)
+
+    def _save_state(self) -> None:
+        assert self.out is not None
         tensors = {
             f"{name}.{key}": value
             for name, network in self._networks().items()
             for key, value in network.training_state().items()
         }
         values = {
-            "iteration": step,
+            "iteration": self.trainer.iteration,
             "seconds": self._seconds(),
-            "model": to_dict(model.config),
-            "train": to_dict(model.train_config),
+            "model": to_dict(self.model.config),
+            "train": to_dict(self.model.train_config),
             **self.inputs,
         }
-        write_text(self.out / LOG_FILE, _log_text(self.log), durable=False)
-        write_text(self.out / CONFIG_FILE, to_toml(model.config, model.train_config))
         checkpoints.save_state(self.out / STATE_FILE, tensors, values)
-        model.save(self.out / MODEL_FILE)
 
 
 def _forget_moments(network: UNet | SegmentationNet) -> None:

@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from . import _core, checkpoints, metrics, official
 from .config import ModelConfig, TrainConfig, from_dict, preset, to_dict, update
-from .denoising import Repair, denoise
+from .denoising import Repair, autoencode, denoise
 from .diffusion import Schedule
 from .errors import InputError
 from .files import PathLike, run_folder
@@ -74,7 +74,9 @@ class DiffusionAD:
 
     ``preset`` names the settings to start from (``"compact"``, ``"paper"``); ``overrides`` change
     single settings of ModelConfig or TrainConfig. ``image_size`` is the side, in pixels, to which
-    images are resized; maps have it too. Raises InputError for unknown settings and bad values.
+    images are resized; maps have it too. ``fast`` and ``low_memory`` are how this computer runs the
+    networks, not settings of the model: a file does not keep them, and they may be set at any time.
+    Raises InputError for unknown settings and bad values.
 
     >>> model = DiffusionAD(preset="compact", image_size=64)
     >>> model.predict(np.zeros((2, 3, 64, 64), np.float32)).maps.shape
@@ -86,10 +88,14 @@ class DiffusionAD:
         preset: str = "compact",
         image_size: int | None = None,
         seed: int = 0,
+        *,
+        fast: bool = False,
+        low_memory: bool = False,
         **overrides: Any,
     ) -> None:
         config, train_config = _settings(preset, image_size=image_size, seed=seed, **overrides)
         self._build(config, train_config)
+        self.fast, self.low_memory = fast, low_memory
 
     def _build(
         self, config: ModelConfig, train_config: TrainConfig, initialise: bool = True
@@ -138,6 +144,24 @@ class DiffusionAD:
         self.provenance = {**self.provenance, "threshold": "given"}
         if number is None:
             del self.provenance["threshold"]
+
+    @property
+    def fast(self) -> bool:
+        """Whether both networks evaluate faster with more rounding: see UNet.fast."""
+        return self.unet.fast and self.seg.fast
+
+    @fast.setter
+    def fast(self, fast: bool) -> None:
+        self.unet.fast = self.seg.fast = bool(fast)
+
+    @property
+    def low_memory(self) -> bool:
+        """Whether both networks evaluate image by image, with the same results."""
+        return self.unet.low_memory and self.seg.low_memory
+
+    @low_memory.setter
+    def low_memory(self, low_memory: bool) -> None:
+        self.unet.low_memory = self.seg.low_memory = bool(low_memory)
 
     @property
     def seed(self) -> int:
@@ -205,6 +229,8 @@ class DiffusionAD:
 
     def _repair(self, x0: Floats) -> Repair:
         config = self.config
+        if config.mode == "autoencoder":
+            return autoencode(self.unet, x0)
         return denoise(
             self.unet,
             x0,
@@ -245,13 +271,19 @@ class DiffusionAD:
         progress: ProgressCallback | None = None,
         out: PathLike | None = None,
         resume: bool = False,
+        kind: str | None = None,
     ) -> DiffusionAD:
         """Train on good images: a Dataset, a folder, or images as predict() takes them.
 
         ``anomaly_source`` is a folder of textures (DTD, say) for the synthetic defects; without it
         they are generated. ``time_budget`` (seconds, the whole call) is turned into a step count
-        once; ``steps`` gives it directly. ``foreground`` is a folder with a mask per image, of the
-        same name, to which defects are confined.
+        once; ``steps`` gives it directly.
+
+        ``kind`` is ``"object"`` (defects lie on the object) or ``"texture"`` (in random parts of
+        the image, never made from the image itself); else the dataset's own kind counts, and for
+        images of none defects lie anywhere. ``foreground`` is a folder with a mask per image, of
+        the same name, to which defects are confined; without it `<category>/DISthresh/good` is
+        used where there is one, and for objects the masks are found (see saliency).
 
         With ``out``, model, state and log are written there at every checkpoint, when done and when
         interrupted (Ctrl-C waits for the end of a step); ``resume`` goes on from there, bit for
@@ -263,7 +295,7 @@ class DiffusionAD:
 
         start = time.monotonic()
         with nullcontext() if out is None else run_folder(out) as folder:
-            run = Fit(self, source, anomaly_source, foreground, folder, start)
+            run = Fit(self, source, anomaly_source, foreground, folder, start, kind)
             if resume:
                 run.resume(steps)
             else:
@@ -275,8 +307,8 @@ class DiffusionAD:
         """Bytes that a training step takes, known before the first one.
 
         ``"weights"`` of both networks with gradients and Adam's moments, ``"activations"`` and
-        ``"scratch"`` of a batch, of which the UNet sees every image at two noise scales, and their
-        ``"total"``.
+        ``"scratch"`` of a batch, of which the UNet sees every image at two noise scales (the
+        autoencoder sees it once), and their ``"total"``.
         """
         batch, size = self.train_config.batch_size, self.config.image_size
         seg = self.seg.config
@@ -289,9 +321,10 @@ class DiffusionAD:
             patch=seg["patch_size"],
         )
         recompute = self.train_config.recompute
+        passes = 1 if self.config.mode == "autoencoder" else 2
         parts = [
             network.memory(images, training=True, recompute=recompute)
-            for network, images in ((self.unet._core, 2 * batch), (sized, batch))
+            for network, images in ((self.unet._core, passes * batch), (sized, batch))
         ]
         names = {"weights": "weights", "activations": "arena", "scratch": "scratch"}
         sums = {ours: sum(part[name] for part in parts) for ours, name in names.items()}

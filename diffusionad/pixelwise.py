@@ -154,10 +154,11 @@ class PixelMetrics:
         positives, negatives, _ = totals
         before = np.array([[0.0], [0.0], [0.0], [np.inf]])
         kept = [before]
+        steps = max(1, points // 3)  # a whole number: where a rate reaches 1 is then kept
         for part in self._parts(chunks):
             found = _part_curve(part, totals, before[:, 0])
             rates = np.hstack([before, found])[:3]
-            kept.append(found[:, np.any(np.diff(np.floor(rates * (points / 3))) != 0, axis=0)])
+            kept.append(found[:, np.any(np.diff(np.floor(rates * steps)) != 0, axis=0)])
             before = found[:, -1:]
         fpr, tpr, overlap, thresholds = np.hstack([*kept, [[1.0], [1.0], [1.0], [-np.inf]]])
         tp, fp = tpr * positives, fpr * negatives

@@ -19,7 +19,10 @@ from diffusionad.images import Bytes, Mask, to_bytes
 if TYPE_CHECKING:
     from PIL import ImageDraw
 
+    from diffusionad.synthesis import Stages as SynthesisStages
+
 FloatMap = npt.NDArray[np.floating[Any]]
+Pieces = list[tuple[str, tuple[int, int, int]]]  # texts with their colours
 
 # Every 17th colour of matplotlib's "magma" (CC0): even steps in lightness, dark for normal.
 _MAGMA = np.array([
@@ -37,6 +40,7 @@ _OUTLINE = (80, 230, 255)
 _GAP = 6
 _CAPTION = 30  # height of the line with the name
 _LABEL = 18  # height of the line with the tiles' titles
+_NAMES = 150  # width of the column with the rows' names, in a grid
 
 
 @dataclass(frozen=True)
@@ -97,17 +101,47 @@ def panel(
     Above it stand the file's name, the score, the verdict where a threshold is given, and the true
     label where `defect` is known. The map's colours run from 0 to `high`. uint8 [H, W, 3].
     """
+    return _row(_tiles(stages, tile, high), name, _verdict(score, threshold, defect))
+
+
+def synthesis_row(
+    image: Bytes, stages: SynthesisStages, index: int, *, name: str = "", tile: int = 160
+) -> Bytes:
+    """One sample of a batch: image [H, W, 3], foreground, noise, mask, appearance, result."""
+    label = "anomaly" if stages.labels[index] else "normal: no place for an anomaly"
+    tiles = [
+        ("image", picture(image.transpose(2, 0, 1) / np.float32(255), tile)),
+        ("foreground", _grey(stages.parts[index, 0], tile)),
+        ("noise", colormap(_scaled(stages.noises[index, 0], tile), -1.0, 1.0)),
+        ("mask", _grey(stages.masks[index, 0], tile)),
+        ("appearance", picture(stages.appearances[index], tile)),
+        ("result", picture(stages.samples[index], tile)),
+    ]
+    return _row(tiles, name, [(label, _BAD if stages.labels[index] else _GOOD)])
+
+
+def _grey(plane: FloatMap, tile: int) -> Bytes:
+    levels = _scaled(plane, tile).clip(0.0, 1.0) * 255.0 + 0.5
+    return np.repeat(levels.astype(np.uint8)[..., None], 3, axis=2)
+
+
+def _row(
+    tiles: Sequence[tuple[str, Bytes]],
+    name: str,
+    pieces: Pieces,
+) -> Bytes:
+    """Tiles side by side with their titles, under the name and pieces of text. uint8 [H, W, 3]."""
     from PIL import Image, ImageDraw
 
-    tiles = _tiles(stages, tile, high)
+    tile = tiles[0][1].shape[0]
     width = _GAP + len(tiles) * (tile + _GAP)
     top = _CAPTION + _LABEL
     canvas = Image.new("RGB", (width, top + tile + _GAP), _BACKGROUND)
     draw = ImageDraw.Draw(canvas)
-    _draw_caption(draw, width, name, _verdict(score, threshold, defect))
+    _draw_caption(draw, width, name, pieces)
     for index, (title, pixels) in enumerate(tiles):
         left = _GAP + index * (tile + _GAP)
-        draw.text((left + 1, _CAPTION + 2), title, fill=_FAINT, font=_font(12))
+        draw.text((left + 1, _CAPTION + 2), title, fill=_FAINT, font=font_of(12))
         canvas.paste(Image.fromarray(pixels), (left, top))
     return np.asarray(canvas)
 
@@ -123,7 +157,7 @@ def contact_sheet(panels: Sequence[Bytes], title: str = "") -> Bytes:
     height = header + sum(item.shape[0] + _GAP for item in panels)
     canvas = Image.new("RGB", (width, height), _BACKGROUND)
     if title:
-        ImageDraw.Draw(canvas).text((_GAP + 1, 8), title, fill=_TEXT, font=_font(18))
+        ImageDraw.Draw(canvas).text((_GAP + 1, 8), title, fill=_TEXT, font=font_of(18))
     top = header
     for item in panels:
         canvas.paste(Image.fromarray(item), (0, top))
@@ -131,13 +165,71 @@ def contact_sheet(panels: Sequence[Bytes], title: str = "") -> Bytes:
     return np.asarray(canvas)
 
 
+def grid(
+    titles: Sequence[str], rows: Sequence[tuple[str, Sequence[Bytes]]], title: str = ""
+) -> Bytes:
+    """Tiles in rows, each with its lines of text on the left, under the columns' titles.
+
+    All tiles are uint8 [T, T, 3] of one size. uint8 [H, W, 3].
+    """
+    from PIL import Image, ImageDraw
+
+    if not rows:
+        raise ValueError("rows: expected at least one row, got none")
+    tile = rows[0][1][0].shape[0]
+    header = 34 if title else 0
+    top = header + _LABEL + _GAP
+    width = _NAMES + len(titles) * (tile + _GAP)
+    canvas = Image.new("RGB", (width, top + len(rows) * (tile + _GAP)), _BACKGROUND)
+    draw = ImageDraw.Draw(canvas)
+    if title:
+        draw.text((_GAP + 1, 8), printable(title), fill=_TEXT, font=font_of(18))
+    for index, text in enumerate(titles):
+        left = _NAMES + index * (tile + _GAP)
+        draw.text((left + 1, header + 3), text, fill=_FAINT, font=font_of(12))
+    for number, (text, tiles) in enumerate(rows):
+        y = top + number * (tile + _GAP)
+        for line, words in enumerate(text.splitlines()):
+            name = _cut(draw, printable(words), font_of(12), _NAMES - 3 * _GAP)
+            colour = _FAINT if line else _TEXT
+            draw.text((_GAP + 1, y + 2 + 16 * line), name, fill=colour, font=font_of(12))
+        for index, pixels in enumerate(tiles):
+            canvas.paste(Image.fromarray(pixels), (_NAMES + index * (tile + _GAP), y))
+    return np.asarray(canvas)
+
+
+def picture(image: FloatMap, tile: int) -> Bytes:
+    """An image [3, H, W] in [0, 1] as a tile, uint8 [tile, tile, 3]."""
+    from PIL import Image
+
+    pixels = Image.fromarray(np.ascontiguousarray(to_bytes(image).transpose(1, 2, 0)))
+    return np.asarray(pixels.resize((tile, tile), Image.Resampling.BICUBIC))
+
+
+def mask_picture(mask: Mask | None, tile: int) -> Bytes:
+    """A mask [H, W] as a tile, white where the defect is; grey all over where it is not known."""
+    if mask is None:
+        return np.full((tile, tile, 3), 64, np.uint8)
+    return np.repeat(_scaled_mask(mask, tile)[..., None], 3, axis=2) * np.uint8(255)
+
+
+def map_picture(score_map: FloatMap, tile: int, high: float = 1.0) -> Bytes:
+    """A map [H, W] as a tile in colours from 0 to `high`."""
+    return colormap(_scaled(score_map, tile), 0.0, high)
+
+
+def colour_limit(threshold: float | None) -> float:
+    """Upper end of the maps' colours: the threshold, where there is one, lies in the middle."""
+    return 1.0 if threshold is None else min(1.0, max(2.0 * threshold, 0.02))
+
+
 def _tiles(stages: Stages, tile: int, high: float) -> list[tuple[str, Bytes]]:
-    image = _picture(stages.image, tile)
+    image = picture(stages.image, tile)
     score_map = _scaled(stages.score_map, tile)
     mask = None if stages.mask is None else _scaled_mask(stages.mask, tile)
     tiles = [("input", image)]
     if mask is not None:
-        tiles.append(("defect mask", np.repeat(mask[..., None], 3, axis=2) * np.uint8(255)))
+        tiles.append(("defect mask", mask_picture(mask, tile)))
     for title, pixels in (
         ("x_s  noisy", stages.x_s),
         ("x_b  noisier", stages.x_b),
@@ -146,7 +238,7 @@ def _tiles(stages: Stages, tile: int, high: float) -> list[tuple[str, Bytes]]:
         ("x0  norm-guided", stages.x0),
     ):
         if pixels is not None:
-            tiles.append((title, _picture(pixels, tile)))
+            tiles.append((title, picture(pixels, tile)))
     peak = float(np.max(stages.score_map))
     tiles.append((f"map  0 to {high:.3g}, peak {peak:.3g}", colormap(score_map, 0.0, high)))
     outlined = mask is not None and bool(mask.any())
@@ -155,11 +247,9 @@ def _tiles(stages: Stages, tile: int, high: float) -> list[tuple[str, Bytes]]:
     return tiles
 
 
-def _verdict(
-    score: float | None, threshold: float | None, defect: str | None
-) -> list[tuple[str, tuple[int, int, int]]]:
+def _verdict(score: float | None, threshold: float | None, defect: str | None) -> Pieces:
     """Pieces of text with their colours, from left to right."""
-    pieces: list[tuple[str, tuple[int, int, int]]] = []
+    pieces: Pieces = []
     if defect is not None:
         pieces.append((f"truth: {defect}", _FAINT))
     if score is not None:
@@ -175,33 +265,34 @@ def _draw_caption(
     draw: ImageDraw.ImageDraw,
     width: int,
     name: str,
-    pieces: Sequence[tuple[str, tuple[int, int, int]]],
+    pieces: Pieces,
 ) -> None:
-    font = _font(15)
-    name = "".join(letter if letter.isprintable() else "?" for letter in name)
+    font = font_of(15)
+    name = printable(name)
     right = float(width - _GAP - 1)
     for text, colour in reversed(pieces):
         right -= draw.textlength(text, font=font)
         draw.text((right, _GAP), text, fill=colour, font=font)
         right -= 18
-    room = right - _GAP
-    while len(name) > 2 and draw.textlength(name, font=font) > room:
-        name = "…" + name[2:]
-    draw.text((_GAP + 1, _GAP), name, fill=_TEXT, font=font)
+    draw.text((_GAP + 1, _GAP), _cut(draw, name, font, right - _GAP), fill=_TEXT, font=font)
+
+
+def printable(text: str) -> str:
+    return "".join(letter if letter.isprintable() else "?" for letter in text)
+
+
+def _cut(draw: ImageDraw.ImageDraw, text: str, font: Any, room: float) -> str:
+    """The end of a text that is too long for its room."""
+    while len(text) > 2 and draw.textlength(text, font=font) > room:
+        text = "…" + text[2:]
+    return text
 
 
 @cache
-def _font(size: int) -> Any:
+def font_of(size: int) -> Any:
     from PIL import ImageFont
 
     return ImageFont.load_default(size)
-
-
-def _picture(image: FloatMap, tile: int) -> Bytes:
-    from PIL import Image
-
-    pixels = Image.fromarray(np.ascontiguousarray(to_bytes(image).transpose(1, 2, 0)))
-    return np.asarray(pixels.resize((tile, tile), Image.Resampling.BICUBIC))
 
 
 def _scaled(score_map: FloatMap, tile: int) -> FloatMap:

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
+import zipfile
+import zlib
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,21 +16,23 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from diffusionad import datasets
+from diffusionad import datasets, saliency
 from diffusionad.datasets import Dataset
 from diffusionad.errors import InputError
-from diffusionad.files import PathLike, reason
+from diffusionad.files import PathLike, atomic_path, reason
 from diffusionad.images import (
     Bytes,
     Floats,
-    Mask,
     list_images,
     read_image,
-    read_mask,
     resize,
     to_network,
 )
+from diffusionad.synthesis import KINDS
 
+log = logging.getLogger(__name__)
+
+OWN_MASKS = "DISthresh"  # the reference implementation's folder of masks, in a category's
 TEXTURE_MEMORY = 512 << 20  # bytes of textures that are kept; more are read again when drawn
 
 
@@ -37,6 +43,8 @@ class TrainingImages:
     pixels: npt.NDArray[Any]
     names: Sequence[str]  # without extension; empty for arrays
     origin: dict[str, Any]  # "images" (a fingerprint), "category", "layout", "count"
+    paths: Sequence[Path] = ()  # of the files; empty for arrays
+    kind: str | None = None  # "object" or "texture", where the dataset says so
 
     def draw(self, rng: np.random.Generator, count: int) -> tuple[npt.NDArray[np.intp], Floats]:
         """Which, and float32 (count, 3, H, W)."""
@@ -56,6 +64,7 @@ def load_images(source: Any, size: int) -> TrainingImages:
         path = Path(source)
         source = [path] if path.is_file() else datasets.open(path, test_fraction=0.0)
     origin: dict[str, Any] = {"category": None, "layout": None}
+    kind = getattr(source, "kind", None)
     if isinstance(source, Dataset):
         paths = [sample.path for sample in source.train]
         origin = {"category": source.category, "layout": source.layout}
@@ -74,11 +83,15 @@ def load_images(source: Any, size: int) -> TrainingImages:
     for index, path in enumerate(paths):
         pixels[index] = resize(read_image(path), size, size)
     origin |= {"images": fingerprint, "count": len(paths)}
-    return TrainingImages(pixels, [path.stem for path in paths], origin)
+    names = [path.stem for path in paths]
+    return TrainingImages(pixels, names, origin, paths, kind if kind in KINDS else None)
 
 
-def load_foregrounds(folder: PathLike, names: Sequence[str], size: int) -> Mask:
-    """A mask for each image, found by its name without extension: (N, size, size)."""
+def load_foregrounds(folder: PathLike, names: Sequence[str], size: int) -> Bytes:
+    """A mask for each image, found by its name without extension: uint8 (N, size, size).
+
+    Grey levels say how much of the object a pixel is; masks of two values are read as no and yes.
+    """
     if not names:
         raise InputError("foreground: expected images from files, to find masks by their names")
     found = {path.stem: path for path in list_images(folder)}
@@ -88,12 +101,93 @@ def load_foregrounds(folder: PathLike, names: Sequence[str], size: int) -> Mask:
             f"{folder}: no mask for {len(missing)} of {len(names)} images, "
             f"for example {missing[0]!r}"
         )
-    masks = np.empty((len(names), size, size), np.bool_)
+    masks = np.empty((len(names), size, size), np.uint8)
     for index, name in enumerate(names):
-        masks[index] = resize(read_mask(found[name]) * np.uint8(255), size, size) >= 128
+        levels = read_image(found[name]).max(axis=2)
+        if np.isin(levels, (0, levels.max())).all():
+            levels = (levels > 0) * np.uint8(255)
+        masks[index] = resize(levels, size, size)
         if not masks[index].any():
             raise InputError(f"{found[name]}: the mask leaves no place for an anomaly")
     return masks
+
+
+def own_masks(images: TrainingImages) -> Path | None:
+    """The folder of masks that lies beside the images, as `<category>/DISthresh/good`."""
+    if not images.paths:
+        return None
+    good = images.paths[0].parent
+    folder = good.parent.parent / OWN_MASKS / good.name
+    return folder if good.parent.name == "train" and folder.is_dir() else None
+
+
+def choose_foregrounds(
+    images: TrainingImages,
+    kind: str,
+    folder: PathLike | None,
+    cache: Path | None = None,
+    learn_from: Sequence[Path] | None = None,
+) -> tuple[Bytes | None, str | None]:
+    """Masks uint8 (N, size, size) and where they come from; None and None: the whole image.
+
+    In this order: the masks in `folder`; for what is no texture, those that lie beside the images;
+    for an object, what the extractor finds, "found".
+    """
+    if folder is None and kind != "texture":
+        folder = own_masks(images)
+    if folder is not None:
+        size = images.pixels.shape[-2]
+        return load_foregrounds(folder, images.names, size), Path(folder).name
+    if kind == "object":
+        return find_foregrounds(images, cache, learn_from), "found"
+    return None, None
+
+
+def find_foregrounds(
+    images: TrainingImages, cache: Path | None = None, learn_from: Sequence[Path] | None = None
+) -> Bytes:
+    """The built-in extractor's masks, uint8 (N, size, size), kept in the file `cache`.
+
+    It learns from all images, or from the files `learn_from` of which they are a few. Where it is
+    unsure the whole image is the foreground; a warning says of how many.
+    """
+    size, count = images.pixels.shape[-2], len(images.pixels)
+    key = f"{saliency.VERSION} {images.origin['images']} {size}"
+    if cache is not None and (kept := _read_masks(cache, key, (count, size, size))) is not None:
+        return kept
+    source: Any = images.paths or images.pixels
+    masks = np.empty((count, size, size), np.uint8)
+    reasons: Counter[str] = Counter()
+    finder = saliency.ForegroundFinder(source if learn_from is None else learn_from)
+    for index in range(count):
+        found = finder.find(source[index])
+        mask = resize(found.mask * np.uint8(255), size, size) >= 128
+        # An object of less than a pixel would leave no place for an anomaly.
+        masks[index] = (mask if mask.any() else ~mask) * np.uint8(255)
+        reasons[found.reason] += 1
+    unsure = count - reasons.pop("", 0)
+    if unsure:
+        log.warning(
+            "foreground: the whole image is taken for %d of %d images, mostly because: %s; "
+            "masks of your own (foreground) confine the anomalies, kind texture needs none",
+            unsure, count, reasons.most_common(1)[0][0],
+        )  # fmt: skip
+    if cache is not None:
+        with atomic_path(cache, durable=False) as temporary, temporary.open("wb") as file:
+            np.savez_compressed(file, key=np.array(key), masks=np.packbits(masks >= 128))
+    return masks
+
+
+def _read_masks(cache: Path, key: str, shape: tuple[int, ...]) -> Bytes | None:
+    """What find_foregrounds() left for the same images; None where there is none, or no more."""
+    try:
+        with np.load(cache, allow_pickle=False) as kept:
+            if str(kept["key"]) == key:
+                bits = np.unpackbits(kept["masks"], count=int(np.prod(shape)))
+                return bits.reshape(shape) * np.uint8(255)
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error):
+        pass
+    return None
 
 
 class Textures:
@@ -139,3 +233,8 @@ def as_floats(images: npt.NDArray[Any]) -> Floats:
     scaled = images.transpose(0, 3, 1, 2).astype(np.float32)
     scaled /= np.float32(255)
     return scaled
+
+
+def as_shares(masks: Bytes) -> Floats:
+    """uint8 masks to float32 in [0, 1]."""
+    return np.divide(masks, np.float32(255), dtype=np.float32)

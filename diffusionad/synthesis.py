@@ -7,7 +7,7 @@ appearance A: a texture, or the image itself cut up (paper, section 3.4).
 from __future__ import annotations
 
 import operator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
@@ -15,7 +15,17 @@ from numpy.typing import ArrayLike, NDArray
 
 from diffusionad import _core
 
-__all__ = ["SynthesisOptions", "perlin_noise", "synthesize", "synthesize_batch", "texture"]
+__all__ = [
+    "Stages",
+    "SynthesisOptions",
+    "perlin_noise",
+    "synthesize",
+    "synthesize_batch",
+    "synthesize_stages",
+    "texture",
+]
+
+KINDS = ("object", "texture")
 
 Floats = NDArray[np.float32]
 Seed = int | np.random.Generator
@@ -45,6 +55,13 @@ class SynthesisOptions:
     def for_textures(cls) -> SynthesisOptions:
         """The paper's choice for surfaces without an object: textures only, a random part."""
         return cls(self_probability=0.0, random_part=True)
+
+    @classmethod
+    def for_kind(cls, kind: str) -> SynthesisOptions:
+        """The paper's choice for "object" or "texture". Raises ValueError for another kind."""
+        if kind not in KINDS:
+            raise ValueError(f"kind: expected {' or '.join(KINDS)}, got {kind!r}")
+        return cls.for_textures() if kind == "texture" else cls()
 
 
 DEFAULTS = SynthesisOptions()
@@ -150,18 +167,58 @@ def synthesize_batch(
     Returns:
         Samples (N, 3, H, W), masks (N, 1, H, W), both float32, and labels (N,), 1 for an anomaly.
     """
-    return _core.synthesize(
+    return _core.synthesize(*_inputs(images, foregrounds, appearances, seeds), **_as_dict(options))
+
+
+def _inputs(
+    images: NDArray[Any],
+    foregrounds: NDArray[Any] | None,
+    appearances: NDArray[Any] | None,
+    seeds: ArrayLike,
+) -> tuple[Floats, Floats | None, Floats | None, NDArray[np.uint64]]:
+    return (
         _channels_last(images, "images"),
         None if foregrounds is None else _masks(foregrounds, "foregrounds"),
         None if appearances is None else _channels_last(appearances, "appearances"),
         _seeds(seeds),
-        anomaly_probability=options.anomaly_probability,
-        self_probability=options.self_probability,
-        beta=options.beta,
-        exponents=options.exponents,
-        threshold=options.threshold,
-        random_part=options.random_part,
     )
+
+
+def _as_dict(options: SynthesisOptions) -> dict[str, Any]:
+    return {field.name: getattr(options, field.name) for field in fields(options)}
+
+
+@dataclass(frozen=True)
+class Stages:
+    """N samples and what they were made of, float32; zeros where the label is 0.
+
+    Attributes:
+        samples: (N, 3, H, W).
+        masks: (N, 1, H, W): where the noise exceeds the threshold, times `parts`.
+        labels: (N,), 1 for an anomaly.
+        noises: (N, 1, H, W), rotated.
+        parts: (N, 1, H, W): where the anomaly could lie, the foreground or a random part of it.
+        appearances: (N, 3, H, W), after the augmenters.
+    """
+
+    samples: Floats
+    masks: Floats
+    labels: NDArray[np.int64]
+    noises: Floats
+    parts: Floats
+    appearances: Floats
+
+
+def synthesize_stages(
+    images: NDArray[Any],
+    foregrounds: NDArray[Any] | None,
+    appearances: NDArray[Any] | None,
+    seeds: ArrayLike,
+    options: SynthesisOptions = DEFAULTS,
+) -> Stages:
+    """What synthesize_batch() makes, bit for bit, and what it makes it of."""
+    inputs = _inputs(images, foregrounds, appearances, seeds)
+    return Stages(*_core.synthesize(*inputs, **_as_dict(options), stages=True))
 
 
 def synthesize(

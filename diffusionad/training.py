@@ -128,16 +128,49 @@ class Trainer:
         x_b = _core.q_sample(images, eps[count:], abar_b)
 
         steps = np.concatenate([t_s, t_b])
-        predicted = self.unet._forward(
-            np.concatenate([x_s, x_b]),
-            steps,
-            training=True,
-            recompute=self.recompute,
-            seed=self._dropout_seed(),
-        )
+        predicted = self._forward(np.concatenate([x_s, x_b]), steps)
         e_s, e_b = predicted[:count], predicted[count:]
         guided = _core.guide(x_s, x_b, e_s, e_b, abar_s, abar_b, self.guidance)
-        repaired = guided["x0_hat"]
+        noise_loss, d_predicted = self._noise_loss(predicted, eps, normal)
+        result, d_repaired = self._segment(images, guided["x0_hat"], masks, noise_loss)
+        de_s, de_b = _core.guide_backward(
+            d_repaired, x_s, x_b, e_s, e_b, abar_s, abar_b, self.guidance
+        )
+        self.unet._backward(steps, d_predicted + np.concatenate([de_s, de_b]))
+        self._update()
+        return result
+
+    def step_autoencoder(self, images: Floats, masks: Floats, clean: Floats) -> StepResult:
+        """One update of the ablation's autoencoder, which repairs an image without any noise.
+
+        ``clean`` (N, 3, H, W) are the images before their synthetic anomalies. The mean squared
+        error to them takes the place of the noise loss, and its weight; otherwise as step().
+        """
+        if clean.shape != images.shape:
+            raise ValueError(f"clean: expected shape {images.shape}, got {clean.shape}")
+        repaired = self._forward(images, 0)
+        share = np.full(len(images), 1.0 / len(images), np.float32)
+        per_image, d_error = _core.squared_error(
+            repaired, clean, share * np.float32(self.losses.get("noise", 0.0))
+        )
+        result, d_repaired = self._segment(images, repaired, masks, float(per_image @ share))
+        self.unet._backward(0, d_error + d_repaired)
+        self._update()
+        return result
+
+    def _forward(self, x: Floats, t: npt.ArrayLike) -> Floats:
+        return self.unet._forward(
+            x, t, training=True, recompute=self.recompute, seed=self._dropout_seed()
+        )
+
+    def _segment(
+        self, images: Floats, repaired: Floats, masks: Floats, noise_loss: float
+    ) -> tuple[StepResult, Floats]:
+        """All losses, and the gradient of the map's by the repaired images.
+
+        The gradients of both networks are zero afterwards, but for the segmentation network's. The
+        running statistics stay as they were where a loss cannot be had, or is not finite.
+        """
         statistics = self.seg.running_statistics()
         mask = self.seg._core.forward(
             np.concatenate([images, repaired], axis=1),
@@ -147,25 +180,18 @@ class Trainer:
         )
         try:
             losses, d_mask = self._segmentation_losses(mask, masks)
-            losses["noise"], d_predicted = self._noise_loss(predicted, eps, normal)
+            losses["noise"] = noise_loss
             losses["total"] = sum(weight * losses[name] for name, weight in self.losses.items())
             self._check_finite(losses["total"])
         except Exception:
             self.seg.set_running_statistics(statistics)
             raise
-
         self.unet._core.zero_gradients()
         self.seg._core.zero_gradients()
         d_pair = self.seg._core.backward(d_mask)
         assert d_pair is not None
-        channels = images.shape[1]
-        de_s, de_b = _core.guide_backward(
-            np.ascontiguousarray(d_pair[:, channels:]),
-            x_s, x_b, e_s, e_b, abar_s, abar_b, self.guidance,
-        )  # fmt: skip
-        self.unet._backward(steps, d_predicted + np.concatenate([de_s, de_b]))
-        self._update()
-        return StepResult(losses, repaired, mask)
+        d_repaired = np.ascontiguousarray(d_pair[:, images.shape[1] :])
+        return StepResult(losses, repaired, mask), d_repaired
 
     def _draw(
         self,

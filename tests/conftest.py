@@ -1,4 +1,4 @@
-"""Fixtures shared by the tests of the C core."""
+"""Fixtures that the tests share."""
 
 from __future__ import annotations
 
@@ -9,11 +9,18 @@ import pytest
 from diffusionad import _core
 
 
+@pytest.fixture(autouse=True)
+def _restore_threads() -> Iterator[None]:
+    """Tests, and the command line's --threads, may set the number of threads."""
+    threads = _core.get_num_threads()
+    yield
+    _core.set_num_threads(threads)
+
+
 @pytest.fixture(params=_core.simd_levels())
 def every_level(request: pytest.FixtureRequest) -> Iterator[None]:
     """The test runs once at every SIMD level that this processor has."""
-    level, threads = _core.simd_level(), _core.get_num_threads()
+    level = _core.simd_level()
     _core.set_simd_level(request.param)
     yield
     _core.set_simd_level(level)
-    _core.set_num_threads(threads)

@@ -18,14 +18,10 @@ import diffusionad
 from diffusionad import _core, commands
 from diffusionad.cli import main, parse_duration
 
-COMMANDS = ("demo", "train", "evaluate", "predict", "datasets", "info")
-
-
-@pytest.fixture(autouse=True)
-def _restore_threads():
-    count = _core.get_num_threads()
-    yield
-    _core.set_num_threads(count)
+COMMANDS = (
+    "demo", "train", "evaluate", "predict", "benchmark", "ablate", "datasets", "synthesize",
+    "convert", "export", "info",
+)  # fmt: skip
 
 
 @pytest.fixture
@@ -112,6 +108,9 @@ def test_help_and_version(capsys):
         (["train", "d", "--out", "o", "--time-budget", "soon"], "expected a time such as 90s"),
         (["train", "d", "--out", "o", "--time-budget", "1m", "--steps", "1"], "not allowed with"),
         (["train", "d", "--out", "o", "--preset", "huge"], "huge"),
+        (["synthesize", "d"], "--out"),
+        (["synthesize", "d", "--out", "a.png", "--count", "0"], "--count: expected a whole"),
+        (["synthesize", "d", "--out", "a.png", "--kind", "cloth"], "cloth"),
         (["evaluate", "m"], "DATA"),
         (["predict", "m", "--out", "o"], "IMAGE_OR_FOLDER"),
         (["info", "--seed", "-1"], "--seed"),
@@ -143,6 +142,18 @@ def test_bad_data_is_one_line_that_names_it(capsys, tmp_path, data, model):
         (["train", data, "--anomaly-source", "dtd", "--out", out], "dtd: no such folder"),
         (["train", data, "--foreground", tmp_path / "empty", "--out", out], "empty: no images"),
         (["train", data, "--resume", "--out", out], "nothing to resume"),
+        (["synthesize", tmp_path / "none", "--out", "a.png"], "none: no such folder"),
+        (["synthesize", data, "--out", out], "expected a file that ends with .png"),
+        (["synthesize", data, "--out", "a.png", "--count", 65], "--count: expected at most 64"),
+        (["synthesize", data, "--out", "a.png", "--image-size", 2000], "at most 1024, got 2000"),
+        (
+            ["synthesize", data, "--out", "a.png", "--anomaly-source", tmp_path / "empty"],
+            "empty: no images",
+        ),
+        (
+            ["synthesize", data, "--out", "a.png", "--foreground", tmp_path / "empty"],
+            "empty: no mask for 8 of 8 images",
+        ),
         (["evaluate", tmp_path / "no.safetensors", data], "no.safetensors: no such file"),
         (["evaluate", tmp_path / "text.png", data], "text.png: not a complete safetensors file"),
         (["evaluate", model, tmp_path / "none"], "none: no such folder"),

@@ -25,13 +25,6 @@ MODEL = "model.safetensors"
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(Path(dad.__file__).parents[1])}
 
 
-@pytest.fixture(autouse=True)
-def _threads():
-    count = _core.get_num_threads()
-    yield
-    _core.set_num_threads(count)
-
-
 @pytest.fixture(scope="module")
 def data(tmp_path_factory) -> Path:
     """A dataset of one category, `part`: the bundled images with the largest defects."""
@@ -299,7 +292,7 @@ def test_a_kill_leaves_a_whole_model_and_nothing_else(tmp_path, data):
     assert run("evaluate", out / MODEL, data, "--quiet") == 0
     assert run("train", data, "--out", out, "--overwrite", "--steps", 1, *SMALL, "--quiet") == 0
     assert {path.name for path in out.iterdir()} == {
-        MODEL, "state.safetensors", "log.csv", "config.toml",
+        MODEL, "state.safetensors", "log.csv", "config.toml", "foregrounds.npz",
     }  # fmt: skip
 
 
@@ -323,3 +316,93 @@ def test_more_memory_than_there_is_is_said_before(caplog, tmp_path, data, monkey
     out = tmp_path / "run"
     assert run("train", data, "--out", out, "--steps", 1, *SMALL, "--quiet") == 0
     assert "this machine has 10 MB: a smaller batch_size" in caplog.text
+
+# ---- checkpoints of the reference, and other runtimes -------------------------------------------
+
+PAPER = {"image_size": 32, "base_channels": 32, "channel_mults": (1, 2), "num_res_blocks": 1,
+         "attention_resolutions": (16,), "seg_channels": 4}  # fmt: skip
+
+
+@pytest.fixture
+def paper(tmp_path) -> Path:
+    """A model file with small networks of the paper's kind."""
+    model = dad.DiffusionAD("paper", **PAPER)
+    model.threshold = 0.5
+    model.save(tmp_path / "m.safetensors")
+    return tmp_path / "m.safetensors"
+
+
+def test_convert_both_ways(capsys, tmp_path, paper):
+    official, back = tmp_path / "params.pt", tmp_path / "back.safetensors"
+    assert run("convert", paper, official, "--json", tmp_path / "c.json") == 0
+    assert "params.pt: 4 MB, 873,752 parameters, 32 px, threshold 0.5" in capsys.readouterr().out
+    assert run("convert", official, back, "--quiet", "--seed", 3) == 0
+    assert capsys.readouterr().out == ""
+    ours, theirs = dad.load(paper), dad.load(back)
+    for network in ("unet", "seg"):
+        state = getattr(theirs, network).state_dict()
+        for name, array in getattr(ours, network).state_dict().items():
+            np.testing.assert_array_equal(state[name], array)
+    assert (theirs.threshold, theirs.seed) == (0.5, 3)
+    result = json.loads((tmp_path / "c.json").read_text())
+    assert (result["file"], result["parameters"]) == (str(official), 873_752)
+    assert result["bytes"] == official.stat().st_size
+
+
+def test_a_checkpoint_of_the_reference_is_a_model_to_every_command(tmp_path, paper):
+    image = tmp_path / "a.png"
+    Image.fromarray(np.zeros((9, 9, 3), np.uint8)).save(image)
+    assert run("convert", paper, tmp_path / "m.pt", "--quiet") == 0
+    for name in ("m.safetensors", "m.pt"):
+        out = tmp_path / name.replace(".", "-")
+        assert run("predict", tmp_path / name, image, "--out", out, "--quiet") == 0
+    assert (tmp_path / "m-pt" / "scores.csv").read_text() == (
+        tmp_path / "m-safetensors" / "scores.csv"
+    ).read_text()
+
+
+def test_bad_conversions_are_one_line(capsys, tmp_path, paper):
+    official, new = tmp_path / "m.pt", tmp_path / "new.safetensors"
+    assert run("convert", paper, official, "--quiet") == 0
+    small = tmp_path / "small.safetensors"
+    dad.DiffusionAD("compact", image_size=64).save(small)
+    (tmp_path / "bad.pt").write_bytes(b"\x80\x02cos\nsystem\nX\x04\0\0\0trueq\x01\x85R.")
+    before = official.read_bytes()
+    for code, arguments, words in (
+        (2, (paper, official), "m.pt: exists already; add --overwrite"),
+        (2, (paper, tmp_path / "x.bin"), "x.bin: expected a name that ends in .pt, .pth, .safeten"),
+        (2, (paper, new), "is of that kind already, expected .pt"),
+        (2, (official, tmp_path / "x.pt"), "is of that kind already, expected .safetensors"),
+        (2, (tmp_path / "none", new), "none: no such file"),
+        (2, (tmp_path, new), "expected a model file, got a folder"),
+        (2, (tmp_path / "bad.pt", new), "bad.pt: the file asks for os.system; only tensors"),
+        (2, (small, tmp_path / "x.pt"), "x.pt: this model has patch_size = 4"),
+        (2, (paper, tmp_path / "x.pt", "--num-heads", 2), "--num-heads: a model file says it"),
+        (2, (official, new, "--num-heads", 3), "num_heads: 3 does not divide"),
+        (2, (official, new, "--image-size", 40), "image_size: expected a multiple of 32"),
+        (2, (official, new, "--image-size", 0), "--image-size: expected a whole number of 1"),
+        (1, (official, tmp_path / "no" / "x.safetensors"), "x.safetensors: cannot write"),
+    ):
+        assert words in fails(capsys, code, "convert", *arguments)
+    assert official.read_bytes() == before
+    assert not new.exists()
+    assert run("convert", paper, official, "--overwrite", "--quiet") == 0
+
+
+def test_export(capsys, tmp_path, paper):
+    pytest.importorskip("onnx", reason="exports need the extra onnx")
+    out = tmp_path / "m.onnx"
+    assert run("export", paper, out, "--json", tmp_path / "e.json") == 0
+    assert "float32 [N, 3, 32, 32], RGB from 0 to 1" in capsys.readouterr().out
+    assert json.loads((tmp_path / "e.json").read_text())["bytes"] == out.stat().st_size
+    assert "exists already; add --overwrite" in fails(capsys, 2, "export", paper, out)
+
+
+def test_bad_exports_are_one_line(capsys, tmp_path, paper, monkeypatch):
+    assert "m.bin: expected a name that ends in .onnx" in fails(
+        capsys, 2, "export", paper, tmp_path / "m.bin"
+    )
+    assert "no such file" in fails(capsys, 2, "export", tmp_path / "none", tmp_path / "m.onnx")
+    monkeypatch.setitem(sys.modules, "onnx", None)
+    line = fails(capsys, 1, "export", paper, tmp_path / "m.onnx")
+    assert line == "diffusionad export: onnx is not installed: pip install 'diffusionad[onnx]'"

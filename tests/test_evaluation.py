@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import logging
 from pathlib import Path
@@ -200,3 +201,12 @@ def test_one_class_only_has_no_metrics_and_says_so(tmp_path, root, model, caplog
 def test_nearest_training_image(root):
     data = datasets.open(root)
     assert evaluation.nearest_training_image(data, size=16) == pytest.approx(1.0)
+
+
+def test_the_references_choice_is_by_image_and_pixel_auroc(root, model):
+    data = datasets.open(root)
+    wanted = evaluation.evaluate(model, data, protocol="reference", resamples=0)
+    score = evaluation.selection_score(model, data)
+    assert score == pytest.approx(wanted["image_auroc"] + wanted["pixel_auroc"], abs=1e-12)
+    good = dataclasses.replace(data, test=[s for s in data.test if not s.label])
+    assert evaluation.selection_score(model, good) is None

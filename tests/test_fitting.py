@@ -17,7 +17,7 @@ from PIL import Image
 from test_model import SIZE, tiny
 
 import diffusionad as dad
-from diffusionad import _core, checkpoints, config, datasets, fitting, sources
+from diffusionad import _core, checkpoints, config, datasets, fitting, saliency, sources
 from diffusionad.errors import InputError, WriteError
 from diffusionad.model import Progress
 
@@ -158,7 +158,7 @@ def test_files_of_a_run(tmp_path, folder):
     out = tmp_path / "new" / "run"
     model = small(batch_size=3).fit(folder, steps=5, out=out)
     assert sorted(path.name for path in out.iterdir()) == [
-        "config.toml", "log.csv", "model.safetensors", "state.safetensors",
+        "config.toml", "foregrounds.npz", "log.csv", "model.safetensors", "state.safetensors",
     ]  # fmt: skip
     read = dad.load(out / "model.safetensors")
     assert read.threshold == model.threshold
@@ -187,6 +187,7 @@ def test_provenance_says_where_the_model_comes_from(folder):
     assert provenance["data"] == {
         "images": datasets.open(folder, test_fraction=0).fingerprint(train_only=True),
         "category": "good", "layout": "folder", "count": 4, "anomaly_source": "procedural",
+        "foreground": "found",
     }  # fmt: skip
     assert provenance["versions"]["diffusionad"] == dad.__version__
     assert provenance["parameters"] == model.num_parameters
@@ -343,6 +344,21 @@ def test_a_time_budget_becomes_a_number_of_steps_that_is_kept(tmp_path, images, 
     assert weights(model) == weights(small().fit(images, steps=STEPS))
 
 
+def test_a_run_killed_before_its_first_checkpoint_keeps_its_number_of_steps(
+    tmp_path, images, monkeypatch
+):
+    out = tmp_path / "run"
+    monkeypatch.setattr(fitting.Fit, "_steps_within", lambda self, budget: round(3 * budget))
+    monkeypatch.setattr(fitting.Fit, "_save", lambda self: None)  # as a kill would have it
+    with pytest.raises(KeyboardInterrupt):
+        small(checkpoint_every=100).fit(images, time_budget=2.0, out=out, progress=stop_at(2))
+    monkeypatch.undo()
+    assert {path.name for path in out.iterdir()} == {"state.safetensors"}
+    model = small(checkpoint_every=100).fit(images, out=out, resume=True)
+    assert model.train_config.steps == STEPS
+    assert weights(model) == weights(small().fit(images, steps=STEPS))
+
+
 def test_a_time_budget_is_about_kept(images):
     begun = time.monotonic()
     model = small().fit(images, time_budget=1.5)
@@ -439,6 +455,109 @@ def test_foregrounds_that_do_not_fit_are_named(tmp_path, folder, images):
         small().fit(images, foreground=masks, steps=1)
 
 
+@pytest.fixture
+def parts(tmp_path) -> Path:
+    """A category of parts on a plain background: each a dark square, at 12 to 28 of 40 pixels."""
+    good = tmp_path / "category" / "train" / "good"
+    good.mkdir(parents=True)
+    rng = np.random.default_rng(1)
+    for index in range(4):
+        pixels = rng.integers(195, 205, (40, 40, 3), dtype=np.uint8)
+        pixels[12:28, 12:28] = 40
+        Image.fromarray(pixels).save(good / f"{index}.png")
+    return good
+
+
+def places(
+    model: dad.DiffusionAD, monkeypatch: pytest.MonkeyPatch, **options: object
+) -> np.ndarray:
+    """The share of steps' masks in each pixel, 32 x 32."""
+    masks = [masks for _, masks, _ in drawn(model, monkeypatch, steps=4, **options)]
+    return np.asarray(np.concatenate(masks)[:, 0].mean(axis=0))
+
+
+def anomalous() -> dad.DiffusionAD:
+    return small(batch_size=8, anomaly_probability=1.0)
+
+
+def test_anomalies_lie_on_the_object_that_is_found(monkeypatch, parts):
+    data = datasets.open(parts.parents[1], test_fraction=0.0)
+    assert data.kind == "object"
+    model = anomalous()
+    share = places(model, monkeypatch, source=data)
+    assert SIZE == 32
+    assert share[10:22, 10:22].any()
+    share[9:23, 9:23] = 0
+    assert not share.any()
+    assert model.provenance["data"]["foreground"] == "found"
+
+
+def test_a_texture_has_anomalies_anywhere_and_never_from_itself(monkeypatch, parts):
+    model = anomalous()
+    share = places(model, monkeypatch, source=parts, kind="texture")
+    share[9:23, 9:23] = 0
+    assert share.any()
+    assert model.provenance["data"]["foreground"] is None
+    config = model.train_config
+    assert (config.kind, config.self_probability, config.random_part) == ("texture", 0.0, True)
+
+
+def test_the_references_masks_beside_the_images_are_used(monkeypatch, parts):
+    folder = parts.parents[1] / "DISthresh" / "good"
+    folder.mkdir(parents=True)
+    mask = np.zeros((40, 40), np.uint8)
+    mask[:10] = 255
+    for index in range(4):
+        Image.fromarray(mask).save(folder / f"{index}.png")
+    model = anomalous()
+    share = places(model, monkeypatch, source=datasets.open(parts.parents[1]))
+    assert share[:8].any()
+    assert not share[8:].any()
+    assert model.provenance["data"]["foreground"] == "good"
+
+
+def test_found_masks_are_kept_beside_the_run(monkeypatch, tmp_path, parts):
+    out, calls = tmp_path / "out", []
+    find = saliency.ForegroundFinder.find
+    monkeypatch.setattr(
+        saliency.ForegroundFinder, "find", lambda *args: calls.append(0) or find(*args)
+    )
+    first = small().fit(parts, steps=4, out=out)
+    assert len(calls) == 4
+    kept = (out / "foregrounds.npz").read_bytes()
+    again = small().fit(parts, steps=4, out=out)
+    assert len(calls) == 4
+    assert weights(first) == weights(again)
+    for broken in (b"", b"PK", kept[: len(kept) // 2], kept[:-60] + bytes(60)):
+        (out / "foregrounds.npz").write_bytes(broken)
+        assert weights(small().fit(parts, steps=4, out=out)) == weights(first)
+    assert len(calls) == 4 * 5
+    Image.new("RGB", (40, 40), 90).save(parts / "0.png")
+    small().fit(parts, steps=1, out=out)
+    assert len(calls) == 4 * 6
+
+
+def test_a_run_with_found_masks_goes_on_bit_for_bit(tmp_path, parts):
+    whole = small().fit(parts, steps=STEPS)
+
+    def stop(progress: Progress) -> None:
+        if progress.step == 3:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        small().fit(parts, steps=STEPS, out=tmp_path / "out", progress=stop)
+    (tmp_path / "out" / "foregrounds.npz").unlink()
+    with pytest.raises(InputError, match="kind: this run has object and keeps it"):
+        small().fit(parts, kind="texture", out=tmp_path / "out", resume=True)
+    resumed = small().fit(parts, out=tmp_path / "out", resume=True)
+    assert weights(resumed) == weights(whole)
+
+
+def test_an_unknown_kind_is_named(images):
+    with pytest.raises(InputError, match=r"kind: expected .* got 'cloth'"):
+        small().fit(images, kind="cloth", steps=1)
+
+
 def test_anomalies_come_from_the_given_textures(tmp_path, folder, monkeypatch):
     textures = tmp_path / "dtd" / "red"
     textures.mkdir(parents=True)
@@ -492,3 +611,32 @@ def test_divergence_is_an_error_and_keeps_the_last_checkpoint(tmp_path, images, 
     with pytest.raises(FloatingPointError, match="loss is nan"):
         small().fit(images, steps=STEPS, out=out)
     assert dad.load(out / "model.safetensors").provenance["train_steps"] == 2
+
+
+# ---- the ablation's other ways to repair ------------------------------------------------------
+
+
+def test_an_autoencoder_trains_repairs_without_noise_and_resumes(tmp_path, images):
+    options = {"mode": "autoencoder", "preconditioned": False}
+    whole = small(**options).fit(images, steps=STEPS)
+    out = tmp_path / "run"
+    with pytest.raises(KeyboardInterrupt):
+        small(**options).fit(images, steps=STEPS, out=out, progress=stop_at(3))
+    model = dad.load(out / "model.safetensors").fit(images, out=out, resume=True)
+    assert weights(model) == weights(whole)
+    x0 = np.random.default_rng(1).random((2, 3, SIZE, SIZE), dtype=np.float32)
+    found = model.predict(x0)
+    np.testing.assert_array_equal(found.reconstructions, model.unet(x0, 0))
+    model.seed = 9  # there is no noise that it could decide
+    np.testing.assert_array_equal(model.predict(x0).maps, found.maps)
+    stages = model.explain(x0)
+    np.testing.assert_array_equal(stages.x_s, x0)
+    assert stages.x_b is None
+    assert model.training_memory()["total"] < small().training_memory()["total"]
+
+
+def test_a_model_that_repairs_iteratively_takes_t_s_steps():
+    x0 = np.random.default_rng(1).random((2, 3, SIZE, SIZE), dtype=np.float32)
+    model = small(mode="iterative", t_s=3, seed=4)
+    wanted = dad.denoise(model.unet, x0, "iterative", t_s=3, seed=4, schedule=model.schedule)
+    np.testing.assert_array_equal(model.predict(x0).reconstructions, wanted.x0)

@@ -16,6 +16,7 @@ from checks import assert_close, draw
 from networks import THREADS, assert_equal, tiny_segmenter, tiny_unet
 
 from diffusionad import _core
+from diffusionad.models import UNet
 from diffusionad.reference import layers as reference
 
 Gradients = dict[str, np.ndarray]
@@ -245,7 +246,7 @@ def test_adam_moves_the_weights_as_its_twin_does() -> None:
     for name in names:
         for what, want in zip(("value", "m", "v"), expected[name], strict=True):
             assert_close(core.read(name, what), want, 2e-6)
-    assert (core.forward(x, times(9)) != before).any()  # no stale packed filters
+    assert (core.forward(x, times(9)) != before).any()
     with pytest.raises(ValueError, match="step: expected 1 or more, got 0"):
         core.adam_step(1e-3, 0)
 
@@ -320,7 +321,77 @@ def test_the_thread_count_may_change_between_the_passes() -> None:
 
 
 @pytest.mark.usefixtures("every_level")
-def test_filters_are_packed_for_the_level_in_use() -> None:
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"resblock_updown": False, "num_res_blocks": 2},
+        {"base_channels": 64, "num_head_channels": 16},
+        {"patch_size": 2},
+    ],
+)
+def test_what_evaluation_leaves_out_changes_nothing(options: dict[str, Any]) -> None:
+    """Concatenations, upsamplings and normalised maps are made in training, not in evaluation."""
+    core = tiny_unet(**options)._core
+    x, t = draw(3, 3, 32, 64), times(9, 700, 0)
+    assert_close(core.forward(x, t), core.forward(x, t, training=True), 8e-6)
+
+
+def test_batch_norm_in_the_convolution_uses_the_running_statistics() -> None:
+    net = tiny_segmenter()
+    x = draw(2, 6, 32, 64)
+    before = net(x)
+    net.set_running_statistics(
+        {name: values * 1.5 + 0.1 for name, values in net.running_statistics().items()}
+    )
+    assert np.abs(net(x) - before).max() > 1e-4
+
+
+def test_evaluation_needs_less_memory_than_its_unfused_maps() -> None:
+    core = UNet(image_size=256)._core
+    evaluation = core.memory(2)
+    largest = 2 * 128 * 256 * 256 * 4  # bytes of one map at full size
+    assert evaluation["arena"] < 7 * largest
+
+
+@pytest.mark.usefixtures("every_level")
+@pytest.mark.parametrize("net", [tiny_unet, tiny_segmenter])
+def test_fast_rounds_more_and_leaves_training_alone(net: Any) -> None:
+    core = net()._core
+    unet = net is tiny_unet
+    x, t = draw(2, 3 if unet else 6, 64, 96), times(9, 700) if unet else None
+    exact, quick = core.forward(x, t), core.forward(x, t, fast=True)
+    assert (exact != quick).any()
+    assert_close(quick, exact, 5e-5)
+    np.testing.assert_array_equal(
+        core.forward(x, t, training=True, fast=True), core.forward(x, t, training=True)
+    )
+    small = x[..., :32, :32]
+    np.testing.assert_array_equal(core.forward(small, t, fast=True), core.forward(small, t))
+
+
+def test_fast_is_the_same_at_any_number_of_threads() -> None:
+    core, x, t = tiny_unet()._core, draw(2, 3, 64, 96), times(9, 700)
+    want = core.forward(x, t, fast=True)
+    for count in THREADS:
+        _core.set_num_threads(count)
+        np.testing.assert_array_equal(core.forward(x, t, fast=True), want)
+
+
+def test_low_memory_gives_the_same_bits() -> None:
+    unet, seg = tiny_unet(), tiny_segmenter()
+    x, x6, t = draw(3, 3, 32, 32), draw(3, 6, 32, 32), np.array([9, 700, 0])
+    want = unet(x, t), seg(x6)
+    unet.low_memory = seg.low_memory = True
+    np.testing.assert_array_equal(unet(x, t), want[0])
+    np.testing.assert_array_equal(unet(x, 9)[1:], unet(x[1:], 9))
+    np.testing.assert_array_equal(seg(x6), want[1])
+    with pytest.raises(ValueError, match="x: expected"):
+        seg(x6[0])
+
+
+@pytest.mark.usefixtures("every_level")
+def test_a_network_serves_every_level_in_turn() -> None:
     x, t = draw(1, 3, 32, 32), times(9)
     now = _core.simd_level()
     want = tiny_unet()._core.forward(x, t)

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from diffusionad import plots
+from diffusionad.synthesis import SynthesisOptions, synthesize_stages
 
 
 def stages(size: int = 32, *, full: bool = True) -> plots.Stages:
@@ -93,3 +94,27 @@ def test_contact_sheet_stacks_panels():
     assert titled.shape[0] > sheet.shape[0]
     with pytest.raises(ValueError, match="at least one panel"):
         plots.contact_sheet([])
+
+
+def test_a_row_of_synthesis_shows_each_stage_in_its_place():
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (2, 32, 32, 3), dtype=np.uint8)
+    part = np.zeros((2, 32, 32), np.float32)
+    part[:, 8:24, 8:24] = 1.0
+    options = SynthesisOptions(anomaly_probability=1.0)
+    stages = synthesize_stages(images, part * [[[1.0]], [[0.0]]] > 0, None, (1, 2), options)
+    assert stages.labels.tolist() == [1, 0]
+    rows = [plots.synthesis_row(images[i], stages, i, name="a.png", tile=32) for i in (0, 1)]
+    assert rows[0].shape == rows[1].shape == (30 + 18 + 32 + 6, 6 + 6 * 38, 3)
+
+    def tile(row: int, index: int) -> np.ndarray:
+        return rows[row][48:80, 6 + index * 38 :][:, :32]
+
+    np.testing.assert_array_equal(tile(0, 0), images[0])
+    np.testing.assert_array_equal(tile(0, 1)[..., 0], part[0] * 255)
+    np.testing.assert_array_equal(tile(0, 3)[..., 1], stages.masks[0, 0] * 255)
+    changed = (tile(0, 5) != tile(0, 0)).any(axis=2)
+    assert changed.any()
+    assert not changed[part[0] == 0].any()
+    np.testing.assert_array_equal(tile(1, 5), images[1])  # no place: the image as it is
+    assert not tile(1, 1).any()

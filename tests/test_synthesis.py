@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,7 +11,12 @@ from PIL import Image, ImageEnhance, ImageOps
 
 from diffusionad import _core
 from diffusionad.reference import synthesis as twin
-from diffusionad.synthesis import SynthesisOptions, synthesize, synthesize_batch
+from diffusionad.synthesis import (
+    SynthesisOptions,
+    synthesize,
+    synthesize_batch,
+    synthesize_stages,
+)
 
 ALWAYS = {"anomaly_probability": 1.0}
 AUGMENTATIONS = [
@@ -309,6 +315,39 @@ def test_a_generator_moves_on() -> None:
     assert not np.array_equal(first, second)
 
 
+@pytest.mark.parametrize("kind", ["object", "texture"])
+def test_a_sample_is_what_its_stages_make_it(kind: str) -> None:
+    images = np.stack([photo(40, 56, i) for i in range(12)])
+    foregrounds = np.zeros((12, 40, 56), np.float32)
+    foregrounds[:, 5:35, 8:50] = 0.8
+    options = replace(SynthesisOptions.for_kind(kind), beta=(0.3, 0.3))
+    stages = synthesize_stages(images, foregrounds, None, range(12), options)
+    plain = synthesize_batch(images, foregrounds, None, range(12), options)
+    for ours, theirs in zip(plain, (stages.samples, stages.masks, stages.labels), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+    assert 0 < stages.labels.sum() < 12
+    np.testing.assert_array_equal(
+        stages.masks, np.where(stages.noises > options.threshold, stages.parts, 0)
+    )
+    for index, label in enumerate(stages.labels):
+        if not label:
+            assert not stages.noises[index].any()
+            assert not stages.appearances[index].any()
+            continue
+        part = stages.parts[index, 0]
+        assert np.isin(part[foregrounds[index] > 0], (0, np.float32(0.8))).all()
+        assert not part[foregrounds[index] == 0].any()
+        if kind == "object":
+            np.testing.assert_array_equal(part, foregrounds[index])
+        wanted = twin.blend(
+            images[index].transpose(2, 0, 1) / 255.0,
+            stages.masks[index],
+            stages.appearances[index],
+            0.3,
+        )
+        np.testing.assert_allclose(stages.samples[index], wanted, atol=2e-6)
+
+
 def test_batch_of_textures() -> None:
     images = np.stack([photo(32, 32, i) for i in range(5)])
     samples, masks, labels = synthesize_batch(
@@ -320,6 +359,8 @@ def test_batch_of_textures() -> None:
 
 
 def test_python_refuses() -> None:
+    with pytest.raises(ValueError, match=r"^kind: expected object or texture, got 'cloth'"):
+        SynthesisOptions.for_kind("cloth")
     image = photo(8, 8)
     with pytest.raises(TypeError, match=r"^images: expected dtype float32 or uint8, got float64"):
         synthesize(image / 255.0)

@@ -20,6 +20,7 @@ from networks import (
 )
 
 import diffusionad as dad
+from diffusionad import _core
 from diffusionad.reference import layers as reference
 
 LABELS = [0, 1, 0]
@@ -262,3 +263,49 @@ def test_training_lowers_the_loss() -> None:
     fixed = {"t": (100, 500), "noise": (draw(3, 3, 32, 32), draw(3, 3, 32, 32, seed=1))}
     losses = [training.step(*batch(), **fixed)["total"] for _ in range(6)]
     assert losses[-1] < 0.8 * losses[0]
+
+
+# ---- the autoencoder of the ablation ------------------------------------------------------------
+
+
+def test_the_autoencoder_learns_to_give_back_the_clean_image() -> None:
+    images, masks, _ = batch()
+    clean = batch(1)[0]
+    training = trainer(losses={"noise": 2.0, "bce": 1.0})
+    repaired = training.unet(images, 0)
+    out = training.step_autoencoder(images, masks, clean)
+    assert np.abs(out.x0 - repaired).max() < 1e-4  # other kernels than without gradients
+    error = float(((repaired - clean).astype(np.float64) ** 2).mean())
+    assert out.losses["noise"] == pytest.approx(error, rel=1e-4)
+    assert out.losses["total"] == pytest.approx(2 * error + out.losses["bce"], rel=1e-4)
+    assert training.iteration == 1
+
+
+def test_the_autoencoders_gradients_are_those_of_both_losses() -> None:
+    images, masks, _ = batch()
+    clean = batch(1)[0]
+    training, fresh = (trainer(losses={"noise": 2.0, "bce": 1.0}) for _ in range(2))
+    repaired = training.step_autoencoder(images, masks, clean).x0
+    pair = np.concatenate([images, repaired], axis=1)
+    kept = fresh.seg.running_statistics()
+    mask = fresh.seg(pair, training=True)
+    fresh.seg.set_running_statistics(kept)
+    _, d_mask = _core.bce_loss(mask, masks)
+    d_repaired = fresh.seg.backward(pair, d_mask)["x"][:, 3:]
+    d_error = np.float32(2 * 2 / images.size) * (repaired - clean)
+    wanted = fresh.unet.backward(images, 0, np.ascontiguousarray(d_error + d_repaired))
+    got = training.unet.gradients()
+    assert set(got) == set(wanted) - {"x"}
+    for name, gradient in got.items():
+        assert distance(gradient, wanted[name]) < 1e-3, name
+
+
+def test_an_autoencoders_step_that_is_refused_changes_nothing() -> None:
+    images, masks, _ = batch()
+    training = trainer()
+    before = state(training)
+    with pytest.raises(ValueError, match=r"clean: expected shape \(3, 3, 32, 32\), got \(2, "):
+        training.step_autoencoder(images, masks, images[:2])
+    with pytest.raises(FloatingPointError, match="the loss is nan"):
+        training.step_autoencoder(images, masks, np.full_like(images, np.nan))
+    assert_equal(state(training), before)

@@ -10,27 +10,38 @@ static bool is_pointwise(const dad_node *node) {
     return node->op == DAD_OP_CONV2D && node->kernel == 1 && node->stride == 1;
 }
 
-/* Whether `reader` can do with the parts of a concatenation as its input i. */
-static bool reads_parts(const dad_node *reader, int i) {
-    return i == 0 &&
-           (is_3x3(reader) || is_pointwise(reader) || reader->op == DAD_OP_GROUP_NORM);
-}
-
-/* Whether it can do with the map before an upsampling. */
-static bool reads_half(const dad_node *reader, int i) { return i != 1 && is_3x3(reader); }
-
-typedef bool reads(const dad_node *reader, int i);
+/* Whether a node can do with something else as its input i. */
+typedef bool reads(const dad_graph *graph, dad_value reader, int i);
 
 /* Whether every reader of a value can; the caller of the network reads its output. */
 static bool all_read(const dad_graph *graph, dad_value value, reads *can) {
     for (int r = 0; r < graph->count; r++) {
         for (int i = 0; i < DAD_MAX_INPUTS; i++) {
-            if (graph->nodes[r].in[i] == value && !can(&graph->nodes[r], i)) {
+            if (graph->nodes[r].in[i] == value && !can(graph, r, i)) {
                 return false;
             }
         }
     }
     return value != graph->output;
+}
+
+/* With the parts of a concatenation. */
+static bool reads_parts(const dad_graph *graph, dad_value reader, int i) {
+    const dad_node *node = &graph->nodes[reader];
+    return i == 0 && (is_3x3(node) || is_pointwise(node) || node->op == DAD_OP_GROUP_NORM);
+}
+
+/* With the map before an upsampling. */
+static bool reads_half(const dad_graph *graph, dad_value reader, int i) {
+    return i != 1 && is_3x3(&graph->nodes[reader]);
+}
+
+/* With the map before a GroupNorm, which it applies; an upsampling between them may hand
+ * that on. */
+static bool normalizes(const dad_graph *graph, dad_value reader, int i) {
+    const dad_node *node = &graph->nodes[reader];
+    return (i == 0 && is_3x3(node)) ||
+           (node->op == DAD_OP_UPSAMPLE_NEAREST && all_read(graph, reader, normalizes));
 }
 
 static int count_readers(const dad_graph *graph, dad_value value) {
@@ -47,7 +58,7 @@ static bool leave_out(const dad_graph *graph, const dad_fusion *fusions, int ind
     const dad_node *node = &graph->nodes[index];
     switch (node->op) {
     case DAD_OP_CONCAT: /* not nested: a reader knows two parts */
-        return graph->nodes[node->in[0]].C % DAD_FILTER_PANEL == 0 &&
+        return graph->nodes[node->in[0]].C % DAD_PANEL == 0 &&
                !fusions[node->in[0]].absent && !fusions[node->in[1]].absent &&
                all_read(graph, index, reads_parts);
     case DAD_OP_UPSAMPLE_NEAREST:
@@ -86,6 +97,9 @@ void dad_fuse(dad_fusion *fusions, const dad_graph *graph) {
             fusions[conv].norm = i;
         }
         fusions[i].absent = conv != DAD_NONE || leave_out(graph, fusions, i);
+        fusions[i].deferred = graph->nodes[i].op == DAD_OP_GROUP_NORM &&
+                              graph->nodes[i].activation == DAD_SILU &&
+                              all_read(graph, i, normalizes);
     }
     for (int i = 0; i < graph->count; i++) {
         if (graph->nodes[i].op == DAD_OP_GROUP_NORM) {

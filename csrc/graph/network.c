@@ -94,6 +94,7 @@ static dad_task make_task(const dad_network *network, const dad_plan *plan,
     dad_task task = {.node = node,
                      .N = plan->options.N,
                      .training = plan->options.training,
+                     .fast = plan->options.fast,
                      .again = step->again,
                      .fused = &step->fused};
     for (int i = 0; i < DAD_MAX_INPUTS; i++) {
@@ -114,7 +115,7 @@ static ptrdiff_t scratch_of(const dad_network *network, const dad_plan *plan) {
 
 static bool same_options(const dad_plan_options *a, const dad_plan_options *b) {
     return a->N == b->N && a->training == b->training && a->recompute == b->recompute &&
-           a->input_gradient == b->input_gradient;
+           a->input_gradient == b->input_gradient && a->fast == b->fast;
 }
 
 static dad_status fit(float **buffer, ptrdiff_t *size, ptrdiff_t wanted) {
@@ -178,12 +179,13 @@ static float *parameter(const dad_network *network, float *base, const dad_node 
 static void find_fused(dad_task *task, const dad_network *network, const dad_step *step) {
     const dad_graph *graph = &network->graph;
     task->x2 = tensor(network, step->fused.x2);
+    task->coefficients = tensor(network, step->fused.coefficients);
     for (int i = 0; i < 2; i++) {
         task->moments[i] = tensor(network, step->fused.moments[i]);
         if (task->moments[i] != NULL) {
             const dad_node *producer = &graph->nodes[step->fused.producer[i]];
             task->slices[i] =
-                dad_op_moment_slices(producer, &graph->nodes[producer->in[0]]);
+                dad_op_moment_slices(producer, &graph->nodes[producer->in[0]], task->fast);
         }
     }
     if (step->fused.norm != DAD_NONE) {

@@ -6,6 +6,7 @@
 #include "kernels/kernels.h"
 
 static const float EPSILON = 1e-5f, MOMENTUM = 0.1f;
+enum { FAST_MAP = 64 * 64 }; /* pixels: F(6x6) gains from here on */
 
 static ptrdiff_t pixels(const dad_node *node) { return node->H * node->W; }
 static ptrdiff_t size_of(const dad_task *task) {
@@ -24,9 +25,12 @@ static void nothing(const dad_task *task) { (void)task; }
 
 /* ---- convolution ----------------------------------------------------------------- */
 
-static dad_conv2d_shape conv_shape(const dad_node *node, const dad_node *input,
-                                   ptrdiff_t N) {
-    return (dad_conv2d_shape){.N = N,
+static dad_conv2d_shape conv_shape(const dad_node *node, const dad_node *input, ptrdiff_t N,
+                                   bool fast) {
+    const bool large = input->H * input->W >= FAST_MAP;
+    return (dad_conv2d_shape){.algorithm =
+                                  fast && large ? DAD_CONV_WINOGRAD6 : DAD_CONV_AUTO,
+                              .N = N,
                               .H = input->H,
                               .W = input->W,
                               .C = input->C,
@@ -37,13 +41,13 @@ static dad_conv2d_shape conv_shape(const dad_node *node, const dad_node *input,
                               .pad = node->kernel / 2};
 }
 
-ptrdiff_t dad_op_moment_slices(const dad_node *node, const dad_node *input) {
-    dad_conv2d_shape shape = conv_shape(node, input, 1);
+ptrdiff_t dad_op_moment_slices(const dad_node *node, const dad_node *input, bool fast) {
+    dad_conv2d_shape shape = conv_shape(node, input, 1, fast);
     return dad_conv2d_moment_slices(&shape);
 }
 
-ptrdiff_t dad_op_moments_size(const dad_node *node, const dad_node *input) {
-    return dad_op_moment_slices(node, input) * 3 * node->C;
+ptrdiff_t dad_op_moments_size(const dad_node *node, const dad_node *input, bool fast) {
+    return dad_op_moment_slices(node, input, fast) * 3 * node->C;
 }
 
 /* Scratch starts with the folded BatchNorm, scale [O] and bias [O]. */
@@ -52,7 +56,7 @@ static ptrdiff_t folded_size(const dad_task *task) {
 }
 
 static ptrdiff_t conv_scratch(const dad_task *task, bool backward) {
-    dad_conv2d_shape shape = conv_shape(task->node, task->input[0], task->N);
+    dad_conv2d_shape shape = conv_shape(task->node, task->input[0], task->N, task->fast);
     if (!backward) {
         return folded_size(task) + dad_conv2d_forward_scratch(&shape);
     }
@@ -61,10 +65,13 @@ static ptrdiff_t conv_scratch(const dad_task *task, bool backward) {
 }
 
 static void conv_forward(const dad_task *task) {
-    dad_conv2d_shape shape = conv_shape(task->node, task->input[0], task->N);
+    dad_conv2d_shape shape = conv_shape(task->node, task->input[0], task->N, task->fast);
     const dad_fused *fused = task->fused;
-    const dad_conv2d_input input = {
-        .x = task->x[0], .x2 = task->x2, .C1 = fused->C1, .doubled = fused->half[0]};
+    const dad_conv2d_input input = {.x = task->x[0],
+                                    .x2 = task->x2,
+                                    .C1 = fused->C1,
+                                    .doubled = fused->half[0],
+                                    .norm = task->coefficients};
     dad_conv2d_epilogue epilogue = {.bias = task->bias,
                                     .image_bias = task->x[1],
                                     .residual = task->x[2],
@@ -83,7 +90,7 @@ static void conv_forward(const dad_task *task) {
 }
 
 static void conv_backward(const dad_task *task) {
-    dad_conv2d_shape shape = conv_shape(task->node, task->input[0], task->N);
+    dad_conv2d_shape shape = conv_shape(task->node, task->input[0], task->N, task->fast);
     dad_conv2d_backward_filter(task->dweight, task->dbias, task->x[0], task->dy, &shape,
                                task->scratch);
     if (task->dx[0] != NULL) {
@@ -121,8 +128,8 @@ static void group_evaluate(const dad_task *task) {
     const dad_group_norm_part parts[2] = {
         {task->x[0], C1, task->moments[0], task->slices[0]},
         {task->x2, shape.C - C1, task->moments[1], task->slices[1]}};
-    dad_group_norm_evaluate(task->y, parts, joined ? 2 : 1, task->weight, task->bias,
-                            &shape, task->scratch);
+    (task->fused->deferred ? dad_group_norm_coefficients : dad_group_norm_evaluate)(
+        task->y, parts, joined ? 2 : 1, task->weight, task->bias, &shape, task->scratch);
 }
 static void group_forward(const dad_task *task) {
     dad_group_norm_shape shape = group_shape(task);

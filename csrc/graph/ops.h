@@ -14,9 +14,9 @@ typedef struct {
     ptrdiff_t N;
     const float *x[DAD_MAX_INPUTS];
     const dad_fused *fused;
-    const float *x2;         /* these as fused says ... */
-    const float *moments[2]; /* ... */
-    ptrdiff_t slices[2];     /* of these moments */
+    const float *x2, *coefficients; /* these as fused says ... */
+    const float *moments[2];        /* ... */
+    ptrdiff_t slices[2];            /* of these moments */
     const float *norm_weight, *norm_bias, *norm_mean, *norm_var; /* of a BatchNorm */
     dad_activation norm_activation;
     float *y, *aux;
@@ -28,7 +28,7 @@ typedef struct {
     const float *t; /* [N] time steps */
     float *scratch;
     uint64_t seed; /* of dropout */
-    bool training, again;
+    bool training, again, fast;
 } dad_task;
 
 typedef struct {
@@ -45,7 +45,7 @@ const dad_op_kind *dad_op_of(const dad_node *node);
 
 /* The sums of its value that a convolution can give: how many slices, and how many floats,
  * per image; 0 where it gives none. */
-ptrdiff_t dad_op_moment_slices(const dad_node *node, const dad_node *input);
-ptrdiff_t dad_op_moments_size(const dad_node *node, const dad_node *input);
+ptrdiff_t dad_op_moment_slices(const dad_node *node, const dad_node *input, bool fast);
+ptrdiff_t dad_op_moments_size(const dad_node *node, const dad_node *input, bool fast);
 
 #endif

@@ -67,6 +67,7 @@ static dad_step *new_step(planner *p, int node, bool backward) {
                        .dy = DAD_NONE,
                        .fused = {.x2 = DAD_NONE,
                                  .norm = DAD_NONE,
+                                 .coefficients = DAD_NONE,
                                  .moments = {DAD_NONE, DAD_NONE},
                                  .producer = {DAD_NONE, DAD_NONE}}};
     for (int i = 0; i < DAD_MAX_INPUTS; i++) {
@@ -75,19 +76,32 @@ static dad_step *new_step(planner *p, int node, bool backward) {
     return step;
 }
 
-/* The value that stands in for one that is never made: input 0 of a concatenation (then
- * *second is the other) or of an upsampling (then *half). */
-static dad_value stand_in(const planner *p, dad_value value, dad_value *second,
-                          bool *half) {
-    const dad_node *node = &p->graph->nodes[value];
-    *second = DAD_NONE;
-    *half = false;
-    if (p->fusions == NULL || !p->fusions[value].absent) {
-        return value;
+/* What is read in place of a value that is never made. */
+typedef struct {
+    dad_value first, second; /* second: of a concatenation, else DAD_NONE */
+    dad_value norm;          /* the GroupNorm to be applied, or DAD_NONE */
+    bool half;               /* before an upsampling */
+} stand_in;
+
+static stand_in find_stand_in(const planner *p, dad_value value) {
+    stand_in s = {.first = value, .second = DAD_NONE, .norm = DAD_NONE};
+    if (p->fusions == NULL) {
+        return s;
     }
-    *second = node->op == DAD_OP_CONCAT ? node->in[1] : DAD_NONE;
-    *half = node->op == DAD_OP_UPSAMPLE_NEAREST;
-    return node->op == DAD_OP_BATCH_NORM ? value : node->in[0];
+    const dad_node *nodes = p->graph->nodes;
+    if (nodes[s.first].op == DAD_OP_UPSAMPLE_NEAREST && p->fusions[s.first].absent) {
+        s.half = true;
+        s.first = nodes[s.first].in[0];
+    }
+    if (p->fusions[s.first].deferred) {
+        s.norm = s.first;
+        s.first = nodes[s.first].in[0];
+    }
+    if (nodes[s.first].op == DAD_OP_CONCAT && p->fusions[s.first].absent) {
+        s.second = nodes[s.first].in[1];
+        s.first = nodes[s.first].in[0];
+    }
+    return s;
 }
 
 /* The sums of a part, where its convolution gives them. */
@@ -99,16 +113,19 @@ static void plan_moments(planner *p, dad_step *step, int part, dad_value value) 
 }
 
 static void plan_input(planner *p, dad_step *step, int i, dad_value input) {
-    dad_value second;
-    const dad_value first = stand_in(p, input, &second, &step->fused.half[i]);
-    step->x[i] = touch(p, p->value[first]);
-    if (second != DAD_NONE) {
-        step->fused.x2 = touch(p, p->value[second]);
-        step->fused.C1 = p->graph->nodes[first].C;
+    const stand_in s = find_stand_in(p, input);
+    step->x[i] = touch(p, p->value[s.first]);
+    step->fused.half[i] = s.half;
+    if (s.second != DAD_NONE) {
+        step->fused.x2 = touch(p, p->value[s.second]);
+        step->fused.C1 = p->graph->nodes[s.first].C;
+    }
+    if (s.norm != DAD_NONE) {
+        step->fused.coefficients = touch(p, p->value[s.norm]);
     }
     if (p->graph->nodes[step->node].op == DAD_OP_GROUP_NORM) {
-        plan_moments(p, step, 0, first);
-        plan_moments(p, step, 1, second);
+        plan_moments(p, step, 0, s.first);
+        plan_moments(p, step, 1, s.second);
     }
 }
 
@@ -119,7 +136,8 @@ static ptrdiff_t saved_size(const planner *p, int index) {
         return dad_op_of(node)->aux_size(p->graph, node);
     }
     return p->fusions[index].moments
-               ? dad_op_moments_size(node, &p->graph->nodes[node->in[0]])
+               ? dad_op_moments_size(node, &p->graph->nodes[node->in[0]],
+                                     p->plan->options.fast)
                : 0;
 }
 
@@ -144,8 +162,10 @@ static void plan_forward(planner *p, int index, bool again) {
     }
     if (p->fusions != NULL) {
         step->fused.norm = p->fusions[index].norm;
+        step->fused.deferred = p->fusions[index].deferred;
     }
-    p->value[index] = step->y = new_tensor(p, value_size(node));
+    p->value[index] = step->y =
+        new_tensor(p, step->fused.deferred ? 2 * node->C : value_size(node));
     const ptrdiff_t saved = saved_size(p, index);
     if (saved > 0) {
         p->aux[index] = step->aux = new_tensor(p, saved);

@@ -16,6 +16,7 @@ typedef struct {
     bool training;  /* plan the backward pass too */
     bool recompute; /* keep only what segments hand to each other, run the rest again */
     bool input_gradient; /* the gradient with respect to the image is wanted */
+    bool fast; /* evaluation: F(6x6) on large maps, with several times the rounding error */
 } dad_plan_options;
 
 /* A tensor is an index into plan->tensors, or DAD_NONE. */
@@ -31,6 +32,8 @@ typedef struct {
     ptrdiff_t C1; /* channels of the first part */
     bool half[DAD_MAX_INPUTS]; /* x[i] is the map before an upsampling */
     dad_value norm;            /* the BatchNorm that a convolution does, or DAD_NONE */
+    bool deferred;             /* of a GroupNorm: y is its scale and shift ... */
+    int coefficients;          /* ... and theirs, of a convolution that applies it */
     int moments[2];        /* of a GroupNorm's parts, where their convolutions give them */
     dad_value producer[2]; /* those convolutions */
 } dad_fused;

@@ -38,10 +38,22 @@ void dad_filter_winograd(float *u, const dad_filter_view *view, const dad_winogr
  * region, who all call this and wait for each other at its end. */
 void dad_filter_all_winograd(float *u, const dad_filter_view *view,
                              const dad_winograd_ops *ops);
-/* packed [panel][tap][inputs][16]: the same for products with patches. The panels serve as
+/* out [panel][tap][inputs][16]: the same for products with patches. The panels serve as
  * they are where they `are ready`. */
 bool dad_filter_is_ready(const dad_filter_view *view);
-void dad_filter_all_matmul(float *packed, const dad_filter_view *view);
+void dad_filter_all_matmul(float *out, const dad_filter_view *view);
+
+/* Whether an output of `floats` goes past the caches: it is larger than they are, and its
+ * panels are whole cache lines. The threads that wrote it then call dad_stream_end. */
+enum { DAD_STREAM_FLOATS = 4 << 20 };
+static inline bool dad_is_streamed(const float *y, ptrdiff_t floats, ptrdiff_t O) {
+    return floats > DAD_STREAM_FLOATS && O % DAD_PANEL == 0 && (uintptr_t)y % 64 == 0;
+}
+static inline void dad_stream_end(void) {
+#if defined(__SSE2__)
+    __builtin_ia32_sfence();
+#endif
+}
 
 /* y [N, H, W, outputs]; shape->algorithm is one of Winograd's, and shape->C and O are the
  * view's inputs and outputs. */

@@ -126,13 +126,13 @@ bool dad_filter_is_ready(const dad_filter_view *view) {
     return view->pass == DAD_CONV_FORWARD && view->taps == 1;
 }
 
-void dad_filter_all_matmul(float *packed, const dad_filter_view *view) {
+void dad_filter_all_matmul(float *out, const dad_filter_view *view) {
     const ptrdiff_t inputs = view->inputs, taps = view->taps;
     const ptrdiff_t panels = dad_ceil_div(view->outputs, DAD_PANEL);
 #pragma omp for collapse(2) schedule(static)
     for (ptrdiff_t panel = 0; panel < panels; panel++) {
         for (ptrdiff_t tap = 0; tap < taps; tap++) {
-            float *target = packed + (panel * taps + tap) * inputs * DAD_PANEL;
+            float *target = out + (panel * taps + tap) * inputs * DAD_PANEL;
             for (ptrdiff_t c = 0; c < inputs; c++) {
                 for (ptrdiff_t lane = 0; lane < DAD_PANEL; lane++) {
                     target[c * DAD_PANEL + lane] =

@@ -133,7 +133,8 @@ static void emit_panel(float *y, const float *products, const dad_conv2d_epilogu
         const dad_output_stage stage = dad_output_stage_of(epilogue, n, o, s->O);
         dad_simd()->conv->emit(y + offset, s->O, products + done * DAD_PANEL, run,
                                dad_min(DAD_PANEL, s->O - o), &stage,
-                               epilogue->residual ? epilogue->residual + offset : NULL);
+                               epilogue->residual ? epilogue->residual + offset : NULL,
+                               dad_is_streamed(y, s->N * pixels * s->O, s->O));
         done += run;
     }
 }
@@ -199,6 +200,7 @@ void dad_matmul_forward(float *y, const dad_conv2d_input *input,
                 }
             }
         }
+        dad_stream_end();
     }
 }
 

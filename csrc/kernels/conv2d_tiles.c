@@ -29,8 +29,15 @@ void dad_transform_tiles(float *out, ptrdiff_t point_stride, ptrdiff_t tile_stri
         const ptrdiff_t left = tiling->columns - at.j / tile;
         const ptrdiff_t run = dad_min(dad_min(left, STRIP_TILES), count - done);
         const ptrdiff_t columns = run * tile + 2 * map->halo;
-        const dad_strip_source source = {map->data + at.n * image, tiling->H, tiling->W,
-                                         map->C, map->doubled};
+        dad_strip_source source = {.image = map->data + at.n * image,
+                                   .H = tiling->H,
+                                   .W = tiling->W,
+                                   .C = map->C,
+                                   .doubled = map->doubled};
+        if (map->scale != NULL) {
+            source.scale = map->scale + at.n * map->stride;
+            source.shift = map->shift + at.n * map->stride;
+        }
         dad_simd()->conv->strip(strip, &source, c, at.i - map->halo, at.j - map->halo,
                                 tile + 2 * map->halo, columns);
         map->transform(out + done * tile_stride, point_stride, tile_stride, strip, columns,

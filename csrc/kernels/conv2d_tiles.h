@@ -30,7 +30,9 @@ static inline dad_tile_place dad_tile_at(const dad_tiling *t, ptrdiff_t index) {
 typedef struct {
     const float *data; /* [N, H, W, C] */
     ptrdiff_t C, halo;
-    bool doubled; /* data is [N, H / 2, W / 2, C] */
+    bool doubled;               /* data is [N, H / 2, W / 2, C] */
+    const float *scale, *shift; /* [N, ..] `stride` apart, or NULL: see dad_strip_source */
+    ptrdiff_t stride;
     dad_tile_transform *transform;
 } dad_tile_map;
 

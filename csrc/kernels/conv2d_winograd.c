@@ -106,6 +106,7 @@ typedef struct {
     const dad_filter_view *filter;
     const dad_conv2d_epilogue *epilogue;
     ptrdiff_t slices; /* of an image's moments */
+    bool stream;      /* y goes past the caches */
     float *u, *v;     /* shared, or NULL */
 } winograd_job;
 
@@ -130,8 +131,16 @@ static void transform_input(float *v, const winograd_job *job, ptrdiff_t first,
     const dad_conv2d_input *in = job->input;
     const ptrdiff_t C1 = in->x2 != NULL ? in->C1 : p->C;
     const bool second = c >= C1;
-    const dad_tile_map map = {second ? in->x2 : in->x, second ? p->C - C1 : C1, 1,
-                              in->doubled, p->tiling.ops->input};
+    dad_tile_map map = {.data = second ? in->x2 : in->x,
+                        .C = second ? p->C - C1 : C1,
+                        .halo = 1,
+                        .doubled = in->doubled,
+                        .transform = p->tiling.ops->input};
+    if (in->norm != NULL) {
+        map.scale = in->norm + (second ? C1 : 0);
+        map.shift = map.scale + p->C;
+        map.stride = 2 * p->C;
+    }
     dad_transform_tiles(v + c, p->v_point, p->v_tile, &map, &p->tiling, first, count,
                         second ? c - C1 : c, strip);
 }
@@ -150,6 +159,7 @@ static dad_output_place find_place(const winograd_job *job, ptrdiff_t tile, ptrd
                               .channels = dad_min(DAD_PANEL, p->O - o),
                               .residual = e->residual ? e->residual + offset : NULL,
                               .residual_doubled = 0,
+                              .stream = job->stream,
                               .residual_row_stride = t->W * p->O};
     if (e->residual != NULL && e->residual_doubled) {
         const ptrdiff_t H = t->H / 2, W = t->W / 2;
@@ -271,14 +281,16 @@ void dad_winograd_forward(float *y, const dad_conv2d_input *input,
                           const dad_conv2d_epilogue *epilogue,
                           const dad_conv2d_shape *shape, float *scratch) {
     const winograd_plan p = make_plan(shape);
-    const winograd_job job = {.plan = &p,
-                              .y = y,
-                              .input = input,
-                              .filter = filter,
-                              .epilogue = epilogue,
-                              .slices = dad_winograd_moment_slices(shape),
-                              .u = scratch,
-                              .v = scratch + p.shared_u};
+    const winograd_job job = {
+        .plan = &p,
+        .y = y,
+        .input = input,
+        .filter = filter,
+        .epilogue = epilogue,
+        .slices = dad_winograd_moment_slices(shape),
+        .stream = dad_is_streamed(y, shape->N * shape->H * shape->W * shape->O, shape->O),
+        .u = scratch,
+        .v = scratch + p.shared_u};
 #pragma omp parallel num_threads(dad_num_threads())
     {
         const workspace own = find_workspace(&p, scratch);
@@ -290,5 +302,6 @@ void dad_winograd_forward(float *y, const dad_conv2d_input *input,
         } else {
             forward_private(&job, &own);
         }
+        dad_stream_end();
     }
 }

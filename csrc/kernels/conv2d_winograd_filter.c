@@ -54,8 +54,10 @@ static void transform_group(float *v, float *t, const filter_plan *p, const floa
                             ptrdiff_t offset, ptrdiff_t count, float *strip) {
     const ptrdiff_t groups = p->C_padded / DAD_PANEL;
     const bool input = group < groups;
-    const dad_tile_map x_map = {x, p->C, 1, false, p->tiling.ops->input};
-    const dad_tile_map dy_map = {dy, p->O, 0, false, p->tiling.ops->gradient};
+    const dad_tile_map x_map = {
+        .data = x, .C = p->C, .halo = 1, .transform = p->tiling.ops->input};
+    const dad_tile_map dy_map = {
+        .data = dy, .C = p->O, .transform = p->tiling.ops->gradient};
     const ptrdiff_t c = (input ? group : group - groups) * DAD_PANEL;
     dad_transform_tiles((input ? v : t) + c * p->block + offset * DAD_PANEL,
                         input ? p->v_point : p->t_point, DAD_PANEL,

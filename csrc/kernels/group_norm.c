@@ -124,9 +124,11 @@ ptrdiff_t dad_group_norm_evaluate_scratch(const dad_group_norm_shape *shape) {
     return dad_round_up(shape->N * 2 * shape->G, 2) + 2 * dad_group_norm_scratch(shape);
 }
 
-void dad_group_norm_evaluate(float *y, const dad_group_norm_part *parts, int count,
-                             const float *gamma, const float *beta,
-                             const dad_group_norm_shape *shape, float *scratch) {
+/* The channels of the whole, in the workspace that is returned. */
+static dad_norm_workspace evaluate_channels(const dad_group_norm_part *parts, int count,
+                                            const float *gamma, const float *beta,
+                                            const dad_group_norm_shape *shape,
+                                            float *scratch) {
     const dad_norm_shape norm = norm_shape(shape);
     float *rest = scratch + dad_round_up(shape->N * 2 * shape->G, 2);
     const dad_norm_workspace work = dad_norm_cut(rest, &norm);
@@ -137,7 +139,29 @@ void dad_group_norm_evaluate(float *y, const dad_group_norm_part *parts, int cou
     }
     set_statistics(scratch, &work, shape);
     set_channels(&work, scratch, gamma, beta, shape);
-    first = 0;
+    return work;
+}
+
+void dad_group_norm_coefficients(float *coefficients, const dad_group_norm_part *parts,
+                                 int count, const float *gamma, const float *beta,
+                                 const dad_group_norm_shape *shape, float *scratch) {
+    const dad_norm_workspace work =
+        evaluate_channels(parts, count, gamma, beta, shape, scratch);
+    const ptrdiff_t C = shape->C;
+    const size_t size = (size_t)C * sizeof(float);
+    for (ptrdiff_t n = 0; n < shape->N; n++, coefficients += 2 * C) {
+        memcpy(coefficients, dad_norm_channel_array(&work, n, DAD_NORM_SCALE, C), size);
+        memcpy(coefficients + C, dad_norm_channel_array(&work, n, DAD_NORM_SHIFT, C), size);
+    }
+}
+
+void dad_group_norm_evaluate(float *y, const dad_group_norm_part *parts, int count,
+                             const float *gamma, const float *beta,
+                             const dad_group_norm_shape *shape, float *scratch) {
+    const dad_norm_shape norm = norm_shape(shape);
+    const dad_norm_workspace work =
+        evaluate_channels(parts, count, gamma, beta, shape, scratch);
+    ptrdiff_t first = 0;
     for (int i = 0; i < count; i++) {
         dad_norm_apply(y, parts[i].x, first, parts[i].C, &work, &norm);
         first += parts[i].C;

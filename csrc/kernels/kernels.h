@@ -35,6 +35,8 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "simd/conv_ops.h" /* DAD_PANEL */
+
 typedef enum { DAD_NO_ACTIVATION = 0, DAD_SILU, DAD_RELU } dad_activation;
 
 /* ---- layout.c -------------------------------------------------------------------- */
@@ -85,9 +87,8 @@ static inline ptrdiff_t dad_conv2d_out(ptrdiff_t size, ptrdiff_t kernel, ptrdiff
 /* Filters are kept as panels, w [panel][C][KH * KW][16]: 16 output channels side by side,
  * zero past the last. So are their gradients, and nothing else of a filter stays in memory
  * between calls. */
-enum { DAD_FILTER_PANEL = 16 };
 static inline ptrdiff_t dad_filter_size(ptrdiff_t O, ptrdiff_t C, ptrdiff_t taps) {
-    return (O + DAD_FILTER_PANEL - 1) / DAD_FILTER_PANEL * DAD_FILTER_PANEL * C * taps;
+    return (O + DAD_PANEL - 1) / DAD_PANEL * DAD_PANEL * C * taps;
 }
 void dad_filter_to_panels(float *panels, const float *w /* [O, C, taps] */, ptrdiff_t O,
                           ptrdiff_t C, ptrdiff_t taps);
@@ -95,13 +96,15 @@ void dad_filter_from_panels(float *w, const float *panels, ptrdiff_t O, ptrdiff_
                             ptrdiff_t taps);
 
 /* The map that a convolution reads. It may come in two parts, as a concatenation that was
- * never made, and at half the size, as an upsampling that was never made. */
+ * never made; and, for 3x3 filters with stride 1, at half the size, as an upsampling that
+ * was never made, and before a GroupNorm with SiLU that was never applied. */
 typedef struct {
     const float *x;  /* [N, H, W, C]; with x2 its first C1 channels, [N, H, W, C1] */
     const float *x2; /* [N, H, W, C - C1], or NULL; C1 is a multiple of 16 */
     ptrdiff_t C1;
-    bool doubled; /* x and x2 are [N, H / 2, W / 2, ..]: a pixel stands for 2x2 (3x3 filters
-                     with stride 1 and an even map) */
+    bool
+        doubled; /* x and x2 are [N, H / 2, W / 2, ..]: a pixel stands for 2x2; H, W even */
+    const float *norm; /* [N, 2, C]: silu(x * norm[n, 0] + norm[n, 1]) is read; or NULL */
 } dad_conv2d_input;
 
 /* What happens to a convolution's output on its way out, y = act(conv * scale + bias +
@@ -156,8 +159,9 @@ ptrdiff_t dad_group_norm_scratch(const dad_group_norm_shape *shape); /* both dir
 void dad_group_norm_forward(float *y, float *stats, const float *x, const float *gamma,
                             const float *beta, const dad_group_norm_shape *shape,
                             float *scratch);
-/* The same without statistics to keep, of a map in one or two parts whose sums may be known
- * (see dad_conv2d_epilogue). */
+/* The same for a map in one or two parts whose sums may be known (see dad_conv2d_epilogue),
+ * without statistics to keep; and norm [N, 2, C], the scale and shift that it would apply
+ * (see dad_conv2d_input). */
 typedef struct {
     const float *x;       /* [N, P, C] */
     ptrdiff_t C;          /* of this part: both together have shape->C */
@@ -168,6 +172,9 @@ ptrdiff_t dad_group_norm_evaluate_scratch(const dad_group_norm_shape *shape);
 void dad_group_norm_evaluate(float *y, const dad_group_norm_part *parts, int count,
                              const float *gamma, const float *beta,
                              const dad_group_norm_shape *shape, float *scratch);
+void dad_group_norm_coefficients(float *norm, const dad_group_norm_part *parts, int count,
+                                 const float *gamma, const float *beta,
+                                 const dad_group_norm_shape *shape, float *scratch);
 void dad_group_norm_backward(float *dx, float *dgamma, float *dbeta, const float *dy,
                              const float *x, const float *stats, const float *gamma,
                              const float *beta, const dad_group_norm_shape *shape,

@@ -99,6 +99,10 @@ typedef struct {
     float *samples;  /* [N, 3, H, W] */
     float *masks;    /* [N, 1, H, W]: 0, or the foreground's value */
     int64_t *labels; /* [N]: 1 where the mask is not empty */
+    /* What they were made of, for a look at it; NULL: not wanted. 0 where the label is. */
+    float *noises;      /* [N, H, W]: rotated, before the threshold */
+    float *parts;       /* [N, H, W]: where the anomaly could lie */
+    float *appearances; /* [N, 3, H, W] */
 } dad_samples;
 
 /* For the current thread count. */

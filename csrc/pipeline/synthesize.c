@@ -26,6 +26,8 @@ typedef struct {
     double *angles;             /* of the finest grid */
     float *perlin;              /* dad_perlin's scratch */
     int32_t *rows, *columns;    /* [H], [W]: where the shuffle reads */
+    double degrees;             /* by which the mask's noise was turned */
+    const float *within;        /* [H, W]: where the anomaly could lie; NULL: anywhere */
 } workspace;
 
 /* 2^exponent, or fewer where a cell would have less than PIXELS_PER_CELL pixels a side. */
@@ -147,11 +149,12 @@ static bool draw_mask(workspace *w, const float *foreground, const dad_synthesis
         draw_part(w, foreground, H, W, rng);
         foreground = w->part;
     }
+    w->within = foreground;
     for (int attempt = 0; attempt < ATTEMPTS; attempt++) {
         draw_noise(w, H, W, RY, RX, rng);
-        double degrees = dad_rng_range(rng, -90.0, 90.0);
+        w->degrees = dad_rng_range(rng, -90.0, 90.0);
         if (any_above(w->noise, H * W, o->threshold) && /* a rotation only averages */
-            cut_mask(w, foreground, o->threshold, degrees, H, W)) {
+            cut_mask(w, foreground, o->threshold, w->degrees, H, W)) {
             return true;
         }
     }
@@ -255,22 +258,69 @@ static void blend(float *sample /* [3, P] */, const float *image /* [P, 3] */,
     }
 }
 
-static int64_t synthesize_one(float *sample, float *mask, const float *image,
-                              const float *foreground, const float *appearance,
-                              uint64_t seed, const dad_synthesis_options *o, ptrdiff_t H,
-                              ptrdiff_t W, workspace *w) {
-    dad_rng rng = dad_rng_seed(seed, 0);
+/* Sample n's part of an output of `size` floats each; NULL stays NULL. */
+static float *part_of(float *all, ptrdiff_t n, ptrdiff_t size) {
+    return all != NULL ? all + n * size : NULL;
+}
+
+static void clear(float *values, ptrdiff_t count) {
+    if (values != NULL) {
+        memset(values, 0, (size_t)count * sizeof(*values));
+    }
+}
+
+static void show_noise(float *noise, const workspace *w, ptrdiff_t H, ptrdiff_t W) {
+    dad_rotation rotation = dad_rotation_by(w->degrees, H, W);
+    for (ptrdiff_t y = 0; noise != NULL && y < H; y++) {
+        dad_rotated_row at = dad_rotation_row(&rotation, y);
+        for (ptrdiff_t x = 0; x < W; x++) {
+            noise[y * W + x] = read_noise(w->noise, at.y, at.x, H, W);
+            at.y += at.step_y;
+            at.x += at.step_x;
+        }
+    }
+}
+
+/* What the sample was made of, as far as it is wanted. */
+static void show_stages(const dad_samples *out, ptrdiff_t n, const workspace *w,
+                        ptrdiff_t H, ptrdiff_t W) {
+    ptrdiff_t P = H * W;
+    float *part = part_of(out->parts, n, P);
+    float *appearance = part_of(out->appearances, n, 3 * P);
+    show_noise(part_of(out->noises, n, P), w, H, W);
+    for (ptrdiff_t i = 0; part != NULL && i < P; i++) {
+        part[i] = w->within != NULL ? w->within[i] : 1.0f;
+    }
+    for (ptrdiff_t i = 0; appearance != NULL && i < 3 * P; i++) {
+        appearance[i % 3 * P + i / 3] = (float)w->picture[i] * (1.0f / 255.0f);
+    }
+}
+
+static void synthesize_one(const dad_samples *out, const dad_sources *in, ptrdiff_t n,
+                           const dad_synthesis_options *o, ptrdiff_t H, ptrdiff_t W,
+                           workspace *w) {
+    ptrdiff_t P = H * W;
+    const float *image = in->images + 3 * n * P;
+    const float *foreground = in->foregrounds != NULL ? in->foregrounds + n * P : NULL;
+    const float *appearance = in->appearances != NULL ? in->appearances + 3 * n * P : NULL;
+    float *sample = out->samples + 3 * n * P, *mask = out->masks + n * P;
+    dad_rng rng = dad_rng_seed(in->seeds[n], 0);
     if (dad_rng_uniform(&rng) >= o->anomaly_probability ||
         !draw_mask(w, foreground, o, H, W, &rng)) {
-        memset(mask, 0, (size_t)(H * W) * sizeof(*mask));
-        blend(sample, image, NULL, NULL, 0.0f, H * W);
-        return 0;
+        clear(mask, P);
+        clear(part_of(out->noises, n, P), P);
+        clear(part_of(out->parts, n, P), P);
+        clear(part_of(out->appearances, n, 3 * P), 3 * P);
+        blend(sample, image, NULL, NULL, 0.0f, P);
+        out->labels[n] = 0;
+        return;
     }
     float beta = (float)dad_rng_range(&rng, o->beta_low, o->beta_high);
     draw_appearance(w, image, appearance, o, H, W, &rng);
-    memcpy(mask, w->mask, (size_t)(H * W) * sizeof(*mask));
-    blend(sample, image, w->mask, w->picture, beta, H * W);
-    return 1;
+    memcpy(mask, w->mask, (size_t)P * sizeof(*mask));
+    blend(sample, image, w->mask, w->picture, beta, P);
+    show_stages(out, n, w, H, W);
+    out->labels[n] = 1;
 }
 
 ptrdiff_t dad_synthesize_scratch(const dad_synthesis_options *options, ptrdiff_t H,
@@ -282,17 +332,11 @@ ptrdiff_t dad_synthesize_scratch(const dad_synthesis_options *options, ptrdiff_t
 void dad_synthesize(const dad_samples *out, const dad_sources *in,
                     const dad_synthesis_options *options, ptrdiff_t N, ptrdiff_t H,
                     ptrdiff_t W, float *scratch) {
-    ptrdiff_t P = H * W;
     ptrdiff_t per_thread = dad_synthesize_scratch(options, H, W) / dad_num_threads();
 #pragma omp parallel for num_threads(dad_num_threads()) schedule(dynamic)
     for (ptrdiff_t n = 0; n < N; n++) {
         workspace w;
         (void)lay_out(&w, scratch + dad_thread_id() * per_thread, options, H, W);
-        const float *foreground = in->foregrounds != NULL ? in->foregrounds + n * P : NULL;
-        const float *appearance =
-            in->appearances != NULL ? in->appearances + 3 * n * P : NULL;
-        out->labels[n] = synthesize_one(out->samples + 3 * n * P, out->masks + n * P,
-                                        in->images + 3 * n * P, foreground, appearance,
-                                        in->seeds[n], options, H, W, &w);
+        synthesize_one(out, in, n, options, H, W, &w);
     }
 }

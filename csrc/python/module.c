@@ -101,11 +101,12 @@ static int module_exec(PyObject *module) {
     }
     dad_gemm_init();
     PyMethodDef *tables[] = {
-        dad_conv_methods,     dad_elementwise_methods, dad_image_methods,
-        dad_layer_methods,    dad_loss_methods,        dad_map_methods,
-        dad_metric_methods,   dad_model_methods,       dad_norm_methods,
-        dad_pipeline_methods, dad_schedule_methods,    dad_score_methods,
-        dad_pixel_methods,    dad_count_methods,       dad_synthesis_methods,
+        dad_conv_methods,       dad_elementwise_methods, dad_image_methods,
+        dad_layer_methods,      dad_loss_methods,        dad_map_methods,
+        dad_metric_methods,     dad_model_methods,       dad_norm_methods,
+        dad_pipeline_methods,   dad_schedule_methods,    dad_score_methods,
+        dad_pixel_methods,      dad_count_methods,       dad_synthesis_methods,
+        dad_foreground_methods,
     };
     for (size_t i = 0; i < sizeof(tables) / sizeof(tables[0]); i++) {
         if (PyModule_AddFunctions(module, tables[i]) < 0) {

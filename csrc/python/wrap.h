@@ -13,6 +13,7 @@ typedef struct {
 extern PyMethodDef dad_conv_methods[];        /* wrap_conv.c */
 extern PyMethodDef dad_count_methods[];       /* wrap_counts.c */
 extern PyMethodDef dad_elementwise_methods[]; /* wrap_elementwise.c */
+extern PyMethodDef dad_foreground_methods[];  /* wrap_foreground.c */
 extern PyMethodDef dad_image_methods[];       /* wrap_images.c */
 extern PyMethodDef dad_layer_methods[];       /* wrap_layers.c */
 extern PyMethodDef dad_loss_methods[];        /* wrap_losses.c */

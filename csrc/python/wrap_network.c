@@ -186,16 +186,16 @@ static bool check_statistics(const dad_graph *graph, npy_intp N) {
 }
 
 static PyObject *network_forward(PyObject *object, PyObject *args, PyObject *keywords) {
-    static char *names[] = {"x",    "t", "training", "recompute", "input_gradient",
-                            "seed", NULL};
+    static char *names[] = {"x",    "t",    "training", "recompute", "input_gradient",
+                            "seed", "fast", NULL};
     network_object *self = (network_object *)object;
     const dad_graph *graph = &self->network.graph;
     PyObject *x_object, *t_object = Py_None, *result = NULL;
-    int training = 0, recompute = 0, input_gradient = 0;
+    int training = 0, recompute = 0, input_gradient = 0, fast = 0;
     unsigned long long seed = 0;
-    if (!PyArg_ParseTupleAndKeywords(args, keywords, "O|O$pppK:forward", names, &x_object,
+    if (!PyArg_ParseTupleAndKeywords(args, keywords, "O|O$pppKp:forward", names, &x_object,
                                      &t_object, &training, &recompute, &input_gradient,
-                                     &seed)) {
+                                     &seed, &fast)) {
         return NULL;
     }
     PyArrayObject *x = NULL, *t = NULL, *y = NULL;
@@ -221,7 +221,8 @@ static PyObject *network_forward(PyObject *object, PyObject *args, PyObject *key
     const dad_plan_options options = {.N = N,
                                       .training = training,
                                       .recompute = recompute,
-                                      .input_gradient = input_gradient};
+                                      .input_gradient = input_gradient,
+                                      .fast = fast && !training};
     dad_status status;
     Py_BEGIN_ALLOW_THREADS
     status = dad_network_forward(&self->network, dad_floats(y), dad_floats(x),
@@ -393,7 +394,7 @@ static PyMethodDef methods[] = {
      "Replace a parameter's value or moments."},
     {"forward", WITH_KEYWORDS(network_forward),
      "forward($self, /, x, t=None, *, training=False, recompute=False, "
-     "input_gradient=False, seed=0)\n--\n\n"
+     "input_gradient=False, seed=0, fast=False)\n--\n\n"
      "Run on x [N, C, H, W]; training keeps what backward() needs."},
     {"backward", WITH_KEYWORDS(network_backward),
      "backward($self, /, dy)\n--\n\n"

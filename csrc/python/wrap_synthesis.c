@@ -61,6 +61,7 @@ static bool check_options(const dad_synthesis_options *o) {
 }
 
 enum { IMAGES, FOREGROUNDS, APPEARANCES, SEEDS, SOURCES };
+enum { SHOWN_NOISE, SHOWN_PART, SHOWN_APPEARANCE, STAGES };
 
 /* The four arrays, the second and third of which may stay NULL. */
 static bool input_sources(PyArrayObject *arrays[SOURCES],
@@ -102,20 +103,22 @@ static PyObject *synthesize(PyObject *self, PyObject *args, PyObject *kwargs) {
                             "exponents",
                             "threshold",
                             "random_part",
+                            "stages",
                             NULL};
     PyObject *objects[SOURCES], *result = NULL;
     dad_synthesis_options options = {0.5, 0.5, 0.2, 0.8, 0, 5, 0.5f, false};
-    int random_part = 0;
+    int random_part = 0, with_stages = 0;
     if (!PyArg_ParseTupleAndKeywords(
-            args, kwargs, "OOOO|dd(dd)(ii)fp:synthesize", names, &objects[IMAGES],
+            args, kwargs, "OOOO|dd(dd)(ii)fpp:synthesize", names, &objects[IMAGES],
             &objects[FOREGROUNDS], &objects[APPEARANCES], &objects[SEEDS],
             &options.anomaly_probability, &options.self_probability, &options.beta_low,
             &options.beta_high, &options.fewest_exponent, &options.most_exponent,
-            &options.threshold, &random_part)) {
+            &options.threshold, &random_part, &with_stages)) {
         return NULL;
     }
     options.random_part = random_part != 0;
     PyArrayObject *arrays[SOURCES] = {NULL}, *samples = NULL, *masks = NULL, *labels = NULL;
+    PyArrayObject *stages[STAGES] = {NULL};
     float *scratch = NULL;
     if (!check_options(&options) || !input_sources(arrays, objects)) {
         goto done;
@@ -129,17 +132,36 @@ static PyObject *synthesize(PyObject *self, PyObject *args, PyObject *kwargs) {
         (scratch = dad_scratch(dad_synthesize_scratch(&options, H, W))) == NULL) {
         goto done;
     }
+    for (int i = 0; with_stages && i < STAGES; i++) {
+        const npy_intp *shape = i == SHOWN_APPEARANCE ? samples_shape : masks_shape;
+        if ((stages[i] = dad_output(NPY_FLOAT32, 4, shape)) == NULL) {
+            goto done;
+        }
+    }
     dad_sources in = {dad_floats(arrays[IMAGES]), dad_floats(arrays[FOREGROUNDS]),
                       dad_floats(arrays[APPEARANCES]), PyArray_DATA(arrays[SEEDS])};
-    dad_samples out = {dad_floats(samples), dad_floats(masks), PyArray_DATA(labels)};
+    dad_samples out = {dad_floats(samples),
+                       dad_floats(masks),
+                       PyArray_DATA(labels),
+                       dad_floats(stages[SHOWN_NOISE]),
+                       dad_floats(stages[SHOWN_PART]),
+                       dad_floats(stages[SHOWN_APPEARANCE])};
     Py_BEGIN_ALLOW_THREADS;
     dad_synthesize(&out, &in, &options, N, H, W, scratch);
     Py_END_ALLOW_THREADS;
-    result = PyTuple_Pack(3, (PyObject *)samples, (PyObject *)masks, (PyObject *)labels);
+    result =
+        with_stages
+            ? PyTuple_Pack(6, (PyObject *)samples, (PyObject *)masks, (PyObject *)labels,
+                           (PyObject *)stages[SHOWN_NOISE], (PyObject *)stages[SHOWN_PART],
+                           (PyObject *)stages[SHOWN_APPEARANCE])
+            : PyTuple_Pack(3, (PyObject *)samples, (PyObject *)masks, (PyObject *)labels);
 done:
     dad_free(scratch);
     for (int i = 0; i < SOURCES; i++) {
         Py_XDECREF(arrays[i]);
+    }
+    for (int i = 0; i < STAGES; i++) {
+        Py_XDECREF(stages[i]);
     }
     Py_XDECREF(samples);
     Py_XDECREF(masks);
@@ -152,8 +174,10 @@ PyMethodDef dad_synthesis_methods[] = {
         synthesize,
         "synthesize(images, foregrounds, appearances, seeds, anomaly_probability=0.5, "
         "self_probability=0.5, beta=(0.2, 0.8), exponents=(0, 5), threshold=0.5, "
-        "random_part=False)\n--\n\n"
+        "random_part=False, stages=False)\n--\n\n"
         "Images with synthetic anomalies: samples (N, 3, H, W), masks (N, 1, H, W) and "
-        "labels (N,) from images (N, H, W, 3) in [0, 1] and uint64 seeds (N,)."),
+        "labels (N,) from images (N, H, W, 3) in [0, 1] and uint64 seeds (N,). With stages "
+        "also the noise and the part where the anomaly could lie, both (N, 1, H, W), and "
+        "the appearance (N, 3, H, W)."),
     {NULL, NULL, 0, NULL},
 };

@@ -20,6 +20,7 @@ enum {
     PREFETCH = 32, /* rows of b ahead, from LONG_DEPTH on: b then comes from L3 */
     SUM_ROWS = 32, /* added in float before they go to a double */
     SUM_WIDTH = 64, /* channels at a time */
+    GROUP = 6,      /* rows of a that one pointer serves: more, and addresses spill */
 };
 
 typedef struct {
@@ -33,30 +34,58 @@ typedef struct {
     int prefetch; /* b */
 } operands;
 
+/* acc [rows][vectors] += a b for one k; row i of a at a[i / GROUP] + i % GROUP * a_row. */
+DAD_INLINE void accumulate_step(vf (*acc)[2], const int rows, const int vectors,
+                                const float *const *a, ptrdiff_t a_row,
+                                const float *const *b, const int prefetch) {
+    vf row[2];
+#pragma GCC unroll 2
+    for (int j = 0; j < vectors; j++) {
+        row[j] = vload(b[j]);
+        if (prefetch && (j == 0 || VL == DAD_PANEL)) { /* one for each cache line */
+            __builtin_prefetch(b[j] + PREFETCH * DAD_PANEL);
+        }
+    }
+#pragma GCC unroll 16
+    for (int i = 0; i < rows; i++) {
+        const vf factor = vset1(a[i / GROUP][i % GROUP * a_row]);
+#pragma GCC unroll 2
+        for (int j = 0; j < vectors; j++) {
+            acc[i][j] += factor * row[j];
+        }
+    }
+}
+
+/* Pointers that the compiler must keep apart: it would compute each from the others. */
+typedef struct {
+    const float *a[2], *b[2];
+} cursors;
+
+DAD_INLINE void advance(cursors *at, ptrdiff_t a_step, ptrdiff_t steps) {
+    for (int i = 0; i < 2; i++) {
+        at->a[i] += steps * a_step;
+        at->b[i] += steps * DAD_PANEL;
+        DAD_OPAQUE(at->a[i]);
+        DAD_OPAQUE(at->b[i]);
+    }
+}
+
 /* acc [rows][vectors] += a b over `depth` of k. */
 DAD_INLINE void accumulate(vf (*acc)[2], const int rows, const int vectors,
                            const operands *p, ptrdiff_t a_row, ptrdiff_t a_step,
                            const ptrdiff_t depth, const int prefetch) {
-    const float *a = p->a, *b = p->b;
-    const ptrdiff_t b_gap = p->b_gap;
-#pragma GCC unroll 4
-    for (ptrdiff_t k = 0; k < depth; k++) {
-        vf row[2];
-#pragma GCC unroll 2
-        for (int j = 0; j < vectors; j++) {
-            row[j] = vload(b + k * DAD_PANEL + j * b_gap);
-            if (prefetch && (j == 0 || VL == DAD_PANEL)) { /* one for each cache line */
-                __builtin_prefetch(b + (k + PREFETCH) * DAD_PANEL + j * b_gap);
-            }
-        }
-#pragma GCC unroll 16
-        for (int i = 0; i < rows; i++) {
-            vf factor = vset1(a[i * a_row + k * a_step]);
-#pragma GCC unroll 2
-            for (int j = 0; j < vectors; j++) {
-                acc[i][j] += factor * row[j];
-            }
-        }
+    cursors at = {{p->a, p->a + GROUP * a_row}, {p->b, p->b + p->b_gap}};
+    advance(&at, a_step, 0);
+    ptrdiff_t k = 0;
+    for (; k + 2 <= depth; k += 2) {
+        const float *a[2] = {at.a[0] + a_step, at.a[1] + a_step};
+        const float *b[2] = {at.b[0] + DAD_PANEL, at.b[1] + DAD_PANEL};
+        accumulate_step(acc, rows, vectors, at.a, a_row, at.b, prefetch);
+        accumulate_step(acc, rows, vectors, a, a_row, b, prefetch);
+        advance(&at, a_step, 2);
+    }
+    if (k < depth) {
+        accumulate_step(acc, rows, vectors, at.a, a_row, at.b, prefetch);
     }
 }
 
@@ -224,54 +253,93 @@ static void outer_product(float *c, ptrdiff_t c_panel, const float *a, const flo
 
 /* One vector of columns; n < VL only past the last channel. */
 DAD_INLINE void emit_column(float *y, ptrdiff_t ldy, const float *c, ptrdiff_t rows,
-                            ptrdiff_t n, vf scale, vf bias, vf floor,
-                            const float *residual) {
+                            ptrdiff_t n, vf scale, vf bias, vf floor, const float *residual,
+                            const int stream) {
     for (ptrdiff_t i = 0; i < rows; i++) {
         vf value = vload(c + i * DAD_PANEL) * scale + bias;
         if (residual != NULL) {
             value += vload_n(residual + i * ldy, n);
         }
-        vstore_n(y + i * ldy, vmax(floor, value), n);
+        if (stream) {
+            vstream(y + i * ldy, vmax(floor, value));
+        } else {
+            vstore_n(y + i * ldy, vmax(floor, value), n);
+        }
     }
 }
 
 static void emit(float *y, ptrdiff_t ldy, const float *c, ptrdiff_t rows,
-                 ptrdiff_t channels, const dad_output_stage *stage, const float *residual) {
+                 ptrdiff_t channels, const dad_output_stage *stage, const float *residual,
+                 int stream) {
     const vf floor = vset1(stage->floor);
     for (ptrdiff_t j = 0; j < channels; j += VL) {
         const float *r = residual ? residual + j : NULL;
         const vf scale = vload(stage->scale + j), bias = vload(stage->bias + j);
-        if (channels - j >= VL) {
-            emit_column(y + j, ldy, c + j, rows, VL, scale, bias, floor, r);
+        const ptrdiff_t n = channels - j;
+        if (n >= VL && stream) {
+            emit_column(y + j, ldy, c + j, rows, VL, scale, bias, floor, r, 1);
+        } else if (n >= VL) {
+            emit_column(y + j, ldy, c + j, rows, VL, scale, bias, floor, r, 0);
         } else {
-            emit_column(y + j, ldy, c + j, rows, channels - j, scale, bias, floor, r);
+            emit_column(y + j, ldy, c + j, rows, n, scale, bias, floor, r, 0);
         }
     }
 }
 
-/* dst [pixels][DAD_PANEL] = the pixels of a row src [.., C] from `column` on, or the pixels
- * whose doubles they are. */
-DAD_INLINE void copy_pixels(float *dst, const float *src, ptrdiff_t C, ptrdiff_t column,
-                            ptrdiff_t pixels, ptrdiff_t channels, const int doubled) {
-    if (channels < DAD_PANEL) {
-        memset(dst, 0, (size_t)(pixels * DAD_PANEL) * sizeof(float));
-    }
+/* A group of channels of one row of pixels: whole groups only are taken as vectors. */
+typedef struct {
+    const float *row; /* [.., C] */
+    ptrdiff_t C, channels;
+    float scale[DAD_PANEL], shift[DAD_PANEL]; /* zero past the last channel */
+} pixel_row;
+
+/* dst [pixels][DAD_PANEL] = the pixels from `column` on, or those whose doubles they are.
+ */
+DAD_INLINE void copy_pixels(float *dst, const pixel_row *from, ptrdiff_t column,
+                            ptrdiff_t pixels, const int doubled, const int normalize) {
+    const size_t width = (size_t)from->channels * sizeof(float);
+    float part[DAD_PANEL] = {0};
     for (ptrdiff_t i = 0; i < pixels; i++, dst += DAD_PANEL) {
-        const float *pixel = src + (doubled ? (column + i) / 2 : column + i) * C;
-        if (channels < DAD_PANEL) {
-            memcpy(dst, pixel, (size_t)channels * sizeof(float));
-            continue;
+        const float *pixel =
+            from->row + (doubled ? (column + i) / 2 : column + i) * from->C;
+        if (from->channels < DAD_PANEL) {
+            memcpy(part, pixel, width);
+            pixel = part;
         }
+#pragma GCC unroll 4
         for (int j = 0; j < DAD_PANEL; j += VL) {
-            vstore(dst + j, vload(pixel + j));
+            vf x = vload(pixel + j);
+            vstore(dst + j, normalize
+                                ? vsilu(x * vload(from->scale + j) + vload(from->shift + j))
+                                : x);
         }
+    }
+}
+
+static void copy_any(float *dst, const pixel_row *from, ptrdiff_t column, ptrdiff_t pixels,
+                     int doubled, int normalize) {
+    if (normalize) {
+        if (doubled) {
+            copy_pixels(dst, from, column, pixels, 1, 1);
+        } else {
+            copy_pixels(dst, from, column, pixels, 0, 1);
+        }
+    } else if (doubled) {
+        copy_pixels(dst, from, column, pixels, 1, 0);
+    } else {
+        copy_pixels(dst, from, column, pixels, 0, 0);
     }
 }
 
 static void strip(float *dst, const dad_strip_source *source, ptrdiff_t c, ptrdiff_t row,
                   ptrdiff_t column, ptrdiff_t rows, ptrdiff_t columns) {
     const ptrdiff_t W = source->W, C = source->C;
-    const ptrdiff_t channels = C - c < DAD_PANEL ? C - c : DAD_PANEL;
+    const int doubled = source->doubled, normalize = source->scale != NULL;
+    pixel_row from = {.C = C, .channels = C - c < DAD_PANEL ? C - c : DAD_PANEL};
+    if (normalize) {
+        memcpy(from.scale, source->scale + c, (size_t)from.channels * sizeof(float));
+        memcpy(from.shift, source->shift + c, (size_t)from.channels * sizeof(float));
+    }
     const ptrdiff_t begin = column < 0 ? 0 : column;
     const ptrdiff_t end = column + columns > W ? W : column + columns;
     const size_t pixel = DAD_PANEL * sizeof(float);
@@ -282,13 +350,8 @@ static void strip(float *dst, const dad_strip_source *source, ptrdiff_t c, ptrdi
         }
         float *inside = dst + (begin - column) * DAD_PANEL;
         memset(dst, 0, (size_t)(begin - column) * pixel);
-        if (source->doubled) {
-            copy_pixels(inside, source->image + (i / 2) * (W / 2) * C + c, C, begin,
-                        end - begin, channels, 1);
-        } else {
-            copy_pixels(inside, source->image + i * W * C + c, C, begin, end - begin,
-                        channels, 0);
-        }
+        from.row = source->image + (doubled ? i / 2 * (W / 2) : i * W) * C + c;
+        copy_any(inside, &from, begin, end - begin, doubled, normalize);
         memset(dst + (end - column) * DAD_PANEL, 0,
                (size_t)(column + columns - end) * pixel);
     }

@@ -16,11 +16,12 @@ enum {
 };
 
 /* Where a strip is cut from: one image [H, W, C]; doubled: [H / 2, W / 2, C], each pixel
- * standing for 2x2. */
+ * standing for 2x2. With a scale, silu(x * scale + shift) is what the strip gets. */
 typedef struct {
     const float *image;
     ptrdiff_t H, W, C;
     int doubled;
+    const float *scale, *shift; /* [C], or NULL */
 } dad_strip_source;
 
 /* What becomes of a result on its way out: max(r * scale + bias + residual, floor). */
@@ -39,7 +40,8 @@ typedef struct {
     float *moments; /* [3] rows of DAD_PANEL, moments_stride apart: shift, sum and sum of
                        squares of y - shift; for whole tiles and panels only. Or NULL */
     ptrdiff_t moments_stride;
-    int first; /* of the tiles that these moments add up */
+    int first;  /* of the tiles that these moments add up */
+    int stream; /* y is larger than the caches, and its panels are cache lines */
 } dad_output_place;
 
 /* strip [rows][columns][DAD_PANEL] = the tiles of F(m x m, 3x3) side by side, m columns
@@ -75,10 +77,10 @@ typedef struct {
     void (*outer_product)(float *c, ptrdiff_t c_panel, const float *a, const float *b,
                           ptrdiff_t b_panel, int panels, ptrdiff_t T, int add);
     /* y [rows][channels] = c [rows][DAD_PANEL] through its stage; rows of y and residual
-     * lie ldy apart. */
+     * lie ldy apart; stream: as in dad_output_place. */
     void (*emit)(float *y, ptrdiff_t ldy, const float *c, ptrdiff_t rows,
                  ptrdiff_t channels, const dad_output_stage *stage,
-                 const float *residual /* or NULL */);
+                 const float *residual /* or NULL */, int stream);
     /* strip = rows by columns pixels from (row, column) on, zero outside the image;
      * channels c .. c + DAD_PANEL - 1, zero past the last. */
     void (*strip)(float *strip, const dad_strip_source *source, ptrdiff_t c, ptrdiff_t row,

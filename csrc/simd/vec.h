@@ -3,6 +3,7 @@
  *
  *   VL                 lanes: 4 (baseline), 8 (AVX2), 16 (AVX-512)
  *   vf, vi             float and int32 vectors
+ *   vstream            past the caches, where p is aligned and VL floats are a cache line
  *   vload, vstore      unaligned; vload_n, vstore_n the first n lanes (the rest zero /
  * untouched) vset1              every lane the same vd, vlower, ...    double vectors of
  * half as many lanes: for sums of many floats vexp, vsilu, ...   polynomial exponential
@@ -41,8 +42,20 @@ typedef float vf_unaligned __attribute__((vector_size(VL * 4), aligned(4), may_a
 typedef float vf_half __attribute__((vector_size(VL * 2)));
 typedef double vd_unaligned __attribute__((vector_size(VL * 4), aligned(8), may_alias));
 
+/* The compiler forgets what it knows about a value. */
+#if defined(__GNUC__)
+#define DAD_OPAQUE(value) __asm__("" : "+r"(value))
+#else
+#define DAD_OPAQUE(value) ((void)0)
+#endif
+
 DAD_INLINE vf vload(const float *p) { return *(const vf_unaligned *)p; }
 DAD_INLINE void vstore(float *p, vf v) { *(vf_unaligned *)p = v; }
+#if defined(__AVX512F__)
+DAD_INLINE void vstream(float *p, vf v) { _mm512_stream_ps(p, v); }
+#else
+DAD_INLINE void vstream(float *p, vf v) { vstore(p, v); }
+#endif
 DAD_INLINE vf vset1(float s) { return s - (vf){0}; }
 
 /* 0, 1, .. VL - 1. */

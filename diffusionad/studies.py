@@ -1,0 +1,301 @@
+"""What a study of many trainings stands on: its results file, its trainings, means and spreads.
+
+A study lives in one folder. Its results file is written whole after every row, so that a study that
+was killed goes on where it was: rows that are finished stay, a training that was under way is
+resumed from its own folder, bit for bit.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
+
+import diffusionad as dad
+from diffusionad import system
+from diffusionad.config import to_dict, update
+from diffusionad.datasets import Dataset, Sample
+from diffusionad.datasets.samples import relative_name
+from diffusionad.errors import InputError
+from diffusionad.files import PathLike, reason, remove_temporaries, write_json
+from diffusionad.fitting import MODEL_FILE, STATE_FILE, settle_kind
+from diffusionad.sources import Textures
+
+if TYPE_CHECKING:
+    from diffusionad.console import Console
+    from diffusionad.model import DiffusionAD, Progress
+
+Row = dict[str, Any]
+OFTEN = {"seed", "steps"}  # settings that differ from one training of a study to the next
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How the models of a study are made and trained, but for their seeds.
+
+    ``steps`` or ``time_budget`` (seconds) is the length of each training; without both it is the
+    preset's.
+    """
+
+    preset: str = "compact"
+    image_size: int | None = None
+    batch_size: int | None = None
+    steps: int | None = None
+    time_budget: float | None = None
+    anomaly_source: PathLike | None = None
+    kind: str | None = None  # what the images show, instead of what the dataset says
+
+    def model(self, seed: int, **overrides: Any) -> DiffusionAD:
+        """A new model. Raises InputError for unusable settings."""
+        return dad.DiffusionAD(
+            preset=self.preset,
+            image_size=self.image_size,
+            seed=seed,
+            batch_size=self.batch_size,
+            **overrides,
+        )
+
+    def settings(self) -> dict[str, Any]:
+        """All that decides the results, by name; the anomaly source by its files' names and sizes.
+
+        Raises InputError for unusable settings and for an anomaly source without images.
+        """
+        model = self.model(0)
+        values = {**to_dict(model.config), **to_dict(model.train_config)}
+        files = None
+        if self.anomaly_source is not None:
+            files = Textures(self.anomaly_source, model.config.image_size).fingerprint()
+        return {
+            **{name: value for name, value in values.items() if name not in OFTEN},
+            "steps": self.steps if self.steps or self.time_budget else values["steps"],
+            "time_budget": self.time_budget,
+            "kind": self.kind or "auto",
+            "anomaly_source": None if files is None else Path(str(self.anomaly_source)).name,
+            "anomaly_source_files": files,
+        }
+
+
+class Study:
+    """The results of a study, kept in `<folder>/<name>.json` from the first row on.
+
+    `values` is the file's content. Raises InputError where the file is damaged, or of a study with
+    other `settings`: the first difference is then named.
+    """
+
+    def __init__(self, folder: Path, name: str, settings: Mapping[str, Any]) -> None:
+        self.path = folder / f"{name}.json"
+        self.format = f"diffusionad-{name}/1"
+        self.begun = time.monotonic()
+        remove_temporaries(folder, (self.path.name,))
+        # As JSON gives them back: tuples as lists.
+        plain = json.loads(json.dumps(dict(settings)))
+        self.values: dict[str, Any] = {"format": self.format, "settings": plain}
+        if self.path.exists():
+            self.values = self._read()
+            self._compare(plain)
+        self.seconds_before = float(self.values.get("wall_seconds", 0.0))
+
+    def rows(self, part: str = "rows") -> list[Row]:
+        """The rows of one part of the file, in the order in which they were finished."""
+        found: list[Row] = self.values.setdefault(part, [])
+        return found
+
+    def find(self, part: str = "rows", **key: Any) -> Row | None:
+        """The finished row with these values; None where it is still to be done, or failed."""
+        return next(
+            (
+                row
+                for row in self.rows(part)
+                if "error" not in row and all(row.get(k) == v for k, v in key.items())
+            ),
+            None,
+        )
+
+    def put(self, row: Row, *key: str, part: str = "rows") -> None:
+        """Add a row, in the place of one with the same key; save() writes it."""
+        kept = [old for old in self.rows(part) if any(old.get(k) != row[k] for k in key)]
+        self.values[part] = [*kept, row]
+
+    def save(self, **report: Any) -> None:
+        """Write the file whole, with a report made of the rows. Raises WriteError."""
+        self.values |= {
+            **report,
+            "wall_seconds": round(self.seconds_before + time.monotonic() - self.begun, 3),
+            "versions": system.versions(),
+        }
+        write_json(self.path, self.values)
+
+    def _read(self) -> dict[str, Any]:
+        again = "move it away to begin anew; trainings that are finished are kept"
+        try:
+            values = json.loads(self.path.read_text(encoding="utf-8"))
+        except OSError as error:
+            raise InputError(f"{self.path}: cannot be read: {reason(error)}") from error
+        except ValueError as error:
+            raise InputError(f"{self.path}: damaged: {error}; {again}") from error
+        found = values.get("format") if isinstance(values, dict) else None
+        if found != self.format:
+            raise InputError(
+                f"{self.path}: expected a results file of format {self.format}, "
+                f"got {found or 'none'}; {again}"
+            )
+        parts = [value for name, value in values.items() if name in ("rows", "sweep")]
+        sound = all(isinstance(rows, list) and all(isinstance(r, dict) for r in rows)
+                    for rows in parts)  # fmt: skip
+        if not sound or not isinstance(values.get("settings"), dict):
+            raise InputError(f"{self.path}: damaged: no settings or no rows; {again}")
+        if not isinstance(values.get("wall_seconds", 0.0), (int, float)):
+            raise InputError(f"{self.path}: damaged: wall_seconds is no number; {again}")
+        read: dict[str, Any] = values
+        return read
+
+    def _compare(self, settings: Mapping[str, Any]) -> None:
+        theirs = self.values["settings"]
+        for name in {**settings, **theirs}:
+            if theirs.get(name) != settings.get(name):
+                raise InputError(
+                    f"{self.path.parent}: holds results with {name} {_shown(theirs.get(name))}, "
+                    f"this run has {_shown(settings.get(name))}: choose another folder"
+                )
+
+
+def _shown(value: Any) -> str:
+    text = ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+# ---- trainings --------------------------------------------------------------------------------
+
+
+def trained(
+    folder: Path,
+    model: DiffusionAD,
+    dataset: Dataset,
+    recipe: Recipe,
+    steps: int | None,
+    console: Console,
+    watch: Callable[[Progress], None] | None = None,
+) -> DiffusionAD:
+    """`model` after its training in `folder`, which is begun, gone on with, or finished already.
+
+    ``steps`` is the number of steps where it is known; else the recipe's time budget decides it.
+    ``watch`` is called after every step. Raises InputError where the folder holds a training of
+    another model or on other images.
+    """
+    file = folder / MODEL_FILE
+    model.train_config = settle_kind(model.train_config, dataset.kind)
+    wanted = _settings(model)
+    if file.exists():
+        found = dad.load(file)
+        if found.provenance.get("finished"):
+            images = found.provenance.get("data", {}).get("images")
+            if _settings(found) != wanted or found.config.seed != model.config.seed:
+                raise InputError(f"{file}: a model with other settings than this study's")
+            if images != dataset.fingerprint(train_only=True):
+                raise InputError(f"{file}: a model of other images than {dataset.category}'s")
+            return found
+    resume = (folder / STATE_FILE).exists()
+    length = steps or recipe.steps
+    with console.training() as progress:
+
+        def each(p: Progress) -> None:
+            progress(p)
+            if watch is not None:
+                watch(p)
+
+        model.fit(
+            dataset,
+            anomaly_source=recipe.anomaly_source,
+            steps=None if resume else length,
+            time_budget=None if resume or length else recipe.time_budget,
+            progress=each,
+            out=folder,
+            resume=resume,
+        )
+    if _settings(model) != wanted:
+        raise InputError(f"{folder / STATE_FILE}: a training with other settings than this study's")
+    return model
+
+
+def forget_state(folder: Path) -> None:
+    """Remove what only a resumed training needs: three times as many bytes as the model."""
+    with contextlib.suppress(OSError):
+        (folder / STATE_FILE).unlink()
+
+
+def run_name(category: str) -> str:
+    """A category's name as that of a folder: a table's may hold what a path cannot.
+
+    >>> run_name("metal_nut"), run_name("a/b"), run_name("..")
+    ('metal_nut', 'a%2Fb', '%2E%2E')
+    """
+    name = quote(category, safe=" ()+,;=@!'~")
+    return name.replace(".", "%2E") if set(name) <= {"."} else name
+
+
+def with_settings(model: DiffusionAD, **changes: Any) -> DiffusionAD:
+    """The same model, repairing images in another way: `mode`, `t_s`, `t_b`, `w`."""
+    model.config = update(model.config, changes)
+    return model
+
+
+def _settings(model: DiffusionAD) -> dict[str, Any]:
+    values = {**to_dict(model.config), **to_dict(model.train_config)}
+    return {name: value for name, value in values.items() if name not in OFTEN}
+
+
+# ---- data -------------------------------------------------------------------------------------
+
+
+def files_of(dataset: Dataset) -> str:
+    """SHA-256 over the names and sizes of a dataset's files: quick, and the same for a copy."""
+    paths = {sample.path for sample in (*dataset.train, *dataset.test)}
+    paths |= {s.mask_path for s in (*dataset.train, *dataset.test) if s.mask_path is not None}
+    total = hashlib.sha256()
+    for name, path in sorted((relative_name(path, dataset.root), path) for path in paths):
+        try:
+            size = path.stat().st_size
+        except OSError as error:
+            raise InputError(f"{path}: cannot be read: {reason(error)}") from error
+        total.update(os.fsencode(f"{name}\0{size}\n"))
+    return total.hexdigest()
+
+
+def spread_samples(samples: Sequence[Sample], count: int) -> list[Sample]:
+    """Up to `count` samples, each kind of defect in turn, evenly over each kind."""
+    kinds: dict[str, list[Sample]] = {}
+    for sample in samples:
+        kinds.setdefault(sample.defect, []).append(sample)
+    shares = dict.fromkeys(kinds, 0)
+    while sum(shares.values()) < min(count, len(samples)):
+        for kind, members in kinds.items():
+            if shares[kind] < len(members) and sum(shares.values()) < count:
+                shares[kind] += 1
+    chosen: list[Sample] = []
+    for kind, share in shares.items():
+        members = kinds[kind]
+        chosen += [members[(2 * i + 1) * len(members) // (2 * share)] for i in range(share)]
+    return chosen
+
+
+# ---- numbers ----------------------------------------------------------------------------------
+
+
+def mean(values: Sequence[float | None]) -> float | None:
+    """Mean of the values that are defined; None where none is."""
+    known = [value for value in values if value is not None]
+    return statistics.fmean(known) if known else None
+
+
+def spread(values: Sequence[float | None]) -> float | None:
+    """Sample standard deviation; None where fewer than two values are defined."""
+    known = [value for value in values if value is not None]
+    return statistics.stdev(known) if len(known) > 1 else None

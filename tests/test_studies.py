@@ -1,0 +1,226 @@
+"""What studies stand on: the results file and its settings, trainings that go on, choices."""
+
+from __future__ import annotations
+
+import dataclasses
+import doctest
+import json
+import os
+from pathlib import Path
+
+import layouts
+import numpy as np
+import pytest
+from PIL import Image
+
+import diffusionad as dad
+from diffusionad import datasets, studies, system
+from diffusionad.console import Console
+from diffusionad.datasets import Counts, Sample
+from diffusionad.errors import InputError, WriteError
+from diffusionad.studies import Recipe, Study
+
+QUIET = Console(quiet=True)
+SETTINGS = {"steps": 4, "seeds": (0, 1), "protocol": "benchmark", "rate": 0.5, "source": None}
+TINY = Recipe(image_size=64, batch_size=2, steps=3)
+
+
+@pytest.fixture
+def data(tmp_path) -> datasets.Dataset:
+    layouts.write(tmp_path / "data", "mvtec", "bottle", Counts(4, 2, 3), size=16)
+    return datasets.open(tmp_path / "data", category="bottle")
+
+
+def test_examples():
+    tried = doctest.testmod(studies)
+    assert tried.attempted
+    assert not tried.failed
+
+
+# ---- the results file -------------------------------------------------------------------------
+
+
+def test_rows_are_kept_replaced_and_found_again(tmp_path):
+    study = Study(tmp_path, "trial", SETTINGS)
+    study.put({"category": "a", "seed": 0, "value": 1}, "category", "seed")
+    study.put({"category": "a", "seed": 1, "error": "no"}, "category", "seed")
+    study.put({"category": "a", "seed": 0, "value": 2}, "category", "seed")
+    study.save(mean=3)
+    again = Study(tmp_path, "trial", {**SETTINGS, "seeds": [0, 1]})
+    assert again.find(category="a", seed=0) == {"category": "a", "seed": 0, "value": 2}
+    assert again.find(category="a", seed=1) is None  # failed: to be tried again
+    assert again.find(category="b", seed=0) is None
+    assert len(again.rows()) == 2
+    assert again.values["mean"] == 3
+    assert again.values["versions"]["diffusionad"] == dad.__version__
+    assert [path.name for path in tmp_path.iterdir()] == ["trial.json"]
+
+
+def test_wall_time_adds_up(tmp_path):
+    study = Study(tmp_path, "trial", SETTINGS)
+    study.begun -= 100.0
+    study.save()
+    again = Study(tmp_path, "trial", SETTINGS)
+    again.begun -= 50.0
+    again.save()
+    assert 150.0 <= json.loads(again.path.read_text())["wall_seconds"] < 160.0
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"steps": 5}, "holds results with steps 4, this run has 5: choose another folder"),
+        ({"seeds": (0,)}, "holds results with seeds 0, 1, this run has 0: "),
+        ({"source": "dtd"}, "with source None, this run has dtd"),
+        ({"more": 1}, "with more None, this run has 1"),
+        ({"protocol": "x" * 99}, f"this run has {'x' * 57}"),
+    ],
+)
+def test_other_settings_are_refused_and_named(tmp_path, changes, words):
+    Study(tmp_path, "trial", SETTINGS).save()
+    with pytest.raises(InputError, match=words) as caught:
+        Study(tmp_path, "trial", {**SETTINGS, **changes})
+    assert str(tmp_path) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"", b"{", b"\xff\xfe", b"[]", b"null", b'{"format": "other/1"}',
+        b'{"format": "diffusionad-trial/2", "settings": {}}',
+        b'{"format": "diffusionad-trial/1"}',
+        b'{"format": "diffusionad-trial/1", "settings": {}, "rows": 3}',
+        b'{"format": "diffusionad-trial/1", "settings": {}, "rows": [3]}',
+        b'{"format": "diffusionad-trial/1", "settings": {}, "wall_seconds": "x"}',
+    ],
+)  # fmt: skip
+def test_a_damaged_file_is_named_and_stays(tmp_path, content):
+    file = tmp_path / "trial.json"
+    file.write_bytes(content)
+    with pytest.raises(InputError, match=r"trial\.json: .*move it away to begin anew"):
+        Study(tmp_path, "trial", {})
+    assert file.read_bytes() == content
+
+
+def test_a_file_that_cannot_be_read_or_written_is_named(tmp_path):
+    (tmp_path / "trial.json").mkdir()
+    with pytest.raises(InputError, match=r"trial\.json: cannot be read: is a directory"):
+        Study(tmp_path, "trial", {})
+    study = Study(tmp_path, "other", {})
+    study.path = tmp_path / "gone" / "other.json"
+    with pytest.raises(WriteError, match=r"other\.json: cannot write: no such file"):
+        study.save()
+
+
+# ---- trainings --------------------------------------------------------------------------------
+
+
+def stop_at(step: int):
+    def watch(p: dad.model.Progress) -> None:
+        if p.step == step:
+            raise KeyboardInterrupt
+
+    return watch
+
+
+@pytest.mark.slow
+def test_a_training_is_begun_gone_on_with_and_found_finished(tmp_path, data):
+    whole = studies.trained(tmp_path / "a", TINY.model(1), data, TINY, None, QUIET)
+    out = tmp_path / "runs" / "b"
+    with pytest.raises(KeyboardInterrupt):
+        studies.trained(out, TINY.model(1), data, TINY, None, QUIET, stop_at(2))
+    seen: list[int] = []
+    model = studies.trained(out, TINY.model(1), data, TINY, 3, QUIET, lambda p: seen.append(p.step))
+    assert seen == [3]
+    for net in ("unet", "seg"):
+        for name, value in getattr(whole, net).state_dict().items():
+            np.testing.assert_array_equal(getattr(model, net).state_dict()[name], value)
+    studies.forget_state(out)
+    assert not (out / "state.safetensors").exists()
+    seen.clear()
+    found = studies.trained(out, TINY.model(1), data, TINY, 3, QUIET, stop_at(1))
+    assert found.threshold == model.threshold
+
+
+def test_a_folder_of_another_training_is_refused(tmp_path, data):
+    out = tmp_path / "run"
+    studies.trained(out, TINY.model(1), data, TINY, None, QUIET)
+    for model in (TINY.model(2), TINY.model(1, guidance=0.0), TINY.model(1, mode="one_step")):
+        with pytest.raises(InputError, match=r"model\.safetensors: a model with other settings"):
+            studies.trained(out, model, data, TINY, None, QUIET)
+    less = dataclasses.replace(data, train=data.train[:2])
+    with pytest.raises(InputError, match="a model of other images than bottle's"):
+        studies.trained(out, TINY.model(1), less, TINY, None, QUIET)
+    half = tmp_path / "half"
+    with pytest.raises(KeyboardInterrupt):
+        studies.trained(half, TINY.model(1), data, TINY, None, QUIET, stop_at(2))
+    with pytest.raises(InputError, match=r"state\.safetensors: a training with other settings"):
+        studies.trained(half, TINY.model(1, guidance=0.0), data, TINY, None, QUIET)
+
+
+def test_settings_hold_what_decides_results(tmp_path):
+    settings = TINY.settings()
+    assert (settings["steps"], settings["image_size"], settings["batch_size"]) == (3, 64, 2)
+    assert "seed" not in settings
+    assert Recipe().settings()["steps"] == 2000  # the preset's
+    by_time = Recipe(time_budget=9.0).settings()
+    assert (by_time["steps"], by_time["time_budget"]) == (None, 9.0)
+    source = tmp_path / "dtd"
+    source.mkdir()
+    with pytest.raises(InputError, match="dtd: no images"):
+        Recipe(anomaly_source=source).settings()
+    Image.new("RGB", (8, 8)).save(source / "a.png")
+    one = Recipe(anomaly_source=source).settings()
+    Image.new("RGB", (8, 8)).save(source / "b.png")
+    two = Recipe(anomaly_source=source).settings()
+    assert one["anomaly_source"] == two["anomaly_source"] == "dtd"
+    assert one["anomaly_source_files"] != two["anomaly_source_files"]
+
+
+# ---- data and numbers -------------------------------------------------------------------------
+
+
+def test_a_datasets_files_are_known_by_names_and_sizes(tmp_path, data):
+    first = studies.files_of(data)
+    (tmp_path / "data").rename(tmp_path / "moved")
+    moved = datasets.open(tmp_path / "moved", category="bottle")
+    assert studies.files_of(moved) == first
+    with pytest.raises(InputError, match="cannot be read: no such file"):
+        studies.files_of(data)
+    picture = moved.train[0].path
+    content = picture.read_bytes()
+    picture.unlink()
+    picture.write_bytes(content + b"x")
+    assert studies.files_of(moved) != first
+
+
+def test_samples_are_spread_over_kinds_and_over_each_kind():
+    samples = [Sample(Path(f"{d}{i}.png"), 1, d) for d, n in (("a", 9), ("b", 1)) for i in range(n)]
+
+    def names(count: int) -> list[str]:
+        return [sample.path.stem for sample in studies.spread_samples(samples, count)]
+
+    assert names(1) == ["a4"]
+    assert names(2) == ["a4", "b0"]
+    assert names(4) == ["a1", "a4", "a7", "b0"]
+    assert len(set(names(10))) == len(names(99)) == 10
+    assert studies.spread_samples([], 3) == []
+
+
+def test_means_and_spreads_leave_out_what_is_not_defined():
+    assert studies.mean([1.0, None, 3.0]) == 2.0
+    assert studies.mean([None]) is None
+    assert studies.spread([1.0, None, 3.0]) == pytest.approx(2**0.5)
+    assert studies.spread([1.0, None]) is None
+
+
+@pytest.mark.skipif(
+    not os.access("/proc/self/clear_refs", os.W_OK), reason="this system does not forget peaks"
+)
+def test_peak_memory_begins_anew():
+    block = np.ones(64 << 20, np.uint8)
+    high = system.peak_memory_mb()
+    del block
+    system.reset_peak_memory()
+    assert system.peak_memory_mb() <= high - 32
