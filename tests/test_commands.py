@@ -317,6 +317,7 @@ def test_more_memory_than_there_is_is_said_before(caplog, tmp_path, data, monkey
     assert run("train", data, "--out", out, "--steps", 1, *SMALL, "--quiet") == 0
     assert "this machine has 10 MB: a smaller batch_size" in caplog.text
 
+
 # ---- checkpoints of the reference, and other runtimes -------------------------------------------
 
 PAPER = {"image_size": 32, "base_channels": 32, "channel_mults": (1, 2), "num_res_blocks": 1,
