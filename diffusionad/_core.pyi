@@ -25,7 +25,7 @@ _Algorithm: TypeAlias = Literal[
     "auto", "pointwise", "im2col", "winograd2", "winograd4", "winograd6"
 ]
 _Operation: TypeAlias = Literal["pack", "forward", "backward_data", "backward_filter"]
-_What: TypeAlias = Literal["value", "gradient", "m", "v"]
+_What: TypeAlias = Literal["value", "average", "gradient", "m", "v"]
 
 # ---- the process --------------------------------------------------------------------------------
 
@@ -65,6 +65,8 @@ class Network:
         eps: float = 1e-08,
         weight_decay: float = 0.0,
     ) -> None: ...
+    def average_step(self, decay: float, /) -> None: ...
+    def swap_average(self) -> None: ...
     def memory(
         self, batch_size: int, training: bool = False, recompute: bool = False
     ) -> dict[str, int]: ...

@@ -207,7 +207,7 @@ def test_read_and_write() -> None:
     core = tiny_segmenter()._core
     name, mean = "encoder_segment.block1.0.weight", "encoder_segment.block1.1.running_mean"
     shape = dict((n, s) for n, s, _ in core.parameters())[name]
-    for what in ("value", "gradient", "m", "v"):
+    for what in ("value", "average", "gradient", "m", "v"):
         values = draw(*shape, seed=len(what))
         core.write(name, values, what)
         values_back = core.read(name, what=what)
@@ -249,6 +249,39 @@ def test_adam_moves_the_weights_as_its_twin_does() -> None:
     assert (core.forward(x, times(9)) != before).any()
     with pytest.raises(ValueError, match="step: expected 1 or more, got 0"):
         core.adam_step(1e-3, 0)
+
+
+@pytest.mark.usefixtures("every_level")
+def test_averages_follow_the_weights_and_change_places_with_them() -> None:
+    core, x = tiny_segmenter()._core, draw(1, 6, 32, 32)
+    states = [
+        {name: draw(*shape, seed=7 * i) for name, shape, _ in core.parameters()} for i in range(3)
+    ]
+    expected = None
+    for state, decay in zip(states, (0.5, 0.9, 0.25), strict=True):
+        for name, values in state.items():
+            core.write(name, np.abs(values))  # variances are not negative
+        core.average_step(decay)
+        expected = expected or {name: np.abs(values) for name, values in state.items()}
+        for name, values in state.items():
+            expected[name] = reference.moving_average(expected[name], np.abs(values), decay)
+    for name, values in expected.items():
+        assert_close(core.read(name, "average"), values)
+    outputs = [core.forward(x)]
+    for _ in range(2):
+        core.swap_average()
+        outputs.append(core.forward(x))
+    np.testing.assert_array_equal(outputs[0], outputs[2])
+    assert (outputs[0] != outputs[1]).any()
+    for name in expected:
+        core.write(name, core.read(name, "average"))
+    np.testing.assert_array_equal(core.forward(x), outputs[1])
+    with pytest.raises(ValueError, match="decay: expected 0 to 1, got 1.5"):
+        core.average_step(1.5)
+    core.forward(draw(2, 6, 64, 64), training=True)
+    core.swap_average()
+    with pytest.raises(RuntimeError):
+        core.backward(draw(2, 1, 64, 64))
 
 
 def test_memory_is_of_the_size_asked_for() -> None:

@@ -55,6 +55,7 @@ void dad_network_free(dad_network *network) {
     dad_free(network->gradients);
     dad_free(network->moments[0]);
     dad_free(network->moments[1]);
+    dad_free(network->average);
     memset(network, 0, sizeof(*network));
 }
 
@@ -73,6 +74,43 @@ dad_status dad_network_need_moments(dad_network *network) {
     dad_status status = need(&network->moments[0], network->graph.weight_size);
     return status == DAD_OK ? need(&network->moments[1], network->graph.weight_size)
                             : status;
+}
+
+dad_status dad_network_need_average(dad_network *network) {
+    if (network->average != NULL) {
+        return DAD_OK;
+    }
+    const ptrdiff_t weights = network->graph.weight_size;
+    const ptrdiff_t buffers = network->graph.buffer_size;
+    network->average = dad_alloc(weights + buffers);
+    if (network->average == NULL) {
+        return DAD_NO_MEMORY;
+    }
+    memcpy(network->average, network->weights, (size_t)weights * sizeof(float));
+    memcpy(network->average + weights, network->buffers, (size_t)buffers * sizeof(float));
+    return DAD_OK;
+}
+
+void dad_network_average(dad_network *network, double decay) {
+    const ptrdiff_t weights = network->graph.weight_size;
+    dad_moving_average(network->average, network->weights, decay, weights);
+    dad_moving_average(network->average + weights, network->buffers, decay,
+                       network->graph.buffer_size);
+}
+
+static void swap(float *a, float *b, ptrdiff_t count) {
+    for (ptrdiff_t i = 0; i < count; i++) {
+        float kept = a[i];
+        a[i] = b[i];
+        b[i] = kept;
+    }
+}
+
+void dad_network_swap_average(dad_network *network) {
+    const ptrdiff_t weights = network->graph.weight_size;
+    swap(network->average, network->weights, weights);
+    swap(network->average + weights, network->buffers, network->graph.buffer_size);
+    network->backward_possible = false;
 }
 
 void dad_network_zero_gradients(dad_network *network) {

@@ -14,6 +14,7 @@ typedef struct {
     float *buffers;    /* [graph.buffer_size] */
     float *gradients;  /* [graph.weight_size] or NULL */
     float *moments[2]; /* Adam's m and v, or NULL */
+    float *average;    /* [weight_size + buffer_size]: moving averages of both, or NULL */
     dad_plan plan;
     float *arena, *scratch;
     ptrdiff_t arena_size, scratch_size; /* floats allocated */
@@ -39,6 +40,12 @@ DAD_MUST_CHECK dad_status dad_network_backward(dad_network *network, float *dx,
 
 DAD_MUST_CHECK dad_status dad_network_need_gradients(dad_network *network);
 DAD_MUST_CHECK dad_status dad_network_need_moments(dad_network *network);
+
+/* The averages begin as copies of weights and buffers. */
+DAD_MUST_CHECK dad_status dad_network_need_average(dad_network *network);
+void dad_network_average(dad_network *network, double decay);      /* needs them */
+void dad_network_swap_average(dad_network *network);               /* needs them */
+
 void dad_network_zero_gradients(dad_network *network);
 
 /* Floats of arena and scratch that a pass will take. */

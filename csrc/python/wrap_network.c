@@ -53,8 +53,17 @@ static const dad_parameter *find_parameter(const dad_graph *graph, const char *n
     return NULL;
 }
 
-/* Where `what` of a parameter lies: "value", "gradient", "m" or "v"; NULL with an
- * exception. */
+/* The averages of weights and buffers lie behind each other. */
+static float *find_average(dad_network *network, const dad_parameter *p) {
+    if (dad_network_need_average(network) != DAD_OK) {
+        PyErr_NoMemory();
+        return NULL;
+    }
+    return network->average + (p->trainable ? 0 : network->graph.weight_size) + p->offset;
+}
+
+/* Where `what` of a parameter lies: "value", "average", "gradient", "m" or "v"; NULL with
+ * an exception. */
 static float *find_floats(dad_network *network, const char *name, const char *what,
                           const dad_parameter **parameter) {
     const dad_parameter *p = *parameter = find_parameter(&network->graph, name);
@@ -63,6 +72,9 @@ static float *find_floats(dad_network *network, const char *name, const char *wh
     }
     if (strcmp(what, "value") == 0) {
         return (p->trainable ? network->weights : network->buffers) + p->offset;
+    }
+    if (strcmp(what, "average") == 0) {
+        return find_average(network, p);
     }
     bool gradient = strcmp(what, "gradient") == 0;
     bool moment = strcmp(what, "m") == 0 || strcmp(what, "v") == 0;
@@ -332,6 +344,45 @@ static PyObject *network_adam_step(PyObject *object, PyObject *args, PyObject *k
     Py_RETURN_NONE;
 }
 
+static PyObject *network_average_step(PyObject *object, PyObject *argument) {
+    network_object *self = (network_object *)object;
+    double decay = PyFloat_AsDouble(argument);
+    if (decay == -1.0 && PyErr_Occurred()) {
+        return NULL;
+    }
+    if (!(decay >= 0.0 && decay <= 1.0)) {
+        PyErr_Format(PyExc_ValueError, "decay: expected 0 to 1, got %R", argument);
+        return NULL;
+    }
+    enter(self);
+    dad_status status = dad_network_need_average(&self->network);
+    if (status == DAD_OK) {
+        Py_BEGIN_ALLOW_THREADS
+        dad_network_average(&self->network, decay);
+        Py_END_ALLOW_THREADS
+    }
+    leave(self);
+    if (status != DAD_OK) {
+        return dad_raise(status, "average_step");
+    }
+    Py_RETURN_NONE;
+}
+
+static PyObject *network_swap_average(PyObject *object, PyObject *args) {
+    (void)args;
+    network_object *self = (network_object *)object;
+    enter(self);
+    dad_status status = dad_network_need_average(&self->network);
+    if (status == DAD_OK) {
+        dad_network_swap_average(&self->network);
+    }
+    leave(self);
+    if (status != DAD_OK) {
+        return dad_raise(status, "swap_average");
+    }
+    Py_RETURN_NONE;
+}
+
 static PyObject *network_memory(PyObject *object, PyObject *args, PyObject *keywords) {
     static char *names[] = {"batch_size", "training", "recompute", NULL};
     network_object *self = (network_object *)object;
@@ -388,10 +439,10 @@ static PyMethodDef methods[] = {
      "List of (name, shape, trainable), in the order of the layers."},
     {"read", WITH_KEYWORDS(network_read),
      "read($self, /, name, what='value')\n--\n\n"
-     "A copy of a parameter's 'value', 'gradient', 'm' or 'v'."},
+     "A copy of a parameter's 'value', 'average', 'gradient', 'm' or 'v'."},
     {"write", WITH_KEYWORDS(network_write),
      "write($self, /, name, values, what='value')\n--\n\n"
-     "Replace a parameter's value or moments."},
+     "Replace a parameter's value, average or moments."},
     {"forward", WITH_KEYWORDS(network_forward),
      "forward($self, /, x, t=None, *, training=False, recompute=False, "
      "input_gradient=False, seed=0, fast=False)\n--\n\n"
@@ -405,6 +456,12 @@ static PyMethodDef methods[] = {
      "adam_step($self, /, lr, step, *, beta1=0.9, beta2=0.999, eps=1e-08, "
      "weight_decay=0.0)\n--\n\n"
      "One Adam update with the accumulated gradients."},
+    {"average_step", network_average_step, METH_O,
+     "average_step($self, decay, /)\n--\n\n"
+     "Move the averages towards the values: decay * average + (1 - decay) * value; they "
+     "begin as copies."},
+    {"swap_average", network_swap_average, METH_NOARGS,
+     "swap_average($self, /)\n--\n\nLet values and averages change places."},
     {"memory", WITH_KEYWORDS(network_memory),
      "memory($self, /, batch_size, training=False, recompute=False)\n--\n\n"
      "Bytes that a pass takes: weights (with gradients and moments), arena, scratch."},
