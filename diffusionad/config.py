@@ -140,6 +140,13 @@ class TrainConfig:
     smooth_l1_weight: float = _setting(1.0, "weight of the smooth L1 loss of the map")
     bce_weight: float = _setting(0.0, "weight of the cross-entropy of the map")
     dice_weight: float = _setting(0.0, "weight of the Dice loss of the map")
+    ema_decay: float = _setting(
+        0.0, "of the averages of all weights, which evaluation then takes; 0: none"
+    )
+    validation_share: float = _setting(
+        0.0, "share of the good images (4 to 32) held out to choose the best step and the threshold"
+    )
+    validations: int = _setting(8, "how often, in a run, they are looked at")
     anomaly_probability: float = _setting(0.5, "share of images that get a synthetic anomaly")
     smallest_exponent: int = _setting(0, "synthesis: Perlin grids have at least 2^this cells")
     largest_exponent: int = _setting(5, "synthesis: and at most 2^this")
@@ -157,18 +164,18 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         _check_types(self)
-        _at_least(self, 1, "steps", "batch_size", "checkpoint_every")
+        _at_least(self, 1, "steps", "batch_size", "checkpoint_every", "validations")
         _at_least(self, 0, "seg_cosine_t_max", "warmup", "weight_decay", "guidance")
         _at_least(self, 0, *(f"{name}_weight" for name in LOSSES))
         for name in ("unet_lr", "seg_lr"):
             if getattr(self, name) <= 0:
                 raise InputError(f"{name}: expected more than 0, got {getattr(self, name)}")
-        if not 0.0 <= self.anomaly_probability <= 1.0:
-            raise InputError(
-                f"anomaly_probability: expected 0 to 1, got {self.anomaly_probability}"
-            )
-        if not 0.0 <= self.self_probability <= 1.0:
-            raise InputError(f"self_probability: expected 0 to 1, got {self.self_probability}")
+        for name in ("anomaly_probability", "self_probability"):
+            if not 0.0 <= getattr(self, name) <= 1.0:
+                raise InputError(f"{name}: expected 0 to 1, got {getattr(self, name)}")
+        for name in ("ema_decay", "validation_share"):
+            if not 0.0 <= getattr(self, name) < 1.0:
+                raise InputError(f"{name}: expected 0 to below 1, got {getattr(self, name)}")
         _one_of(self, "kind", KINDS)
         if not 0 <= self.smallest_exponent <= self.largest_exponent <= 10:
             raise InputError(

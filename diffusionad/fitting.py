@@ -2,32 +2,34 @@
 
 A step's batch is a function of the seed and the step's number: images, synthetic anomalies, time
 steps and noise. So a run that was interrupted goes on bit for bit from weights and moments alone.
+
+The model that a run leaves has the averaged weights, where the settings ask for averages, of the
+step that was best on the held-out images, where there are any.
 """
 
 from __future__ import annotations
 
-import csv
+import dataclasses
 import hashlib
-import io
 import logging
 import math
 import signal
 import statistics
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from . import _core, checkpoints, system
+from . import _core, checkpoints, system, training_log
 from .config import TrainConfig, from_dict, to_dict, to_toml, update
 from .errors import InputError
 from .files import PathLike, remove_temporaries, write_text
-from .images import Bytes
-from .models import SegmentationNet, UNet
+from .images import Bytes, write_png
+from .models import SegmentationNet, StateDict, UNet
 from .sources import (
     Textures,
     as_shares,
@@ -36,6 +38,7 @@ from .sources import (
 )
 from .synthesis import KINDS, SynthesisOptions, synthesize_batch
 from .training import StepResult, Trainer
+from .validation import UNLEARNT, Validation, held_out, quality
 
 if TYPE_CHECKING:
     from .model import DiffusionAD, ProgressCallback
@@ -47,13 +50,13 @@ STATE_FILE = "state.safetensors"
 LOG_FILE = "log.csv"
 CONFIG_FILE = "config.toml"
 MASKS_FILE = "foregrounds.npz"
+CURVES_FILE = "curves.png"
 
 TIMING_STEPS = 6  # tried, on other networks, to turn a time budget into a step count
 TIMING_SHARE = 0.2  # of a time budget; slow steps are tried less often
 RESERVE = 0.05  # of a time budget, for checkpoints and the end
 CHECKPOINT_SECONDS = 600.0  # at most that much work is lost, whatever checkpoint_every says
 CALIBRATION_IMAGES = 64
-LOG_COLUMNS = ("step", "total", "noise", "focal", "smooth_l1", "bce", "dice", "seconds")
 
 
 def settle_kind(config: TrainConfig, of_images: str | None) -> TrainConfig:
@@ -70,6 +73,15 @@ def settle_kind(config: TrainConfig, of_images: str | None) -> TrainConfig:
             "random_part": options.random_part,
         }
     return update(config, changes)
+
+
+@dataclasses.dataclass(frozen=True)
+class Best:
+    """The weights that did best on the held-out images, by network, and where that was."""
+
+    step: int
+    scores: dict[str, float]
+    states: dict[str, StateDict]
 
 
 class Fit:
@@ -107,6 +119,8 @@ class Fit:
         self.planned_memory: dict[str, int] = {}  # train() plans it, once
         self.seconds_before = 0.0
         self.log: list[dict[str, float]] = []
+        self.validation: Validation | None = None
+        self.best: Best | None = None
 
     def plan(self, time_budget: float | None, steps: int | None) -> None:
         """Fix the number of steps; it becomes part of the model's settings."""
@@ -118,11 +132,14 @@ class Fit:
             self.model.train_config = update(self.model.train_config, {"steps": steps})
         self._use_kind()
         self._find_foregrounds()
+        self._hold_out()
         if time_budget is not None:
             steps = self._steps_within(time_budget)
             self.model.train_config = update(self.model.train_config, {"steps": steps})
         for network in self._networks().values():
             _forget_moments(network)
+            if self.model.train_config.ema_decay > 0:
+                network._core.average_step(0.0)
         self.model.threshold = None
         self.trainer = self._new_trainer(self.model.unet, self.model.seg)
         if time_budget is not None and self.out is not None:
@@ -151,9 +168,10 @@ class Fit:
             if steps is not None and steps != planned:
                 raise InputError(f"steps: a run that is resumed keeps its {planned} steps")
             for name, network in self._networks().items():
-                network.load_training_state(
-                    {k[len(name) + 1 :]: v for k, v in tensors.items() if k.startswith(name + ".")}
-                )
+                network.load_training_state(_under(name, tensors))
+            if values.get("best") is not None:
+                states = {name: _under(f"best.{name}", tensors) for name in self._networks()}
+                self.best = Best(**values["best"], states=states)
             self.trainer = self._new_trainer(self.model.unet, self.model.seg)
             self.trainer.iteration = int(values["iteration"])
             self.seconds_before = float(values["seconds"])
@@ -161,7 +179,8 @@ class Fit:
             raise
         except (KeyError, ValueError, TypeError) as error:
             raise InputError(f"{path}: does not fit the model: {error}") from error
-        self.log = _read_log(self.out / LOG_FILE, self.trainer.iteration)
+        self._hold_out()
+        self.log = training_log.read(self.out / LOG_FILE, self.trainer.iteration)
 
     def _use_kind(self) -> None:
         config = self.model.train_config
@@ -192,8 +211,10 @@ class Fit:
         with _interrupts_noted() as interrupts:
             while self.trainer.iteration < config.steps:
                 result = self._step(self.trainer)
+                self._average()
                 step, now = self.trainer.iteration, time.monotonic()
-                self.log.append({"step": step, **result.losses, "seconds": self._seconds()})
+                row = {"step": step, **result.losses, **self._validate()}
+                self.log.append({**row, "seconds": self._seconds()})
                 per_step = (now - begun) / (step - first)
                 try:
                     if progress is not None:
@@ -210,15 +231,92 @@ class Fit:
                         raise KeyboardInterrupt
                 except BaseException:
                     self._save()
+                    self._settle()
                     raise
                 due = step % config.checkpoint_every == 0 or now - saved > CHECKPOINT_SECONDS
                 if due and step < config.steps:
                     self._save()
                     saved = now
-            self.model.calibrate(self.images.spread(CALIBRATION_IMAGES))
-            self._save()
+            self._save_state()
+            self._settle()
+            unseen = None if self.validation is None else self.validation.good
+            self.model.calibrate(
+                self.images.spread(CALIBRATION_IMAGES) if unseen is None else unseen
+            )
+            self._save_results(self.model.save)
         if interrupts:
             raise KeyboardInterrupt
+
+    # ---- averages, and the best step ------------------------------------------------------------
+
+    def _hold_out(self) -> None:
+        """Take images out of training for the validation; the draw is the seed's alone."""
+        config, total = self.model.train_config, len(self.images.pixels)
+        held = held_out(total, config.validation_share, self.model.config.seed)
+        if len(held) == 0:
+            return
+        masks, rest = self.foregrounds, np.setdiff1d(np.arange(total), held)
+        validation = Validation(
+            self.images.take(held),
+            None if masks is None else masks[held],
+            self.textures,
+            _synthesis_options(config),
+            self.model.config.seed,
+        )
+        if not validation.labels.any():
+            return  # no defect fits into these foregrounds
+        self.validation = validation
+        self.images = self.images.take(rest)
+        self.foregrounds = None if masks is None else masks[rest]
+
+    def _average(self) -> None:
+        """Move the averages; early ones are over few steps, so that they forget the start."""
+        decay, step = self.model.train_config.ema_decay, self.trainer.iteration
+        if decay > 0:
+            for network in self._networks().values():
+                network._core.average_step(min(decay, (1 + step) / (10 + step)))
+
+    @contextmanager
+    def _averaged(self) -> Iterator[None]:
+        """The averaged weights in the networks' places."""
+        networks = self._networks().values() if self.model.train_config.ema_decay > 0 else ()
+        for network in networks:
+            network._core.swap_average()
+        try:
+            yield
+        finally:
+            for network in networks:
+                network._core.swap_average()
+
+    def _validate(self) -> dict[str, float]:
+        """Measure on the held-out images, at evenly spread steps; keep the best weights."""
+        config, step = self.model.train_config, self.trainer.iteration
+        if (
+            self.validation is None
+            or step * config.validations % config.steps >= config.validations
+        ):
+            return {}
+        with self._averaged():
+            scores = dict(self.validation.measure(self.model))
+            if self.best is None or quality(scores) >= quality(self.best.scores):
+                states = {name: net.state_dict() for name, net in self._networks().items()}
+                self.best = Best(step, scores, states)
+        if step >= config.steps // 2 and self.best.scores["val_image_auroc"] < UNLEARNT:
+            log.warning(
+                "after %d of %d steps held-out images with synthetic defects are not told from "
+                "those without (image AUROC %.2f): train longer, or look at `synthesize`",
+                step, config.steps, self.best.scores["val_image_auroc"],
+            )  # fmt: skip
+        return scores
+
+    def _settle(self) -> None:
+        """Leave the weights in the model that a file of it holds."""
+        if self.best is not None:
+            for name, network in self._networks().items():
+                network.load_state_dict(self.best.states[name])
+        elif self.model.train_config.ema_decay > 0:
+            for network in self._networks().values():
+                network._core.swap_average()
 
     def _check_memory(self) -> None:
         """Say before the first step what it takes, and when the machine has less."""
@@ -266,12 +364,7 @@ class Fit:
             None if self.foregrounds is None else as_shares(self.foregrounds[chosen]),
             None if self.textures is None else self.textures.draw(rng, config.batch_size),
             rng.integers(0, 2**64, config.batch_size, dtype=np.uint64),
-            SynthesisOptions(
-                anomaly_probability=config.anomaly_probability,
-                self_probability=config.self_probability,
-                exponents=(config.smallest_exponent, config.largest_exponent),
-                random_part=config.random_part,
-            ),
+            _synthesis_options(config),
         )
         if self.model.config.mode == "autoencoder":
             return trainer.step_autoencoder(images, masks, drawn)
@@ -290,7 +383,15 @@ class Fit:
             seconds.append(time.monotonic() - begun)
         per_step = statistics.median(seconds[1:] or seconds)  # the first one also allocates
         left = time_budget * (1 - RESERVE) - (time.monotonic() - self.start)
-        return max(1, int(left / per_step))
+        return max(1, int((left - self._validating()) / per_step))
+
+    def _validating(self) -> float:
+        """Seconds that all validations of the run will take, judged by one."""
+        if self.validation is None:
+            return 0.0
+        begun = time.monotonic()
+        self.validation.measure(self.model)
+        return (time.monotonic() - begun) * self.model.train_config.validations
 
     # ---- files --------------------------------------------------------------------------------
 
@@ -302,6 +403,28 @@ class Fit:
 
         In this order: what a kill between two files leaves can always be resumed.
         """
+        self._save_state()
+        self._save_results(self._save_kept)
+
+    def _validated(self) -> dict[str, Any]:
+        if self.validation is None or self.best is None:
+            return {}
+        scores = {k.removeprefix("val_"): round(v, 6) for k, v in self.best.scores.items()}
+        images = len(self.validation.good)
+        return {"validation": {"images": images, "step": self.best.step, **scores}}
+
+    def _save_kept(self, path: Path) -> None:
+        """The model with the best weights so far, or the averaged ones, or those that there are."""
+        if self.best is not None:
+            unet, seg = self.best.states["unet"], self.best.states["seg"]
+            kept = dataclasses.replace(self.model._checkpoint(), unet=unet, seg=seg)
+            checkpoints.save_model(path, kept)
+            return
+        with self._averaged():
+            self.model.save(path)
+
+    def _save_results(self, save: Callable[[Path], None]) -> None:
+        """Note the run in the model; with `out`, write log, curves, settings and the model."""
         model, step = self.model, self.trainer.iteration
         note = {} if model.threshold is None else {"threshold": model.provenance["threshold"]}
         model.provenance = {
@@ -311,6 +434,7 @@ class Fit:
             "seed": model.config.seed,
             "data": self.origin,
             **note,
+            **self._validated(),
             "parameters": model.num_parameters,
             "planned_memory": self.planned_memory,
             "threads": _core.get_num_threads(),
@@ -320,26 +444,50 @@ class Fit:
         }
         if self.out is None:
             return
-        write_text(self.out / LOG_FILE, _log_text(self.log), durable=False)
+        write_text(self.out / LOG_FILE, training_log.text(self.log), durable=False)
+        if self.log:
+            write_png(self.out / CURVES_FILE, training_log.picture(self.log))
         write_text(self.out / CONFIG_FILE, to_toml(model.config, model.train_config))
-        self._save_state()
-        model.save(self.out / MODEL_FILE)
+        save(self.out / MODEL_FILE)
 
     def _save_state(self) -> None:
-        assert self.out is not None
+        if self.out is None:
+            return
+        averages = self.model.train_config.ema_decay > 0
         tensors = {
             f"{name}.{key}": value
             for name, network in self._networks().items()
-            for key, value in network.training_state().items()
+            for key, value in network.training_state(averages).items()
         }
+        best = None
+        if self.best is not None:
+            best = {"step": self.best.step, "scores": self.best.scores}
+            for name, state in self.best.states.items():
+                tensors |= {f"best.{name}.{key}": value for key, value in state.items()}
         values = {
             "iteration": self.trainer.iteration,
             "seconds": self._seconds(),
             "model": to_dict(self.model.config),
             "train": to_dict(self.model.train_config),
+            "best": best,
             **self.inputs,
         }
         checkpoints.save_state(self.out / STATE_FILE, tensors, values)
+
+
+def _synthesis_options(config: TrainConfig) -> SynthesisOptions:
+    return SynthesisOptions(
+        anomaly_probability=config.anomaly_probability,
+        self_probability=config.self_probability,
+        exponents=(config.smallest_exponent, config.largest_exponent),
+        random_part=config.random_part,
+    )
+
+
+def _under(prefix: str, tensors: Mapping[str, Any]) -> dict[str, Any]:
+    """What has a name that begins with the prefix and a dot, without them."""
+    start = prefix + "."
+    return {k[len(start) :]: v for k, v in tensors.items() if k.startswith(start)}
 
 
 def _forget_moments(network: UNet | SegmentationNet) -> None:
@@ -372,25 +520,3 @@ def _interrupts_noted() -> Iterator[list[int]]:
         yield noted
     finally:
         signal.signal(signal.SIGINT, signal.default_int_handler)
-
-
-def _log_text(rows: list[dict[str, float]]) -> str:
-    text = io.StringIO()
-    table = csv.DictWriter(text, LOG_COLUMNS, restval="", extrasaction="ignore")
-    table.writeheader()
-    table.writerows({k: v if k == "step" else f"{v:.6g}" for k, v in row.items()} for row in rows)
-    return text.getvalue()
-
-
-def _read_log(path: Path, steps: int) -> list[dict[str, Any]]:
-    """The rows of the first `steps` steps; a log that is gone or broken begins anew."""
-    try:
-        with path.open(encoding="utf-8", newline="") as file:
-            rows = [
-                {"step": int(row["step"])}
-                | {k: float(v) for k, v in row.items() if v and k != "step"}
-                for row in csv.DictReader(file)
-            ]
-    except (OSError, ValueError, KeyError, TypeError):
-        return []
-    return [row for row in rows if row["step"] <= steps]

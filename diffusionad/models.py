@@ -9,7 +9,7 @@ import math
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -122,23 +122,37 @@ class _Network:
         for name, value in _checked(state, shapes).items():
             self._core.write(name, np.asarray(value, dtype=np.float32))
 
-    def training_state(self) -> StateDict:
-        """What training goes on from: values, and Adam's moments under ``m.`` and ``v.``."""
+    def training_state(self, averages: bool = False) -> StateDict:
+        """What training goes on from: values, and Adam's moments under ``m.`` and ``v.``.
+
+        With ``averages``, also the moving averages of all values, under ``average.``.
+        """
         state = self.state_dict()
         for moment in ("m", "v"):
             state |= {
                 f"{moment}.{name}": self._core.read(name, moment) for name in self.parameters()
             }
+        if averages:
+            state |= {
+                f"average.{name}": self._core.read(name, "average")
+                for name, _, _ in self._core.parameters()
+            }
         return state
 
     def load_training_state(self, state: Mapping[str, npt.ArrayLike]) -> None:
         """Take over what training_state() gave. Raises as load_state_dict does."""
+        prefixes = ("m.", "v.", "average.")
+        beside = {name: v for name, v in state.items() if name.startswith(prefixes)}
         shapes = {f"{m}.{name}": s for m in ("m", "v") for name, s in self.parameters().items()}
-        moments = _checked({n: v for n, v in state.items() if n.startswith(("m.", "v."))}, shapes)
-        self.load_state_dict({name: v for name, v in state.items() if name not in moments})
-        for moment in ("m", "v"):
-            for name in self.parameters():
-                self._core.write(name, moments[f"{moment}.{name}"], moment)
+        if any(name.startswith("average.") for name in beside):
+            shapes |= {f"average.{name}": shape for name, shape, _ in self._core.parameters()}
+        checked = _checked(beside, shapes)
+        self.load_state_dict({name: v for name, v in state.items() if name not in beside})
+        kinds: tuple[Literal["m", "v", "average"], ...] = ("m", "v", "average")
+        for what in kinds:
+            for name, _, _ in self._core.parameters():
+                if f"{what}.{name}" in checked:
+                    self._core.write(name, checked[f"{what}.{name}"], what)
 
     def gradients(self) -> dict[str, FloatArray]:
         """Copies of the gradients accumulated so far, by parameter."""

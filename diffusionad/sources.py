@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import logging
 import os
@@ -50,6 +51,15 @@ class TrainingImages:
         """Which, and float32 (count, 3, H, W)."""
         chosen = rng.integers(0, len(self.pixels), count)
         return chosen, as_floats(self.pixels[chosen])
+
+    def take(self, chosen: npt.NDArray[np.intp]) -> TrainingImages:
+        """Some of them; `origin` stays that of all."""
+        return dataclasses.replace(
+            self,
+            pixels=self.pixels[chosen],
+            names=[self.names[i] for i in chosen] if self.names else (),
+            paths=[self.paths[i] for i in chosen] if self.paths else (),
+        )
 
     def spread(self, count: int) -> Floats:
         """Up to `count` of them, evenly over all."""

@@ -17,7 +17,16 @@ from PIL import Image
 from test_model import SIZE, tiny
 
 import diffusionad as dad
-from diffusionad import _core, checkpoints, config, datasets, fitting, saliency, sources
+from diffusionad import (
+    _core,
+    checkpoints,
+    config,
+    datasets,
+    fitting,
+    saliency,
+    sources,
+    training_log,
+)
 from diffusionad.errors import InputError, WriteError
 from diffusionad.model import Progress
 
@@ -158,7 +167,7 @@ def test_files_of_a_run(tmp_path, folder):
     out = tmp_path / "new" / "run"
     model = small(batch_size=3).fit(folder, steps=5, out=out)
     assert sorted(path.name for path in out.iterdir()) == [
-        "config.toml", "foregrounds.npz", "log.csv", "model.safetensors", "state.safetensors",
+        "config.toml", "curves.png", "foregrounds.npz", "log.csv", "model.safetensors", "state.safetensors",
     ]  # fmt: skip
     read = dad.load(out / "model.safetensors")
     assert read.threshold == model.threshold
@@ -167,7 +176,7 @@ def test_files_of_a_run(tmp_path, folder):
     assert config.from_toml(out / "config.toml") == (model.config, model.train_config)
     with (out / "log.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
-    assert list(rows[0]) == list(fitting.LOG_COLUMNS)
+    assert list(rows[0]) == list(training_log.COLUMNS)
     assert [row["step"] for row in rows] == ["1", "2", "3", "4", "5"]
     for row in rows:
         parts = [float(row[name]) for name in ("noise", "bce", "dice")]

@@ -276,7 +276,7 @@ def test_averages_follow_the_weights_and_change_places_with_them() -> None:
     for name in expected:
         core.write(name, core.read(name, "average"))
     np.testing.assert_array_equal(core.forward(x), outputs[1])
-    with pytest.raises(ValueError, match="decay: expected 0 to 1, got 1.5"):
+    with pytest.raises(ValueError, match=r"decay: expected 0 to 1, got 1\.5"):
         core.average_step(1.5)
     core.forward(draw(2, 6, 64, 64), training=True)
     core.swap_average()
