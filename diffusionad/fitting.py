@@ -38,7 +38,7 @@ from .sources import (
 )
 from .synthesis import KINDS, SynthesisOptions, synthesize_batch
 from .training import StepResult, Trainer
-from .validation import UNLEARNT, Validation, held_out, quality
+from .validation import Validation, held_out, is_unlearnt, quality
 
 if TYPE_CHECKING:
     from .model import DiffusionAD, ProgressCallback
@@ -121,6 +121,7 @@ class Fit:
         self.log: list[dict[str, float]] = []
         self.validation: Validation | None = None
         self.best: Best | None = None
+        self.told = False  # that nothing is learnt
 
     def plan(self, time_budget: float | None, steps: int | None) -> None:
         """Fix the number of steps; it becomes part of the model's settings."""
@@ -301,12 +302,15 @@ class Fit:
             if self.best is None or quality(scores) >= quality(self.best.scores):
                 states = {name: net.state_dict() for name, net in self._networks().items()}
                 self.best = Best(step, scores, states)
-        if step >= config.steps // 2 and self.best.scores["val_image_auroc"] < UNLEARNT:
+        if not self.told and step >= config.steps // 2 and is_unlearnt(self.best.scores):
+            self.told = True
             log.warning(
                 "after %d of %d steps held-out images with synthetic defects are not told from "
                 "those without (image AUROC %.2f): train longer, or look at `synthesize`",
-                step, config.steps, self.best.scores["val_image_auroc"],
-            )  # fmt: skip
+                step,
+                config.steps,
+                self.best.scores["val_image_auroc"],
+            )
         return scores
 
     def _settle(self) -> None:

@@ -72,3 +72,8 @@ class Validation:
 def quality(scores: Scores) -> float:
     """By which the best step is chosen: found as an image, and where."""
     return (scores["val_image_auroc"] + scores["val_aupro"]) / 2
+
+
+def is_unlearnt(scores: Scores) -> bool:
+    """Whether the defects are hardly found at all, which late in a run means a useless model."""
+    return scores["val_image_auroc"] < UNLEARNT
