@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import logging
 import math
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -199,10 +198,8 @@ def _measured(study: Study, plan: Plan, dataset: Dataset, seed: int, console: Co
     if plan.protocol == "reference":
         model, note = _selected(model, dataset, folder)
         notes.append(note)
-    begun = time.monotonic()
     with console.counting("evaluate", len(dataset.test)) as progress:
         result = evaluation.evaluate(model, dataset, plan.protocol, progress=progress)
-    took = time.monotonic() - begun
     nearest = (
         first["nearest_training_image_auroc"]
         if first
@@ -214,7 +211,6 @@ def _measured(study: Study, plan: Plan, dataset: Dataset, seed: int, console: Co
     return {
         **result,
         "nearest_training_image_auroc": nearest,
-        "evaluate_seconds": round(took, 3),
         "steps": steps,
         "kind": dataset.kind,
         "foreground": model.provenance.get("data", {}).get("foreground"),
