@@ -22,7 +22,7 @@ from diffusionad.console import Console, bytes_text, duration_text, number
 from diffusionad.datasets import Dataset, bundled, categories, check
 from diffusionad.datasets import open as open_dataset
 from diffusionad.errors import InputError, WriteError
-from diffusionad.evaluation import IMAGE_METRICS, PIXEL_METRICS
+from diffusionad.evaluation import IMAGE_METRICS, PIXEL_METRICS, TITLES
 from diffusionad.files import atomic_path, json_text, make_folder, reason, write_json
 from diffusionad.images import (
     Bytes,
@@ -46,16 +46,6 @@ OFFICIAL, OURS, ONNX = (".pt", ".pth"), (".safetensors",), (".onnx",)
 BATCH = 4  # images per pass where panels are drawn
 SHEET_ROWS = 12
 MOST_ROWS, MOST_PIXELS = 64, 1024  # of a sheet of anomalies; of the side of an image in it
-
-TITLES = {
-    "image_auroc": "image AUROC",
-    "image_ap": "image AP",
-    "image_f1_max": "image F1-max",
-    "pixel_auroc": "pixel AUROC",
-    "pixel_ap": "pixel AP",
-    "pixel_f1_max": "pixel F1-max",
-    "aupro": "AUPRO",
-}
 
 
 def demo(args: Namespace) -> int:

@@ -37,6 +37,15 @@ PROTOCOLS = ("benchmark", "reference")
 RESOLUTIONS = ("model", "native")
 IMAGE_METRICS = ("image_auroc", "image_ap", "image_f1_max")
 PIXEL_METRICS = ("pixel_auroc", "pixel_ap", "pixel_f1_max", "aupro")
+TITLES = {
+    "image_auroc": "image AUROC",
+    "image_ap": "image AP",
+    "image_f1_max": "image F1-max",
+    "pixel_auroc": "pixel AUROC",
+    "pixel_ap": "pixel AP",
+    "pixel_f1_max": "pixel F1-max",
+    "aupro": "AUPRO",
+}
 FPR_LIMIT = 0.3
 CURVE_POINTS = 200
 LEVEL = 0.95  # of the confidence intervals
