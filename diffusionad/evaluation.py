@@ -84,9 +84,10 @@ def evaluate(
     from pixels in memory to scores and maps.
 
     `scores` holds path, label, defect and score of every image, in the test part's order, and
-    `threshold` the model's. `aupro` reaches up to the false-positive rate ``fpr_limit``. `confidence` holds intervals
-    [low, high] from ``resamples`` resamples of the images (0: none), `curves` the points of the
-    curves. Maps are not kept in memory, except under the reference protocol.
+    `threshold` the model's. `aupro` reaches up to the false-positive rate ``fpr_limit``.
+    `confidence` holds intervals [low, high] from ``resamples`` resamples of the images (0: none),
+    `curves` the points of the curves. Maps are not kept in memory, except under the reference
+    protocol.
     Raises InputError for an unknown protocol or resolution, for a limit or a resolution that the
     reference protocol does not have, and for a dataset without test images.
     """

@@ -13,13 +13,15 @@ from diffusionad.datasets import Dataset
 from diffusionad.datasets.samples import relative_name
 from diffusionad.errors import InputError
 from diffusionad.files import PathLike, write_text
-from diffusionad.report import examples, result as sections
+from diffusionad.report import examples
+from diffusionad.report import result as sections
+from diffusionad.report.overview import write_benchmark_report
 from diffusionad.report.page import Section, page, paragraph
 
 if TYPE_CHECKING:
     from diffusionad.model import DiffusionAD
 
-__all__ = ["write_report"]
+__all__ = ["write_benchmark_report", "write_report"]
 
 
 def write_report(

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 EXAMPLES = 6  # images of each group, whatever the number of test images
 TILE = 256  # side of an embedded picture at the most, pixels
-QUALITY = 80  # of its JPEG; with all three, a page of pure noise stays below five million bytes
+QUALITY = 85  # of its JPEG; with all three, a page of pure noise stays below five million bytes
 BATCH = 4  # images whose stages are held in memory at once
 
 
@@ -73,11 +73,17 @@ def pictures(model: DiffusionAD, samples: Sequence[Sample]) -> Iterator[list[tup
                 ("image", jpeg(plots.picture(seen[index], tile))),
                 (truth, png(plots.mask_picture(mask, tile))),
                 ("reconstruction", jpeg(plots.picture(stages.x0[index], tile))),
-                ("map", jpeg(overlay)),
+                ("map", jpeg(overlay, sharp=True)),
             ]
 
 
-def figure(sample: Sample, name: str, score: float, threshold: float | None, drawn: Any) -> str:
+def figure(
+    sample: Sample,
+    name: str,
+    score: float,
+    threshold: float | None,
+    drawn: Sequence[tuple[str, str]],
+) -> str:
     """One image with its pictures, each a button that shows it large."""
     name = html_text(name)
     tiles = "".join(
@@ -107,13 +113,14 @@ def verdict(label: int, score: float, threshold: float | None) -> tuple[str, str
     return ("false alarm", "wrong") if score >= threshold else ("passed", "right")
 
 
-def jpeg(pixels: Bytes) -> str:
-    """A photograph as a data URI. Full colour resolution: maps and outlines have sharp edges."""
-    return _data_uri(pixels, "JPEG", quality=QUALITY, subsampling=0, optimize=True)
+def jpeg(pixels: Bytes, *, sharp: bool = False) -> str:
+    """A photograph as a data URI; `sharp` keeps the edges of what is drawn in colour."""
+    # Pillow's optimize fails on noise, whose file does not fit the buffer that it gets.
+    return _data_uri(pixels, "JPEG", quality=QUALITY, subsampling=0 if sharp else 2)
 
 
 def png(pixels: Bytes) -> str:
-    """A mask as a data URI: few colours, sharp edges."""
+    """A mask in greys as a data URI."""
     return _data_uri(pixels[..., 0], "PNG", optimize=True)
 
 

@@ -76,3 +76,8 @@ def chart(title: str, svg: str, legend: Sequence[tuple[str, str]]) -> str:
         f'<figure class="chart"><figcaption>{html_text(title)}</figcaption>'
         f'<ul class="legend">{items}</ul>{svg}</figure>'
     )
+
+
+def grid(parts: Sequence[str]) -> str:
+    """Charts and the like beside each other, as many as there is room for."""
+    return f'<div class="charts">{"".join(parts)}</div>'

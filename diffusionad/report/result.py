@@ -33,8 +33,13 @@ def _metric_cards(result: Result) -> list[tuple[str, str, str]]:
     found = [(TITLES[name], number(result[name]), _interval(confidence, name)) for name in METRICS]
     nearest = result.get("nearest_training_image_auroc")
     if nearest is not None:
-        found.append(("without training", number(nearest), "image AUROC of the nearest image"))
+        found.append(baseline_card(nearest))
     return found
+
+
+def baseline_card(auroc: float | None) -> tuple[str, str, str]:
+    """What the distance to the nearest training image finds by itself."""
+    return "without training", number(auroc), "image AUROC of the nearest image"
 
 
 def _interval(confidence: Mapping[str, Any], name: str) -> str:
@@ -129,6 +134,15 @@ class AtThreshold:
             )
         return f"At the threshold {self.threshold:.4g}: " + ", ".join(parts) + "."
 
+    def table(self) -> Table:
+        """The images of both kinds on both sides."""
+        good = [self.good, self.good - self.false_alarms, self.false_alarms]
+        defective = [self.defective, self.missed, self.defective - self.missed]
+        rows = [["good", *map(str, good)], ["defective", *map(str, defective)]]
+        return Table(
+            "What the threshold makes of them", ("", "images", "passed", "rejected"), (rows,)
+        )
+
 
 def _by_kind(result: Result) -> tuple[list[float], list[float]]:
     """Scores of good and of defective images."""
@@ -150,7 +164,10 @@ def scores(result: Result, model: DiffusionAD | None = None) -> str:
         if values
     ]
     drawn = svg.histogram(good, defective, result["threshold"], f"Histogram of scores. {text}")
-    return page.paragraph(text) + page.chart("Scores of the test images", drawn, legend)
+    parts = [page.chart("Scores of the test images", drawn, legend)]
+    if at is not None:
+        parts.append(f"<div>{page.table(at.table())}</div>")
+    return page.paragraph(text) + page.grid(parts)
 
 
 def curves(result: Result) -> str:
@@ -164,7 +181,7 @@ def curves(result: Result) -> str:
         ]
     if pixel:
         drawn.append(_overlap(pixel, result))
-    return f'<div class="charts">{"".join(drawn)}</div>' if drawn else ""
+    return page.grid(drawn) if drawn else ""
 
 
 _RATES = {"fpr": "false-positive rate", "tpr": "recall", "precision": "precision"}
@@ -199,7 +216,7 @@ def _both(
 def _operating_point(result: Result) -> tuple[float, float] | None:
     """False-positive rate and recall of the threshold; both kinds of images are there."""
     at = AtThreshold.of(result)
-    return at and (at.false_alarms / at.good, 1.0 - at.missed / at.defective)
+    return None if at is None else (at.false_alarms / at.good, 1.0 - at.missed / at.defective)
 
 
 def _overlap(pixel: Mapping[str, Any], result: Result) -> str:
@@ -219,18 +236,20 @@ def _overlap(pixel: Mapping[str, Any], result: Result) -> str:
 def configuration(model: DiffusionAD) -> str:
     """Every setting with its meaning, and where the model came from."""
     settings = [
-        page.table(Table(caption, ("setting", "value", "meaning"), (_settings(config),)), words=True)
+        page.table(
+            Table(caption, ("setting", "value", "meaning"), (_settings(config),)), words=True
+        )
         for caption, config in (("Model", model.config), ("Training", model.train_config))
     ]
     if model.provenance:
-        rows = [[name, _shown(value)] for name, value in flattened(model.provenance)]
+        rows = [[name, shown(value)] for name, value in flattened(model.provenance)]
         settings.append(page.table(Table("Provenance", ("", "value"), (rows,)), words=True))
     return "".join(settings)
 
 
 def _settings(config: ModelConfig | TrainConfig) -> list[list[str]]:
     return [
-        [field.name, _shown(getattr(config, field.name)), field.metadata["about"]]
+        [field.name, shown(getattr(config, field.name)), field.metadata["about"]]
         for field in dataclasses.fields(config)
     ]
 
@@ -248,7 +267,8 @@ def flattened(values: Mapping[str, Any], before: str = "") -> Iterator[tuple[str
             yield f"{before}{name}", value
 
 
-def _shown(value: Any) -> str:
+def shown(value: Any) -> str:
+    """A setting as text: what is in a list between commas."""
     if isinstance(value, Sequence) and not isinstance(value, str):
         return ", ".join(map(str, value))
     return "none" if value is None else str(value)
