@@ -18,7 +18,9 @@ from diffusionad.tables import html_text
 WIDTH, HEIGHT = 400, 280  # units of the drawing, which takes the width that it is given
 LEFT, RIGHT, TOP, BOTTOM = 46, 16, 28, 44  # margins
 BINS = 24  # of a histogram
-LOG_FROM = 100.0  # ratio of the largest to the smallest score from which on the axis is logarithmic
+LOG_FROM = (
+    1000.0  # ratio of the largest to the smallest score from which on the axis is logarithmic
+)
 DECADES = 6  # ticks of such an axis, at most
 
 Ticks = Sequence[tuple[float, str]]  # places on an axis and their texts
@@ -38,15 +40,16 @@ def histogram(
 ) -> str:
     """How many images have which score, of both kinds, and a line at the threshold.
 
-    `about` says in words what is to be seen. Where the scores reach over two decades the axis is
-    logarithmic. Raises ValueError where there is no score.
+    `about` says in words what is to be seen. Where the scores reach over three decades the axis
+    is logarithmic. Raises ValueError where there is no score.
     """
     marks = [] if threshold is None else [threshold]
     if not (len(good) or len(defective)):
         raise ValueError("good, defective: expected at least one score, got none")
     place, low, high, x_ticks, title = _score_axis([*good, *defective, *marks])
     counts = {
-        name: np.histogram(place(np.asarray(scores, np.float64)), BINS, (low, high))[0]
+        # Clipped, as the ends of the axis are rounded.
+        name: np.histogram(np.clip(place(np.asarray(scores)), low, high), BINS, (low, high))[0]
         for name, scores in (("good", good), ("defective", defective))
     }
     top = max(int(count.max()) for count in counts.values())
