@@ -37,7 +37,7 @@ def write_benchmark_report(
     Raises WriteError.
     """
     names = [summary["category"] for summary in values["categories"]]
-    links = {name: f"#category-{number}" for number, name in enumerate(names, 1)}
+    links = {name: f"#category-{index}" for index, name in enumerate(names, 1)}
     parts = [
         Section("summary", "Summary", _summary(values)),
         Section("categories", "All categories", page.table(table, links)),
@@ -88,10 +88,8 @@ def _numbers(summary: Row) -> str:
 
 def _details(row: Row, figure: Path) -> str:
     """Charts, kinds of defects and a picture of the first seed."""
-    charts = result.scores(row) + result.curves(row)
-    return page.paragraph(f"Seed {row['seed']}:") + charts + result.per_defect(row) + _picture(
-        figure, row["category"]
-    )  # fmt: skip
+    parts = (result.scores(row), result.curves(row), result.per_defect(row))
+    return f"<h3>Seed {row['seed']}</h3>" + "".join(parts) + _picture(figure, row["category"])
 
 
 def _picture(file: Path, name: str) -> str:

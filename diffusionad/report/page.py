@@ -62,11 +62,13 @@ def table(shown: Table, links: Mapping[str, str] | None = None, *, words: bool =
 
 def cards(values: Sequence[tuple[str, str, str]]) -> str:
     """Numbers to be seen first: title, value, and what is said below it."""
-    return '<dl class="cards">' + "".join(
-        f"<div><dt>{html_text(title)}</dt><dd>{html_text(value)}<small>{html_text(more)}</small>"
-        "</dd></div>"
+    items = "".join(
+        f"<div><dt>{html_text(title)}</dt><dd>{html_text(value)}"
+        + (f"<small>{html_text(more)}</small>" if more else "")
+        + "</dd></div>"
         for title, value, more in values
-    ) + "</dl>"  # fmt: skip
+    )
+    return f'<dl class="cards">{items}</dl>'
 
 
 def chart(title: str, svg: str, legend: Sequence[tuple[str, str]]) -> str:

@@ -16,7 +16,7 @@ from diffusionad.charts import tick_text, ticks
 from diffusionad.tables import html_text
 
 WIDTH, HEIGHT = 400, 280  # units of the drawing, which takes the width that it is given
-LEFT, RIGHT, TOP, BOTTOM = 46, 16, 28, 44  # margins
+LEFT, RIGHT, TOP, BOTTOM = 46, 24, 28, 44  # margins
 BINS = 24  # of a histogram
 LOG_FROM = (
     1000.0  # ratio of the largest to the smallest score from which on the axis is logarithmic
