@@ -654,6 +654,8 @@ def _console(args: Namespace) -> Console:
             make_folder(Path(given).parent)
             if Path(given).is_dir():
                 raise InputError(f"--{option} {given}: expected a file, got a folder")
+    if args.json is not None and args.json == getattr(args, "report", None):
+        raise InputError("--json, --report: expected two files, got one")
     return Console(args.quiet, results=args.json != "-")
 
 

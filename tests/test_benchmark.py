@@ -25,6 +25,7 @@ from test_evaluation import FIELDS
 import diffusionad
 from diffusionad import benchmark, checkpoints, evaluation, studies
 from diffusionad.datasets import Counts
+from diffusionad.report import overview
 
 SMALL = ("--steps", 3, "--image-size", 64, "--batch-size", 2, "--quiet")
 FILES = {
@@ -172,6 +173,19 @@ def test_the_page_has_the_table_and_leads_to_each_category(data, done):
         assert f"image AUROC {row['image_auroc']:.4f}" in part.text
         assert f"without training {row['nearest_training_image_auroc']:.4f}" in part.text
         assert part.count("figure", class_="example") == 5
+
+
+def test_of_many_categories_not_all_have_charts(tmp_path, done, monkeypatch):
+    out = shutil.copytree(done, tmp_path / "b")
+    (out / "reports" / "tile.html").unlink()
+    (out / "figures" / "bolt_5%25.png").write_bytes(b"cut")
+    monkeypatch.setattr(overview, "DETAILED", 1)
+    benchmark._write_page(out / "r.html", out, report(out))
+    page = Page.read(out / "r.html")
+    assert page.count("svg") == 4
+    assert page.pictures() == []
+    assert len([address for address in page.values("href") if address.endswith(".html")]) == 2
+    assert page.text.count("pixel AUROC") > 4  # the numbers of all
 
 
 def test_a_report_elsewhere_leads_into_the_folder(tmp_path, data, done):

@@ -163,7 +163,8 @@ def test_bad_data_is_one_line_that_names_it(capsys, tmp_path, data, model):
         (["predict", model, model, "--out", out], "not an image file by its name"),
         (["info", tmp_path / "text.png"], "text.png: not a complete"),
         (["info", "--json", tmp_path], "expected a file, got a folder"),
-        (["evaluate", model, data, "--report", tmp_path], "--report"),
+        (["evaluate", model, data, "--report", tmp_path], "expected a file, got a folder"),
+        (["evaluate", model, data, "--report", "r", "--json", "r"], "expected two files, got one"),
     ]
     for arguments, words in cases:
         assert words in fails(capsys, 2, *arguments), arguments

@@ -18,7 +18,7 @@ from diffusionad.report.page import Section
 from diffusionad.tables import PLUS_MINUS, Table, html_text
 
 METRICS = (*IMAGE_METRICS, *PIXEL_METRICS)
-DETAILED = 30  # categories with charts and a picture, about 150 kB each; others have numbers
+DETAILED = 30  # categories with charts and a picture, about 110 kB each; others have numbers
 
 Row = Mapping[str, Any]
 
