@@ -22,8 +22,8 @@ from diffusionad.console import Console, bytes_text, duration_text, number
 from diffusionad.datasets import Dataset, bundled, categories, check
 from diffusionad.datasets import open as open_dataset
 from diffusionad.errors import InputError, WriteError
-from diffusionad.evaluation import IMAGE_METRICS, PIXEL_METRICS
-from diffusionad.files import atomic_path, json_text, make_folder, reason, write_json
+from diffusionad.evaluation import IMAGE_METRICS, PIXEL_METRICS, TITLES
+from diffusionad.files import PathLike, atomic_path, json_text, make_folder, reason, write_json
 from diffusionad.images import (
     Bytes,
     Mask,
@@ -47,16 +47,6 @@ BATCH = 4  # images per pass where panels are drawn
 SHEET_ROWS = 12
 MOST_ROWS, MOST_PIXELS = 64, 1024  # of a sheet of anomalies; of the side of an image in it
 
-TITLES = {
-    "image_auroc": "image AUROC",
-    "image_ap": "image AP",
-    "image_f1_max": "image F1-max",
-    "pixel_auroc": "pixel AUROC",
-    "pixel_ap": "pixel AP",
-    "pixel_f1_max": "pixel F1-max",
-    "aupro": "AUPRO",
-}
-
 
 def demo(args: Namespace) -> int:
     """Train on the bundled images, evaluate, draw, report: everything under --out."""
@@ -77,8 +67,9 @@ def demo(args: Namespace) -> int:
     _show(console, dataset, result)
     console.say(f"\nmodel     {folder / MODEL_FILE}")
     console.say(f"panels    {folder / 'heatmaps'} (some together: {folder / 'heatmaps.png'})")
-    console.say(f"report    {folder / 'report.json'}")
+    console.say(f"numbers   {folder / 'report.json'}")
     _write_json(args, result)
+    _write_report(console, args.report or folder / "report.html", result, model, dataset)
     return 0
 
 
@@ -143,6 +134,8 @@ def evaluate(args: Namespace) -> int:
         _write_panels(console, model, dataset, make_folder(args.heatmaps))
         console.say(f"\npanels    {args.heatmaps}")
     _write_json(args, result)
+    if args.report is not None:
+        _write_report(console, args.report, result, model, dataset)
     return 0
 
 
@@ -182,13 +175,15 @@ def benchmark(args: Namespace) -> int:
     from diffusionad import benchmark as benchmarking
 
     console = _console(args)
+    page = args.report or Path(args.out) / benchmarking.REPORT_FILE
     report = benchmarking.benchmark(
         args.data, args.out, args.layout, args.categories, _recipe(args), _seeds(args),
-        args.protocol, console,
+        args.protocol, console, page,
     )  # fmt: skip
     _show_table(console, benchmarking.table(report))
     console.say(f"\nresults   {Path(args.out) / 'benchmark.json'}, and table.* beside it")
     console.say(f"figure    {Path(args.out) / 'figure.png'}")
+    console.say(f"report    {page}")
     _write_json(args, report)
     return 1 if report["failed"] else 0
 
@@ -488,6 +483,19 @@ def _show(console: Console, dataset: Dataset, result: dict[str, Any]) -> None:
     )
 
 
+def _write_report(
+    console: Console,
+    path: PathLike,
+    result: dict[str, Any],
+    model: DiffusionAD,
+    dataset: Dataset,
+) -> None:
+    from diffusionad.report import write_report
+
+    write_report(path, result, model, dataset)
+    console.say(f"report    {path}")
+
+
 def _show_table(console: Console, shown: Table) -> None:
     console.table(shown.caption, shown.columns, shown.rows)
     for note in shown.notes:
@@ -639,11 +647,15 @@ def _new_file(args: Namespace, suffixes: tuple[str, ...]) -> str:
 
 
 def _console(args: Namespace) -> Console:
-    """The command's output; fails before the work, not after it, where --json cannot be written."""
-    if args.json is not None and args.json != "-":
-        make_folder(Path(args.json).parent)
-        if Path(args.json).is_dir():
-            raise InputError(f"--json {args.json}: expected a file, got a folder")
+    """The command's output; fails before the work, not after it, where a file cannot be written."""
+    for option in ("json", "report"):
+        given = getattr(args, option, None)
+        if given is not None and (option, given) != ("json", "-"):
+            make_folder(Path(given).parent)
+            if Path(given).is_dir():
+                raise InputError(f"--{option} {given}: expected a file, got a folder")
+    if args.json is not None and args.json == getattr(args, "report", None):
+        raise InputError("--json, --report: expected two files, got one")
     return Console(args.quiet, results=args.json != "-")
 
 

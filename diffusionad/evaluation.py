@@ -23,6 +23,7 @@ import numpy.typing as npt
 
 from diffusionad import system
 from diffusionad.datasets import Dataset, Sample
+from diffusionad.datasets.samples import relative_name
 from diffusionad.errors import InputError
 from diffusionad.images import Floats, Mask, resize, to_network
 
@@ -36,6 +37,15 @@ PROTOCOLS = ("benchmark", "reference")
 RESOLUTIONS = ("model", "native")
 IMAGE_METRICS = ("image_auroc", "image_ap", "image_f1_max")
 PIXEL_METRICS = ("pixel_auroc", "pixel_ap", "pixel_f1_max", "aupro")
+TITLES = {
+    "image_auroc": "image AUROC",
+    "image_ap": "image AP",
+    "image_f1_max": "image F1-max",
+    "pixel_auroc": "pixel AUROC",
+    "pixel_ap": "pixel AP",
+    "pixel_f1_max": "pixel F1-max",
+    "aupro": "AUPRO",
+}
 FPR_LIMIT = 0.3
 CURVE_POINTS = 200
 LEVEL = 0.95  # of the confidence intervals
@@ -73,15 +83,18 @@ def evaluate(
     Defective images without a mask are left out of the pixel metrics. `images_per_second` counts
     from pixels in memory to scores and maps.
 
-    `aupro` reaches up to the false-positive rate ``fpr_limit``. `confidence` holds intervals
-    [low, high] from ``resamples`` resamples of the images (0: none), `curves` the points of the
-    curves. Maps are not kept in memory, except under the reference protocol.
+    `scores` holds path, label, defect and score of every image, in the test part's order, and
+    `threshold` the model's. `aupro` reaches up to the false-positive rate ``fpr_limit``.
+    `confidence` holds intervals [low, high] from ``resamples`` resamples of the images (0: none),
+    `curves` the points of the curves. Maps are not kept in memory, except under the reference
+    protocol.
     Raises InputError for an unknown protocol or resolution, for a limit or a resolution that the
     reference protocol does not have, and for a dataset without test images.
     """
     from diffusionad import metrics
 
     _check(protocol, resolution, fpr_limit, resamples)
+    begun = time.monotonic()
     samples = list(dataset.test)
     if not samples:
         raise InputError(f"{dataset.root}: no test images to evaluate on")
@@ -93,6 +106,8 @@ def evaluate(
         result["per_defect"] = _per_defect(found, protocol, fpr_limit)
         result["confidence"] = _confidence(found, result, resamples, model.config.seed)
         result["curves"] = _curves(found)
+    result |= {"scores": _scores(found, dataset), "threshold": model.threshold}
+    result["evaluate_seconds"] = round(time.monotonic() - begun, 3)
     return result | _about(model, dataset, found)
 
 
@@ -312,6 +327,16 @@ def _curves(found: Found) -> dict[str, Any]:
         pixel = found.pixels.curves(CURVE_POINTS)
         curves["pixel"] = {name: _numbers(values) for name, values in pixel.items()}
     return curves
+
+
+def _scores(found: Found, dataset: Dataset) -> dict[str, list[Any]]:
+    """What each image is and what the model said of it; paths are relative to the dataset."""
+    return {
+        "path": [relative_name(sample.path, dataset.root) for sample in found.samples],
+        "label": [sample.label for sample in found.samples],
+        "defect": [sample.defect for sample in found.samples],
+        "score": found.scores.tolist(),
+    }
 
 
 def _numbers(values: npt.NDArray[np.float64]) -> list[float | None]:

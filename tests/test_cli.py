@@ -12,6 +12,7 @@ from pathlib import Path
 import fakes
 import numpy as np
 import pytest
+from pages import Page
 from PIL import Image
 
 import diffusionad
@@ -162,6 +163,8 @@ def test_bad_data_is_one_line_that_names_it(capsys, tmp_path, data, model):
         (["predict", model, model, "--out", out], "not an image file by its name"),
         (["info", tmp_path / "text.png"], "text.png: not a complete"),
         (["info", "--json", tmp_path], "expected a file, got a folder"),
+        (["evaluate", model, data, "--report", tmp_path], "expected a file, got a folder"),
+        (["evaluate", model, data, "--report", "r", "--json", "r"], "expected two files, got one"),
     ]
     for arguments, words in cases:
         assert words in fails(capsys, 2, *arguments), arguments
@@ -221,6 +224,10 @@ def test_train_evaluate_predict(capsys, tmp_path, data):
     result = json.loads((tmp_path / "new" / "e.json").read_text())
     assert result["image_auroc"] == result["pixel_auroc"] == 1.0
     assert (result["seed"], result["train_steps"], result["category"]) == (7, 4, "part")
+    page = tmp_path / "pages" / "r.html"
+    assert run("evaluate", file, data, "--report", page, "--resamples", 9) == 0
+    assert f"report    {page}" in capsys.readouterr().out
+    assert "part (mvtec): 4 train, 1 test good" in Page.read(page).text
     drawn = sorted(path.name for path in (tmp_path / "maps").iterdir())
     assert drawn == ["dent_0.png", "good_0.png", "stain_0.png"]
 
@@ -309,6 +316,16 @@ def test_demo(capsys, tmp_path, data, monkeypatch):
     assert result["nearest_training_image_auroc"] == 0.75
     assert (out / "heatmaps.png").exists()
     assert len(list((out / "heatmaps").iterdir())) == 3
+    assert "without training 0.7500" in Page.read(out / "report.html").text
+
+
+@pytest.mark.usefixtures("fake")
+def test_a_report_that_cannot_be_written_leaves_the_numbers(capsys, tmp_path, data, model):
+    numbers = tmp_path / "e.json"
+    options = ("--json", numbers, "--report", "/dev/full", "--quiet")
+    line = fails(capsys, 1, "evaluate", model, data, *options)
+    assert line == "diffusionad evaluate: /dev/full: cannot write: no space left on device"
+    assert json.loads(numbers.read_text())["image_auroc"] == 1.0
 
 
 def test_failures_inside_are_one_line_unless_debugging(capsys, model, monkeypatch):

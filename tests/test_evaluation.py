@@ -21,7 +21,7 @@ FIELDS = {
     "image_auroc", "image_ap", "image_f1_max", "pixel_auroc", "pixel_ap", "pixel_f1_max", "aupro",
     "images_per_second", "peak_memory_mb", "train_seconds", "train_steps", "category", "layout",
     "protocol", "preset", "seed", "threads", "simd", "versions", "per_defect",
-    "resolution", "fpr_limit", "confidence", "curves",
+    "resolution", "fpr_limit", "confidence", "curves", "scores", "threshold", "evaluate_seconds",
 }  # fmt: skip
 
 
@@ -76,6 +76,20 @@ def test_result_has_the_fields_and_the_values(root, model):
     pixels = truth.ravel(), prediction.maps.ravel()
     assert result["pixel_auroc"] == pytest.approx(roc_auc_score(*pixels))
     assert result["pixel_ap"] == pytest.approx(average_precision_score(*pixels))
+
+
+def test_result_holds_the_score_of_every_image(root, model):
+    data = datasets.open(root)
+    model.threshold = 0.25
+    result = evaluation.evaluate(model, data)
+    scores = result["scores"]
+    assert scores["path"][0] == "test/dent/0.png"
+    assert scores["path"] == [s.path.relative_to(root).as_posix() for s in data.test]
+    assert scores["label"] == [sample.label for sample in data.test]
+    assert set(scores["defect"]) == {"good", "dent", "stain"}
+    assert scores["score"] == model.predict([s.path for s in data.test]).scores.tolist()
+    assert result["threshold"] == 0.25
+    assert result["evaluate_seconds"] >= 0
 
 
 def test_each_defect_is_measured_against_the_good_images(root, model):
@@ -135,7 +149,7 @@ def test_native_resolution_takes_maps_and_masks_at_each_images_size(root, model)
 def test_result_has_intervals_and_curves(root, model):
     data = datasets.open(root)
     result = evaluation.evaluate(model, data, resamples=50)
-    measured = ("images_per_second", "peak_memory_mb")
+    measured = ("images_per_second", "peak_memory_mb", "evaluate_seconds")
     assert result == {
         **evaluation.evaluate(model, data, resamples=50),
         **{n: result[n] for n in measured},
