@@ -27,10 +27,10 @@ class ResultFolder:
     map, float32) and ``<stem>.png`` (its panel). Files of these names are replaced. Raises
     WriteError.
 
-    >>> import tempfile
-    >>> model = DiffusionAD(image_size=32)
+    >>> import tempfile, diffusionad
+    >>> model, frames = diffusionad.DiffusionAD(image_size=32), np.zeros((2, 40, 40, 1), np.uint8)
     >>> with tempfile.TemporaryDirectory() as name, ResultFolder(name) as folder:
-    ...     for result in model.predict_stream(np.zeros((2, 32, 32), np.float32)[:, None]):
+    ...     for result in model.predict_stream(frames):
     ...         folder.write(result)
     ...     sorted(path.name for path in folder.path.iterdir())
     ['000000.npy', '000000.png', '000001.npy', '000001.png', 'scores.csv']
