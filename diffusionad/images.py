@@ -216,11 +216,18 @@ def to_network(images: ImageSource, size: int, first: int = 0) -> Floats:
     one or many, each image of its own size. Raises InputError that names what was expected and
     what came; the images count from `first`.
     """
-    items = as_items(images)
+    return batch_of(as_items(images), size, first)[0]
+
+
+def batch_of(items: Sequence[Any], size: int, first: int) -> tuple[Floats, list[tuple[int, int]]]:
+    """What to_network() gives, and each image's own (height, width); read one after the other."""
     batch = np.empty((len(items), 3, size, size), np.float32)
+    shapes = []
     for index, item in enumerate(items):
-        batch[index] = fit_to_network(pixels_of(item, f"images[{first + index}]"), size)
-    return batch
+        pixels = pixels_of(item, f"images[{first + index}]")
+        batch[index] = fit_to_network(pixels, size)
+        shapes.append((pixels.shape[0], pixels.shape[1]))
+    return batch, shapes
 
 
 def to_bytes(images: npt.NDArray[np.floating[Any]]) -> Bytes:

@@ -10,13 +10,22 @@ from typing import Any
 
 import numpy as np
 
-from . import _core, metrics, streaming, tiling
+from . import _core, metrics, tiling
 from .arrays import as_array
 from .config import ModelConfig, TrainConfig, update
 from .denoising import Repair, autoencode, denoise
 from .diffusion import Schedule
 from .errors import InputError
-from .images import Floats, ImageSource, OneImage, as_items, fit_to_network, pixels_of, to_network
+from .images import (
+    Floats,
+    ImageSource,
+    OneImage,
+    as_items,
+    batch_of,
+    fit_to_network,
+    pixels_of,
+    to_network,
+)
 from .models import SegmentationNet, UNet
 from .prediction import (
     Explanation,
@@ -134,10 +143,9 @@ class Detector:
         parts = []
         for first in range(0, len(items), batch_size):
             batch = items[first : first + batch_size]
-            pixels = [pixels_of(item, f"images[{first + i}]") for i, item in enumerate(batch)]
-            x0 = np.stack([fit_to_network(one, self.config.image_size) for one in pixels])
-            shapes = [one.shape[:2] for one in pixels] if size == "input" else None
-            parts.append(self._predict(x0, paths_of(batch), shapes))
+            x0, shapes = batch_of(batch, self.config.image_size, first)
+            sized = shapes if size == "input" else None
+            parts.append(self._predict(x0, paths_of(batch), sized))
         return joined(parts)
 
     def predict_stream(
@@ -158,6 +166,8 @@ class Detector:
         InputError for a frame that cannot be used. Closing the generator, also by leaving a loop
         over it, stops the thread.
         """
+        from .streaming import Frame, stream
+
         _check(batch_size, size)
         if max_latency is not None and not max_latency >= 0:
             raise InputError(f"max_latency: expected 0 or more seconds, got {max_latency!r}")
@@ -166,12 +176,12 @@ class Detector:
         if not hasattr(frames, "__iter__"):
             raise InputError(f"frames: expected images to go through, got {type(frames).__name__}")
 
-        def look(batch: Sequence[streaming.Frame]) -> Prediction:
+        def look(batch: Sequence[Frame]) -> Prediction:
             shapes = [frame.shape for frame in batch] if size == "input" else None
             x0 = np.stack([frame.x0 for frame in batch])
             return self._predict(x0, [frame.path for frame in batch], shapes)
 
-        return streaming.stream(look, frames, self.config.image_size, batch_size, max_latency)
+        return stream(look, frames, self.config.image_size, batch_size, max_latency)
 
     def predict_tiled(
         self,
@@ -221,7 +231,7 @@ class Detector:
         self,
         x0: Floats,
         paths: Sequence[str | None],
-        shapes: Sequence[tuple[int, ...]] | None,
+        shapes: Sequence[tuple[int, int]] | None,
     ) -> Prediction:
         """Of a batch at the networks' size; with maps of these (height, width)."""
         repair = self._repair(x0)

@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from diffusionad import plots
 from diffusionad.arrays import Pixels
 from diffusionad.files import PathLike
 from diffusionad.images import Bytes, Floats, Mask, to_bytes, unique_stems
@@ -69,6 +68,8 @@ class ImageResult:
 
     def panel(self, mask: Mask | None = None, defect: str | None = None) -> Bytes:
         """All stages side by side, uint8 [H, W, 3]; with true mask and defect, where known."""
+        from diffusionad import plots
+
         seen = self.image.transpose(2, 0, 1) / np.float32(255)
         stages = plots.Stages(seen, self.map, mask, x0=self.reconstruction, **self.stages)
         return plots.panel(
@@ -154,6 +155,8 @@ class Prediction:
 
     def plot(self, most: int = SHOWN) -> Image.Image:
         """Panels of the first images below each other as a PIL image, which notebooks show."""
+        from diffusionad import plots
+
         panels = [self[index].panel() for index in range(min(most, len(self)))]
         return _as_picture(plots.contact_sheet(panels))
 

@@ -153,7 +153,7 @@ def test_cross_validation_trains_on_good_images_alone(images, labels):
     found = cross_validate(
         small(), images, labels, cv=2, scoring="roc_auc", return_estimator=True, error_score="raise"
     )
-    parts = [([0, 1, 2, 3], [4, 5, 6, 7]), ([4, 5, 6, 7], [0, 1, 2, 3])]
+    parts = [([4, 5, 6, 7], [0, 1, 2, 3]), ([0, 1, 2, 3], [4, 5, 6, 7])]
     for index, (train, test) in enumerate(parts):
         by_hand = small().fit(images[[i for i in train if labels[i] == 0]])
         scores = by_hand.predict(images[test]).scores

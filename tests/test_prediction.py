@@ -6,6 +6,7 @@ import csv
 import doctest
 import json
 import os
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -197,7 +198,19 @@ def test_places_that_are_no_folder_are_named(tmp_path, model, images):
 
 def test_the_example_of_a_folder_is_true():
     tried = doctest.testmod(result_files)
-    assert (tried.attempted, tried.failed) == (4, 0)
+    assert (tried.attempted, tried.failed) == (3, 0)
+
+
+def test_large_images_are_read_one_after_the_other(tmp_path, model):
+    for index in range(6):
+        Image.new("RGB", (1024, 1024), (index, 9, 99)).save(tmp_path / f"{index}.png")
+    tracemalloc.start()
+    try:
+        model.predict(tmp_path, batch_size=6)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 4 * 3 * 2**20  # pixels of one image, and copies on the way
 
 
 def test_an_explanation_is_a_prediction(model, images):

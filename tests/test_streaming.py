@@ -13,6 +13,7 @@ from PIL import Image
 from test_model import SIZE, tiny
 
 import diffusionad as dad
+from diffusionad import streaming
 from diffusionad.errors import InputError
 
 
@@ -167,7 +168,7 @@ def test_closing_stops_the_thread(model, frames):
 
 
 def test_closing_does_not_wait_for_a_source_that_hangs(model, frames, monkeypatch):
-    monkeypatch.setattr(dad.streaming, "CLOSING_SECONDS", 0.01)
+    monkeypatch.setattr(streaming, "CLOSING_SECONDS", 0.01)
     go_on = threading.Event()
 
     def hangs() -> Iterator[np.ndarray]:
