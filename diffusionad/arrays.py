@@ -20,6 +20,7 @@ from diffusionad.errors import InputError
 Pixels: TypeAlias = npt.NDArray[Any]  # uint8, or float32 in [0, 1]: [H, W, 3]
 
 CHANNELS = (1, 3)
+MOST_PIXELS = 65536  # of a side, that the core resizes
 
 
 class SupportsDLPack(Protocol):
@@ -54,14 +55,18 @@ def as_array(value: Any, name: str) -> npt.NDArray[Any] | None:
 def as_pixels(array: npt.NDArray[Any], name: str) -> Pixels:
     """One image in any of the forms above as [H, W, 3]; a view, unless values are converted.
 
-    Raises InputError, with the argument's name, for another shape or type, and for floats that
-    are not in [0, 1].
+    Raises InputError, with the argument's name, for another shape or type, more than 65,536 pixels
+    a side, and floats that are not in [0, 1].
     """
     image = _channels_last(array)
     if image is None or array.size == 0 or not (array.dtype == np.uint8 or array.dtype.kind == "f"):
         raise InputError(
             f"{name}: expected uint8, or floats in [0, 1], of shape [H, W], [H, W, C] or "
             f"[C, H, W] with C = 1 or 3, got {array.dtype} {list(array.shape)}"
+        )
+    if max(image.shape) > MOST_PIXELS:
+        raise InputError(
+            f"{name}: expected at most {MOST_PIXELS} pixels a side, got {list(image.shape[:2])}"
         )
     if image.dtype != np.uint8:
         image = _in_unit_range(image, name)

@@ -54,9 +54,9 @@ class Estimator(Detector):
     def set_params(self: Self, **params: Any) -> Self:
         """Change settings by name. Raises InputError, and changes none, for a bad one.
 
-        ``preset`` puts all but the seed back to that preset's, then come the others. A model that
-        was neither trained nor loaded is then as if made with these settings. Of any other the
-        weights stay: settings that make the networks are refused; ``fit`` uses the rest.
+        ``preset`` puts all but the seed back to that preset's, then come the others. Where one
+        shapes the networks or is the seed of their weights, a model that was neither trained nor
+        loaded is built anew. Of any other the weights stay: what shapes the networks is refused.
         """
         params = dict(params)
         modes = {name: params.pop(name) for name in ("fast", "low_memory") if name in params}
@@ -65,20 +65,18 @@ class Estimator(Detector):
             kept = {"seed": self.seed}
         preset = params.pop("preset", self.config.preset)
         config, train_config = settings(preset, **{**kept, **params})
-        changed = {k for k, v in vars(config).items() if v != getattr(self.config, k)}
-        if self._has_weights:
-            for name in sorted(changed - OF_USE):
-                raise InputError(
-                    f"{name}: this model's weights are made for {getattr(self.config, name)!r}; "
-                    "clone it, or make a new one"
-                )
-            self.config, self.train_config = config, train_config
-            self._given_train_config = train_config
-        elif changed:
+        shaping = [k for k, v in vars(config).items() if v != getattr(self.config, k)]
+        shaping = [k for k in shaping if k not in OF_USE or (k == "seed" and not self._has_weights)]
+        if shaping and self._has_weights:
+            raise InputError(
+                f"{shaping[0]}: this model's weights are made for "
+                f"{getattr(self.config, shaping[0])!r}; clone it, or make a new one"
+            )
+        if shaping:
             modes = {"fast": self.fast, "low_memory": self.low_memory, **modes}
             self._build(config, train_config)
-        else:
-            self.train_config = self._given_train_config = train_config
+        self.config = config
+        self.train_config = self._given_train_config = train_config
         for name, value in modes.items():
             setattr(self, name, value)
         return self

@@ -183,14 +183,16 @@ def pixels_of(item: Any, name: str) -> Pixels:
 
     Raises InputError that names the file, or else the argument by `name`.
     """
+    array: npt.NDArray[Any] | None
     if isinstance(item, (str, os.PathLike)):
-        return read_image(item)
-    if _is_pillow(item):
+        name, array = os.fsdecode(item), read_image(item)
+    elif _is_pillow(item):
         try:
-            item = _to_rgb(item)
+            array = _to_rgb(item)
         except _BROKEN as error:
             raise InputError(f"{name}: this PIL image cannot be used: {error}") from error
-    array = as_array(item, name)
+    else:
+        array = as_array(item, name)
     if array is None:
         raise InputError(
             f"{name}: expected an array, a PIL image or a path, got {type(item).__name__}"

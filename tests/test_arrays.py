@@ -161,6 +161,7 @@ BAD = {
     "too large for float32": (np.full((5, 6), 1e300), r"in \[0, 1\], got inf"),
     "second of many": ([np.zeros((5, 6)), np.zeros((5, 6, 2))], r"images\[1\]: expected uint8"),
     "nested list": ([[1, 2]], r"images\[0\]: expected an array, a PIL image or a path, got list"),
+    "wide": (np.zeros((1, 70_000), np.uint8), r"at most 65536 pixels a side, got \[1, 70000\]"),
     "none": (None, "images: expected arrays, PIL images or paths, got NoneType"),
     "device": (OnDevice(), "images: this OnDevice gives no array: can't export tensors on cuda:0"),
     "device in a list": ([OnDevice()], r"images\[0\]: this OnDevice gives no array"),

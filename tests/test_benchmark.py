@@ -286,7 +286,9 @@ def test_a_category_that_cannot_be_done_does_not_stop_the_others(capsys, tmp_pat
     assert "zz.png" in first["error"]
     assert "no test images" in second["error"]
     assert first["aupro"] is None
-    assert FIELDS - set(first) == {"resolution", "fpr_limit", "confidence", "curves"}
+    assert FIELDS - set(first) == {
+        "resolution", "fpr_limit", "tiles", "confidence", "curves",
+    }  # fmt: skip
     assert "error" not in third
     assert third["notes"][1:2] == ["2 of 3 defective images have no mask: not in the pixel metrics"]
     assert result["mean"]["categories"] == 1

@@ -77,6 +77,16 @@ def test_setting_parameters_of_a_new_model_is_making_it_anew():
     assert model.set_params().get_params()["seed"] == 4
 
 
+def test_settings_of_use_leave_weights_that_were_given_alone():
+    model = small()
+    given = {name: values + 1 for name, values in model.seg.state_dict().items()}
+    model.seg.load_state_dict(given)
+    before = weights(model)
+    model.set_params(w=2.0, t_s=100, mode="one_step", top_k=9)
+    assert (model.config.w, model.config.mode) == (2.0, "one_step")
+    assert weights(model) == before
+
+
 def test_setting_the_preset_starts_from_it():
     model = small(seed=4)
     model.set_params(preset="paper", base_channels=32, channel_mults=(1,), image_size=SIZE)
