@@ -28,7 +28,7 @@ from diffusionad.images import (
     Bytes,
     is_image_name,
     list_images,
-    read_image,
+    pixels_of,
     unique_stems,
     write_png,
 )
@@ -168,7 +168,7 @@ def predict(args: Namespace) -> int:
             batch = []
             for path, stem in named[first : first + most]:
                 try:
-                    batch.append((path, stem, read_image(path)))
+                    batch.append((path, stem, pixels_of(path, "")))
                 except InputError as error:
                     print(f"diffusionad predict: {one_line(error)}", file=sys.stderr)
                     broken += 1

@@ -12,7 +12,7 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -26,8 +26,6 @@ if TYPE_CHECKING:
     from PIL import Image
 
 SHOWN = 12  # images of a plot
-
-Plane = TypeVar("Plane", bound=npt.NDArray[Any])
 
 
 @dataclass(frozen=True, eq=False)

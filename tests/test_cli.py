@@ -192,6 +192,15 @@ def test_tiles_give_maps_of_the_images_size(capsys, tmp_path, data, model):
 
 
 @pytest.mark.usefixtures("fake")
+def test_an_image_that_is_too_wide_is_passed_over_by_name(capsys, tmp_path, model):
+    picture(tmp_path / "photos" / "a.png")
+    Image.new("L", (70_000, 1)).save(tmp_path / "photos" / "b.png")
+    line = fails(capsys, 2, "predict", model, tmp_path / "photos", "--out", tmp_path, "--quiet")
+    assert "b.png: expected at most 65536 pixels a side" in line
+    assert (tmp_path / "a.npy").exists()
+
+
+@pytest.mark.usefixtures("fake")
 def test_bad_tiles_are_one_line(capsys, tmp_path, data, model):
     photo, out = picture(tmp_path / "a.png"), tmp_path / "p"
     for options, words in (
