@@ -225,8 +225,9 @@ def _evaluate_arguments(command: argparse.ArgumentParser) -> None:
         help="exact metrics (default), or those of the reference implementation",
     )  # fmt: skip
     command.add_argument(
-        "--resolution", choices=("model", "native"), default="model",
-        help="compare maps and masks at the model's size (default), or at each image's own",
+        "--resolution", choices=("model", "native"), default=None,
+        help="compare maps and masks at the model's size (default), or at each image's own, "
+        "as with --tiles",
     )  # fmt: skip
     command.add_argument(
         "--fpr-limit", type=_rate, default=0.3, metavar="RATE",
@@ -240,12 +241,28 @@ def _evaluate_arguments(command: argparse.ArgumentParser) -> None:
         "--heatmaps", type=_path, metavar="DIR", help="write a panel for every test image"
     )
     _report_argument(command, "none")
+    _tile_arguments(command)
 
 
 def _report_argument(command: argparse.ArgumentParser, default: str) -> None:
     command.add_argument(
         "--report", type=_path, metavar="FILE",
         help=f"the results as one HTML page: numbers, curves, telling images ({default})",
+    )  # fmt: skip
+
+
+def _tile_arguments(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--tiles", action="store_true",
+        help="look at images tile by tile, at their own resolution, with a model trained on such "
+        "tiles",
+    )  # fmt: skip
+    command.add_argument(
+        "--tile-size", type=_positive, metavar="PX", help="side of a tile (the model's image size)"
+    )
+    command.add_argument(
+        "--tile-overlap", type=float, metavar="SHARE",
+        help="share of its side that a tile has in common with the next, 0 to 0.9 (0.25)",
     )  # fmt: skip
 
 
@@ -345,6 +362,7 @@ def _predict_arguments(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--out", type=_path, required=True, metavar="DIR", help="folder of results"
     )
+    _tile_arguments(command)
 
 
 def _data_arguments(command: argparse.ArgumentParser, category: bool = True) -> None:

@@ -251,6 +251,12 @@ def preset(name: str, **overrides: Any) -> tuple[ModelConfig, TrainConfig]:
     return update(chosen.model, of_model), update(chosen.train, of_train)
 
 
+def settings(name: str, **overrides: Any) -> tuple[ModelConfig, TrainConfig]:
+    """preset(), with the preset's name kept in the settings, whatever the others."""
+    model, train = preset(name, **overrides)
+    return dataclasses.replace(model, preset=name), train
+
+
 def update(config: Config, changes: Mapping[str, Any]) -> Config:
     """A copy with some settings changed, checked. Lists become tuples."""
     plain: dict[str, Any] = {

@@ -105,6 +105,7 @@ class Fit:
             "anomaly_source": self.textures.fingerprint() if self.textures else None,
         }
         self.planned_memory: dict[str, int] = {}  # train() plans it, once
+        self.before: dict[str, Any] = {}  # the provenance of weights that are trained on
         self.seconds_before = 0.0
         self.log: list[dict[str, float]] = []
 
@@ -124,6 +125,7 @@ class Fit:
         for network in self._networks().values():
             _forget_moments(network)
         self.model.threshold = None
+        self.before = self.model.provenance
         self.trainer = self._new_trainer(self.model.unet, self.model.seg)
         if time_budget is not None and self.out is not None:
             self._save_state()  # a run that is killed early must keep its number of steps
@@ -157,6 +159,7 @@ class Fit:
             self.trainer = self._new_trainer(self.model.unet, self.model.seg)
             self.trainer.iteration = int(values["iteration"])
             self.seconds_before = float(values["seconds"])
+            self.before = dict(values.get("fine_tuned_from", {}))
         except InputError:
             raise
         except (KeyError, ValueError, TypeError) as error:
@@ -304,6 +307,8 @@ class Fit:
         """
         model, step = self.model, self.trainer.iteration
         note = {} if model.threshold is None else {"threshold": model.provenance["threshold"]}
+        if self.before:
+            note["fine_tuned_from"] = self.before
         model.provenance = {
             "train_steps": step,
             "train_seconds": round(self._seconds(), 3),
@@ -337,6 +342,7 @@ class Fit:
             "seconds": self._seconds(),
             "model": to_dict(self.model.config),
             "train": to_dict(self.model.train_config),
+            "fine_tuned_from": self.before,
             **self.inputs,
         }
         checkpoints.save_state(self.out / STATE_FILE, tensors, values)

@@ -341,7 +341,7 @@ def test_a_category_that_cannot_be_done_does_not_stop_the_others(capsys, tmp_pat
     assert "no test images" in second["error"]
     assert first["aupro"] is None
     assert FIELDS - set(first) == {
-        "resolution", "fpr_limit", "confidence", "curves", "scores", "threshold",
+        "resolution", "fpr_limit", "tiles", "confidence", "curves", "scores", "threshold",
     }  # fmt: skip
     assert "error" not in third
     assert third["notes"][1:2] == ["2 of 3 defective images have no mask: not in the pixel metrics"]

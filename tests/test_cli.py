@@ -172,6 +172,74 @@ def test_bad_data_is_one_line_that_names_it(capsys, tmp_path, data, model):
 
 
 @pytest.mark.usefixtures("fake")
+def test_tiles_give_maps_of_the_images_size(capsys, tmp_path, data, model):
+    photos = [picture(tmp_path / "photos" / f"{i}.png", size=50 + 30 * i) for i in range(2)]
+    out, options = tmp_path / "p", ("--tiles", "--tile-overlap", 0.5, "--tile-size", 40)
+    assert run("predict", model, tmp_path / "photos", "--out", out, *options) == 0
+    assert "2 images scored" in capsys.readouterr().out
+    expected = fakes.load(model).predict_tiled(
+        [np.asarray(Image.open(path)) for path in photos], 40, 0.5
+    )
+    for index, side in enumerate((50, 80)):
+        score_map = np.load(out / f"{index}.npy")
+        assert score_map.shape == (side, side)
+        np.testing.assert_array_equal(score_map, expected.maps[index])
+
+    maps, report = tmp_path / "maps", tmp_path / "e.json"
+    options = ("--tiles", "--heatmaps", maps, "--json", report)
+    assert run("evaluate", model, data, *options) == 0
+    result = json.loads(report.read_text())
+    assert result["tiles"] == {"size": 32, "overlap": 0.25}
+    assert result["resolution"] == "native"
+    assert len(list(maps.iterdir())) == 3
+
+
+@pytest.mark.usefixtures("fake")
+def test_an_image_that_is_too_wide_is_passed_over_by_name(capsys, tmp_path, model):
+    picture(tmp_path / "photos" / "a.png")
+    Image.new("L", (70_000, 1)).save(tmp_path / "photos" / "b.png")
+    line = fails(capsys, 2, "predict", model, tmp_path / "photos", "--out", tmp_path, "--quiet")
+    assert "b.png: expected at most 65536 pixels a side" in line
+    assert (tmp_path / "a.npy").exists()
+
+
+@pytest.mark.usefixtures("fake")
+def test_bad_tiles_are_one_line(capsys, tmp_path, data, model):
+    photo, out = picture(tmp_path / "a.png"), tmp_path / "p"
+    for options, words in (
+        (["--tile-size", 64], "--tile-size: expected --tiles with it"),
+        (["--tile-overlap", 0], "--tile-overlap: expected --tiles with it"),
+        (["--tiles", "--tile-overlap", 1], "overlap: expected 0 to 0.9, got 1.0"),
+        (["--tiles", "--tile-overlap", "nan"], "overlap: expected 0 to 0.9, got nan"),
+        (["--tiles", "--tile-overlap", "half"], "--tile-overlap: invalid float value: 'half'"),
+        (["--tiles", "--tile-size", 0], "--tile-size: expected a whole number of 1 or more"),
+    ):
+        assert words in fails(capsys, 2, "predict", model, photo, "--out", out, *options)
+        assert words in fails(capsys, 2, "evaluate", model, data, *options)
+    options = ("--tiles", "--resolution", "model")
+    line = fails(capsys, 2, "evaluate", model, data, "--quiet", *options)
+    assert "resolution: tiles are measured at native, got 'model'" in line
+    assert not out.exists()
+
+
+@pytest.mark.usefixtures("fake")
+def test_a_threshold_of_whole_images_is_not_one_of_tiles(capsys, tmp_path, model):
+    photo, said = picture(tmp_path / "a.png"), "reached by at most 0 of 4 good images"
+    for threshold, tiles, warned in (
+        (said, ["--tiles"], True),
+        (f"{said}, in tiles of 32 px, overlap 0.25", ["--tiles"], False),
+        (f"{said}, in tiles of 32 px, overlap 0.25", ["--tiles", "--tile-size", 64], True),
+        ("given", ["--tiles"], False),
+        (said, [], False),
+    ):
+        known = fakes.load(model)
+        known.provenance = {"threshold": threshold}
+        known.save(model)
+        assert run("predict", model, photo, "--out", tmp_path / "p", *tiles) == 0
+        assert ("threshold was not set on such tiles" in capsys.readouterr().err) == warned
+
+
+@pytest.mark.usefixtures("fake")
 def test_a_mask_of_another_size_is_one_line(capsys, data, model):
     Image.new("L", (7, 9)).save(data / "part" / "ground_truth" / "dent" / "0_mask.png")
     line = fails(capsys, 2, "evaluate", model, data, "--quiet")

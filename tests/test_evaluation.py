@@ -15,13 +15,15 @@ from sklearn.metrics import average_precision_score, roc_auc_score
 
 from diffusionad import datasets, evaluation, metrics
 from diffusionad.errors import InputError
+from diffusionad.tiling import Tiles
 
 SIZE = 32
 FIELDS = {
     "image_auroc", "image_ap", "image_f1_max", "pixel_auroc", "pixel_ap", "pixel_f1_max", "aupro",
     "images_per_second", "peak_memory_mb", "train_seconds", "train_steps", "category", "layout",
     "protocol", "preset", "seed", "threads", "simd", "versions", "per_defect",
-    "resolution", "fpr_limit", "confidence", "curves", "scores", "threshold", "evaluate_seconds",
+    "resolution", "fpr_limit", "tiles", "confidence", "curves", "scores", "threshold",
+    "evaluate_seconds",
 }  # fmt: skip
 
 
@@ -144,6 +146,26 @@ def test_native_resolution_takes_maps_and_masks_at_each_images_size(root, model)
     at_model = evaluation.evaluate(model, data)
     assert at_model["image_auroc"] == result["image_auroc"]
     assert at_model["pixel_auroc"] != result["pixel_auroc"]
+
+
+def test_tiles_are_measured_at_native_resolution(root, model):
+    data = datasets.open(root)
+    tiles = Tiles(overlap=0.5)
+    result = evaluation.evaluate(model, data, resolution="native", tiles=tiles)
+    assert result["tiles"] == {"size": SIZE, "overlap": 0.5}
+    assert result["resolution"] == "native"
+    maps = model.predict_tiled([sample.image for sample in data.test], overlap=0.5).maps
+    masks = np.stack([sample.mask for sample in data.test])
+    pixels = masks.ravel(), np.stack(maps).ravel()
+    assert result["pixel_auroc"] == pytest.approx(roc_auc_score(*pixels), abs=1e-12)
+    whole = evaluation.evaluate(model, data, resolution="native")
+    assert whole["tiles"] is None
+    assert whole["pixel_auroc"] != result["pixel_auroc"]
+    for options in ({}, {"protocol": "reference"}):
+        with pytest.raises(InputError, match="resolution: tiles are measured at native, got 'mod"):
+            evaluation.evaluate(model, data, tiles=tiles, **options)
+    with pytest.raises(InputError, match="resolution: the reference protocol"):
+        evaluation.evaluate(model, data, "reference", resolution="native", tiles=tiles)
 
 
 def test_result_has_intervals_and_curves(root, model):
