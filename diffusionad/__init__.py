@@ -20,19 +20,25 @@ if _given == (None, None):
 from . import datasets, metrics, synthesis
 from .denoising import Repair, denoise
 from .diffusion import Schedule
-from .model import DiffusionAD, Prediction, load, load_official
+from .model import DiffusionAD, load, load_official
 from .models import SegmentationNet, UNet
+from .prediction import ImageResult, Prediction
+from .result_files import ResultFolder
 from .saliency import Foreground, ForegroundFinder, find_foreground, foreground, foreground_of_set
+from .tiling import Tiles
 from .training import Trainer
 
 __all__ = [
     "DiffusionAD",
     "Foreground",
     "ForegroundFinder",
+    "ImageResult",
     "Prediction",
     "Repair",
+    "ResultFolder",
     "Schedule",
     "SegmentationNet",
+    "Tiles",
     "Trainer",
     "UNet",
     "datasets",

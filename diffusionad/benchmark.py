@@ -1,16 +1,16 @@
 """All categories of a dataset: each trained and measured, one row each, and the mean.
 
 The folder of a benchmark holds `benchmark.json` (settings, rows, means: what the command goes on
-from), `table.csv`, `table.md`, `table.tex`, `figure.png`, and for each category its part of the
-figure and the folder of its training. Under the reference protocol the model of a row is the best
-of ten stages of its training by its test images, as the reference code chooses it.
+from), `table.csv`, `table.md`, `table.tex`, `figure.png`, `report.html`, and for each category its
+part of the figure, a report of its own and the folder of its training. Under the reference
+protocol the model of a row is the best of ten stages of its training by its test images, as the
+reference code chooses it.
 """
 
 from __future__ import annotations
 
 import logging
 import math
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +28,7 @@ from diffusionad.errors import InputError, WriteError
 from diffusionad.evaluation import IMAGE_METRICS, PIXEL_METRICS, PROTOCOLS
 from diffusionad.files import PathLike, make_folder, remove_temporaries, run_folder, write_text
 from diffusionad.images import Bytes, read_image, to_network, write_png
+from diffusionad.report import write_benchmark_report, write_report
 from diffusionad.studies import Recipe, Row, Study, mean, spread
 from diffusionad.tables import INDENT, Table, csv_text, percent
 
@@ -37,7 +38,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-NAME = "benchmark"
+NAME, REPORT_FILE = "benchmark", "report.html"
 METRICS = (*IMAGE_METRICS, *PIXEL_METRICS)
 MEASURES = (*METRICS, "nearest_training_image_auroc")
 COSTS = ("images_per_second", "train_seconds", "evaluate_seconds", "peak_memory_mb")
@@ -89,10 +90,12 @@ def benchmark(
     seeds: Sequence[int] = (0,),
     protocol: str = "benchmark",
     console: Console | None = None,
+    report_file: PathLike | None = None,
 ) -> dict[str, Any]:
     """Train and measure a model for each category and seed; the result is ready for JSON.
 
-    ``names`` are the categories (None: all). Called again with the same settings it goes on from
+    ``names`` are the categories (None: all), ``report_file`` is the page of the results
+    (None: `report.html` in ``out``). Called again with the same settings it goes on from
     what ``out`` holds. A time budget is turned into steps at a category's first seed; the others
     take as many. A category that cannot be trained or measured has a row with `error`.
     Raises InputError for an unknown category, and where ``out`` holds results of other settings or
@@ -108,7 +111,7 @@ def benchmark(
     plan = Plan(data, layout, chosen, recipe, tuple(dict.fromkeys(seeds)), protocol)
     settings = plan.settings
     with run_folder(out) as folder:
-        remove_temporaries(folder, ("table.csv", "table.md", "table.tex", "figure.png"))
+        _remove_temporaries(folder, plan)
         study = Study(folder, NAME, settings)
         for name in plan.categories:
             for seed in plan.seeds:
@@ -116,8 +119,18 @@ def benchmark(
                 report = _report(study, plan)
                 study.save(**report)
                 _write_tables(folder, report)
+                _write_page(report_file or folder / REPORT_FILE, folder, study.values)
         _write_figure(folder, plan)
     return study.values
+
+
+def _remove_temporaries(folder: Path, plan: Plan) -> None:
+    """What a killed process has left of these files."""
+    tables = ("table.csv", "table.md", "table.tex")
+    remove_temporaries(folder, (*tables, "figure.png", REPORT_FILE))
+    for name in plan.categories:
+        page = _page_file(folder, name)
+        remove_temporaries(page.parent, [page.name])
 
 
 def _chosen(data: PathLike, layout: str, names: Sequence[str] | None) -> tuple[str, ...]:
@@ -199,22 +212,22 @@ def _measured(study: Study, plan: Plan, dataset: Dataset, seed: int, console: Co
     if plan.protocol == "reference":
         model, note = _selected(model, dataset, folder)
         notes.append(note)
-    begun = time.monotonic()
     with console.counting("evaluate", len(dataset.test)) as progress:
         result = evaluation.evaluate(model, dataset, plan.protocol, progress=progress)
-    took = time.monotonic() - begun
     nearest = (
         first["nearest_training_image_auroc"]
         if first
         else evaluation.nearest_training_image(dataset)
     )
+    result["nearest_training_image_auroc"] = nearest
     if seed == plan.seeds[0]:
-        make_folder(_figure_file(study.path.parent, name).parent)
-        write_png(_figure_file(study.path.parent, name), _figure(model, dataset))
+        figure, page = _figure_file(study.path.parent, name), _page_file(study.path.parent, name)
+        make_folder(figure.parent)
+        write_png(figure, _figure(model, dataset))
+        make_folder(page.parent)
+        write_report(page, result, model, dataset)
     return {
         **result,
-        "nearest_training_image_auroc": nearest,
-        "evaluate_seconds": round(took, 3),
         "steps": steps,
         "kind": dataset.kind,
         "foreground": model.provenance.get("data", {}).get("foreground"),
@@ -471,6 +484,21 @@ def _write_tables(folder: Path, report: Mapping[str, Any]) -> None:
     write_text(folder / "table.csv", csv_text(CSV_COLUMNS, csv_rows(report)), durable=False)
     write_text(folder / "table.md", shown.markdown(), durable=False)
     write_text(folder / "table.tex", shown.latex(), durable=False)
+
+
+def _page_file(folder: Path, category: str) -> Path:
+    return folder / "reports" / f"{studies.run_name(category)}.html"
+
+
+def _write_page(path: PathLike, folder: Path, values: Mapping[str, Any]) -> None:
+    names = [summary["category"] for summary in values["categories"]]
+    write_benchmark_report(
+        path,
+        values,
+        table(values),
+        pages={name: _page_file(folder, name) for name in names},
+        figures={name: _figure_file(folder, name) for name in names},
+    )
 
 
 # ---- the figure --------------------------------------------------------------------------------

@@ -54,7 +54,7 @@ def line_chart(
         raise ValueError("curves: expected at least one point, got none")
     xs = [x for curve in points for x in curve.x] + ([] if mark is None else [mark])
     ys = [y for curve in points for y in (*curve.y, *curve.low, *curve.high)]
-    axes = _Axes(_ticks(min(xs), max(xs)), _ticks(min(ys), max(ys)), height)
+    axes = _Axes(ticks(min(xs), max(xs)), ticks(min(ys), max(ys)), height)
     canvas = Image.new("RGB", (WIDTH * SCALE, height * SCALE), PAPER)
     draw = ImageDraw.Draw(canvas)
     _draw_axes(draw, axes, x_title, y_title, title)
@@ -84,7 +84,7 @@ class _Axes:
         )
 
 
-def _ticks(low: float, high: float) -> list[float]:
+def ticks(low: float, high: float) -> list[float]:
     """Four to nine round numbers that reach from below `low` to above `high`."""
     span = max(high - low, 1e-9 * max(1.0, abs(high)))
     step = 10.0 ** math.floor(math.log10(span / 4))
@@ -93,7 +93,7 @@ def _ticks(low: float, high: float) -> list[float]:
     return [index * step for index in range(first, max(last, first + 1) + 1)]
 
 
-def _tick_text(value: float, ticks: Sequence[float]) -> str:
+def tick_text(value: float, ticks: Sequence[float]) -> str:
     digits = max(0, -math.floor(math.log10(ticks[1] - ticks[0]) + 1e-9))
     return f"{value + 0.0:.{digits}f}"
 
@@ -105,12 +105,12 @@ def _draw_axes(
     for y in axes.y_ticks:
         draw.line([axes.at(left, y), axes.at(axes.x_ticks[-1], y)], fill=RULE, width=SCALE)
         x_pixel, y_pixel = axes.at(left, y)
-        text = _tick_text(y, axes.y_ticks)
+        text = tick_text(y, axes.y_ticks)
         draw.text((x_pixel - 8 * SCALE, y_pixel), text, fill=FAINT, font=font, anchor="rm")
     for x in axes.x_ticks:
         x_pixel, y_pixel = axes.at(x, bottom)
         draw.line([(x_pixel, y_pixel), (x_pixel, y_pixel + 4 * SCALE)], fill=FAINT, width=SCALE)
-        text = _tick_text(x, axes.x_ticks)
+        text = tick_text(x, axes.x_ticks)
         draw.text((x_pixel, y_pixel + 8 * SCALE), text, fill=FAINT, font=font, anchor="ma")
     draw.line([axes.at(left, bottom), axes.at(axes.x_ticks[-1], bottom)], fill=FAINT, width=SCALE)
     middle = SCALE * (LEFT + WIDTH - RIGHT) / 2

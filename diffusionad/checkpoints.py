@@ -28,7 +28,7 @@ STATE_FORMAT = "diffusionad-state/1"
 NETWORKS = ("unet", "seg")
 DTYPES = {
     "float64": "F64", "float32": "F32", "int64": "I64", "uint64": "U64",
-    "int32": "I32", "uint32": "U32", "uint8": "U8", "bool": "BOOL",
+    "int32": "I32", "uint32": "U32", "float16": "F16", "uint8": "U8", "bool": "BOOL",
 }  # fmt: skip
 
 Tensors = Mapping[str, AnyTensor]
@@ -89,12 +89,17 @@ def load_model(path: PathLike) -> Checkpoint:
 
 def read_header(path: PathLike) -> Header:
     """Read what a model file says about itself; the tensors stay on disk. Raises InputError."""
-    sizes, metadata = _read_sizes(path, MODEL_FORMAT)
+    shapes, metadata = _read_shapes(path, MODEL_FORMAT)
     parameters = dict.fromkeys(NETWORKS, 0)
-    for name, count in sizes.items():
+    for name, shape in shapes.items():
         network = name.partition(".")[0]
-        parameters[network] = parameters.get(network, 0) + count
+        parameters[network] = parameters.get(network, 0) + math.prod(shape)
     return Header(*_model_metadata(path, metadata), parameters)
+
+
+def read_shapes(path: PathLike) -> dict[str, tuple[int, ...]]:
+    """The shape of every tensor of a model file; they stay on disk. Raises InputError."""
+    return _read_shapes(path, MODEL_FORMAT)[0]
 
 
 def save_state(path: PathLike, tensors: Tensors, values: Mapping[str, Any]) -> None:
@@ -151,7 +156,9 @@ def _read(path: PathLike, expected: str) -> tuple[dict[str, npt.NDArray[Any]], d
         raise _broken(path, error) from error
 
 
-def _read_sizes(path: PathLike, expected: str) -> tuple[dict[str, int], dict[str, str]]:
+def _read_shapes(
+    path: PathLike, expected: str
+) -> tuple[dict[str, tuple[int, ...]], dict[str, str]]:
     from safetensors import SafetensorError, safe_open
 
     _require_file(path)
@@ -159,8 +166,7 @@ def _read_sizes(path: PathLike, expected: str) -> tuple[dict[str, int], dict[str
         with safe_open(path, framework="numpy") as file:
             metadata = _check_format(path, file.metadata(), expected)
             names = list(file.keys())
-            sizes = {name: int(np.prod(file.get_slice(name).get_shape())) for name in names}
-            return sizes, metadata
+            return {name: tuple(file.get_slice(name).get_shape()) for name in names}, metadata
     except (SafetensorError, ValueError) as error:
         raise _broken(path, error) from error
 

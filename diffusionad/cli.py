@@ -27,7 +27,7 @@ examples:
   diffusionad demo
   diffusionad train mvtec --category bottle --out runs/bottle --time-budget 20m
   diffusionad train parts/good --out runs/parts --steps 2000
-  diffusionad evaluate runs/bottle/model.safetensors mvtec --category bottle --json bottle.json
+  diffusionad evaluate runs/bottle/model.safetensors mvtec --category bottle --report bottle.html
   diffusionad predict runs/bottle/model.safetensors photos --out results
   diffusionad benchmark mvtec --categories all --out results --time-budget 10m
   diffusionad ablate mvtec --category screw --out ablation --time-budget 10m --seeds 0,1,2
@@ -165,6 +165,7 @@ def _demo_arguments(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--out", type=_path, default="demo", metavar="DIR", help="folder of results (demo)"
     )
+    _report_argument(command, "report.html in --out")
     _training_arguments(command)
 
 
@@ -224,8 +225,9 @@ def _evaluate_arguments(command: argparse.ArgumentParser) -> None:
         help="exact metrics (default), or those of the reference implementation",
     )  # fmt: skip
     command.add_argument(
-        "--resolution", choices=("model", "native"), default="model",
-        help="compare maps and masks at the model's size (default), or at each image's own",
+        "--resolution", choices=("model", "native"), default=None,
+        help="compare maps and masks at the model's size (default), or at each image's own, "
+        "as with --tiles",
     )  # fmt: skip
     command.add_argument(
         "--fpr-limit", type=_rate, default=0.3, metavar="RATE",
@@ -238,6 +240,30 @@ def _evaluate_arguments(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--heatmaps", type=_path, metavar="DIR", help="write a panel for every test image"
     )
+    _report_argument(command, "none")
+    _tile_arguments(command)
+
+
+def _report_argument(command: argparse.ArgumentParser, default: str) -> None:
+    command.add_argument(
+        "--report", type=_path, metavar="FILE",
+        help=f"the results as one HTML page: numbers, curves, telling images ({default})",
+    )  # fmt: skip
+
+
+def _tile_arguments(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--tiles", action="store_true",
+        help="look at images tile by tile, at their own resolution, with a model trained on such "
+        "tiles",
+    )  # fmt: skip
+    command.add_argument(
+        "--tile-size", type=_positive, metavar="PX", help="side of a tile (the model's image size)"
+    )
+    command.add_argument(
+        "--tile-overlap", type=float, metavar="SHARE",
+        help="share of its side that a tile has in common with the next, 0 to 0.9 (0.25)",
+    )  # fmt: skip
 
 
 def _benchmark_arguments(command: argparse.ArgumentParser) -> None:
@@ -248,6 +274,7 @@ def _benchmark_arguments(command: argparse.ArgumentParser) -> None:
         "cannot be trained or measured, its row says why",
     )  # fmt: skip
     _study_arguments(command)
+    _report_argument(command, "report.html in --out")
     command.add_argument(
         "--protocol", choices=("benchmark", "reference"), default="benchmark",
         help="exact metrics, nothing chosen by test data (default); or what the reference "
@@ -335,6 +362,7 @@ def _predict_arguments(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--out", type=_path, required=True, metavar="DIR", help="folder of results"
     )
+    _tile_arguments(command)
 
 
 def _data_arguments(command: argparse.ArgumentParser, category: bool = True) -> None:

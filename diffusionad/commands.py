@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
-import csv
 import dataclasses
+import logging
 import sys
 import time
 from argparse import Namespace
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,41 +21,35 @@ from diffusionad.config import PRESETS, to_dict
 from diffusionad.console import Console, bytes_text, duration_text, number
 from diffusionad.datasets import Dataset, bundled, categories, check
 from diffusionad.datasets import open as open_dataset
-from diffusionad.errors import InputError, WriteError
-from diffusionad.evaluation import IMAGE_METRICS, PIXEL_METRICS
-from diffusionad.files import atomic_path, json_text, make_folder, reason, write_json
+from diffusionad.errors import InputError
+from diffusionad.evaluation import IMAGE_METRICS, PIXEL_METRICS, TITLES
+from diffusionad.files import PathLike, json_text, make_folder, write_json
 from diffusionad.images import (
     Bytes,
-    Mask,
     is_image_name,
     list_images,
-    read_image,
-    to_network,
+    pixels_of,
     unique_stems,
     write_png,
 )
+from diffusionad.prediction import Prediction
 from diffusionad.studies import Recipe
+from diffusionad.tiling import OVERLAP, Tiles
 from diffusionad.torch_files import is_torch_file
 
 if TYPE_CHECKING:
     from diffusionad.model import DiffusionAD
     from diffusionad.tables import Table
 
+log = logging.getLogger(__name__)
+
+Look = Callable[[Sequence[Any]], Prediction]  # what is said of a batch of images
+
 MODEL_FILE = "model.safetensors"
 OFFICIAL, OURS, ONNX = (".pt", ".pth"), (".safetensors",), (".onnx",)
 BATCH = 4  # images per pass where panels are drawn
 SHEET_ROWS = 12
 MOST_ROWS, MOST_PIXELS = 64, 1024  # of a sheet of anomalies; of the side of an image in it
-
-TITLES = {
-    "image_auroc": "image AUROC",
-    "image_ap": "image AP",
-    "image_f1_max": "image F1-max",
-    "pixel_auroc": "pixel AUROC",
-    "pixel_ap": "pixel AP",
-    "pixel_f1_max": "pixel F1-max",
-    "aupro": "AUPRO",
-}
 
 
 def demo(args: Namespace) -> int:
@@ -77,8 +71,9 @@ def demo(args: Namespace) -> int:
     _show(console, dataset, result)
     console.say(f"\nmodel     {folder / MODEL_FILE}")
     console.say(f"panels    {folder / 'heatmaps'} (some together: {folder / 'heatmaps.png'})")
-    console.say(f"report    {folder / 'report.json'}")
+    console.say(f"numbers   {folder / 'report.json'}")
     _write_json(args, result)
+    _write_report(console, args.report or folder / "report.html", result, model, dataset)
     return 0
 
 
@@ -126,6 +121,7 @@ def train(args: Namespace) -> int:
 def evaluate(args: Namespace) -> int:
     """Measure a model on a dataset's test part."""
     console = _console(args)
+    tiles = _tiles(args)
     dataset = open_dataset(args.data, args.layout, args.category)
     model = _load(args.model, args.seed)
     console.say(str(dataset))
@@ -134,15 +130,18 @@ def evaluate(args: Namespace) -> int:
         model,
         dataset,
         protocol=args.protocol,
-        resolution=args.resolution,
+        resolution=args.resolution or ("model" if tiles is None else "native"),
+        tiles=tiles,
         fpr_limit=args.fpr_limit,
         resamples=args.resamples,
     )
     _show(console, dataset, result)
     if args.heatmaps is not None:
-        _write_panels(console, model, dataset, make_folder(args.heatmaps))
+        _write_panels(console, model, dataset, make_folder(args.heatmaps), tiles=tiles)
         console.say(f"\npanels    {args.heatmaps}")
     _write_json(args, result)
+    if args.report is not None:
+        _write_report(console, args.report, result, model, dataset)
     return 0
 
 
@@ -150,29 +149,27 @@ def predict(args: Namespace) -> int:
     """Score images; a file that cannot be read is named, passed over, and makes the code 2."""
     console = _console(args)
     paths = _collect(args.images)
+    tiles = _tiles(args)
     model = _load(args.model, args.seed)
-    folder = make_folder(args.out)
+    _warn_of_threshold(model, tiles)
+    look, most = _look(model, tiles)
     rows: list[dict[str, Any]] = []
     broken = 0
-    stems = unique_stems(paths)
-    with _Scores(folder) as table, console.counting("predict", len(paths)) as update:
-        for first in range(0, len(paths), BATCH):
+    named = list(zip(paths, unique_stems(paths), strict=True))
+    with dad.ResultFolder(args.out) as folder, console.counting("predict", len(paths)) as update:
+        for first in range(0, len(named), most):
             batch = []
-            for path, stem in zip(
-                paths[first : first + BATCH], stems[first : first + BATCH], strict=True
-            ):
+            for path, stem in named[first : first + most]:
                 try:
-                    batch.append((path, stem, read_image(path)))
+                    batch.append((path, stem, pixels_of(path, "")))
                 except InputError as error:
                     print(f"diffusionad predict: {one_line(error)}", file=sys.stderr)
                     broken += 1
-            done = _predict_batch(model, batch, folder)
-            table.write([[r["path"], f"{r['score']:.9g}", _label_text(r["label"])] for r in done])
-            rows += done
-            update(min(first + BATCH, len(paths)), len(paths))
+            rows += _predict_batch(look, batch, folder)
+            update(min(first + most, len(paths)), len(paths))
     anomalous = sum(row["label"] == 1 for row in rows)
     verdict = f", {anomalous} anomalous" if model.threshold is not None else ""
-    console.say(f"{len(rows)} images scored{verdict}: {folder / 'scores.csv'}")
+    console.say(f"{len(rows)} images scored{verdict}: {folder.path / 'scores.csv'}")
     _write_json(args, {"threshold": model.threshold, "unreadable": broken, "images": rows})
     return 2 if broken else 0
 
@@ -182,13 +179,15 @@ def benchmark(args: Namespace) -> int:
     from diffusionad import benchmark as benchmarking
 
     console = _console(args)
+    page = args.report or Path(args.out) / benchmarking.REPORT_FILE
     report = benchmarking.benchmark(
         args.data, args.out, args.layout, args.categories, _recipe(args), _seeds(args),
-        args.protocol, console,
+        args.protocol, console, page,
     )  # fmt: skip
     _show_table(console, benchmarking.table(report))
     console.say(f"\nresults   {Path(args.out) / 'benchmark.json'}, and table.* beside it")
     console.say(f"figure    {Path(args.out) / 'figure.png'}")
+    console.say(f"report    {page}")
     _write_json(args, report)
     return 1 if report["failed"] else 0
 
@@ -406,6 +405,35 @@ def _load(path: str | Path, seed: int | None, **settings: Any) -> DiffusionAD:
     return model
 
 
+def _tiles(args: Namespace) -> Tiles | None:
+    """How to cut images, None without --tiles."""
+    if args.tiles:
+        overlap = OVERLAP if args.tile_overlap is None else args.tile_overlap
+        return Tiles(args.tile_size, overlap)
+    for name in ("tile_size", "tile_overlap"):
+        if getattr(args, name) is not None:
+            raise InputError(f"--{name.replace('_', '-')}: expected --tiles with it")
+    return None
+
+
+def _look(model: DiffusionAD, tiles: Tiles | None) -> tuple[Look, int]:
+    """What to say of a batch of images, and how many to give: of large ones, one at a time."""
+    if tiles is None:
+        return model.explain, BATCH
+    return partial(model.predict_tiled, tile=tiles.size, overlap=tiles.overlap), 1
+
+
+def _warn_of_threshold(model: DiffusionAD, tiles: Tiles | None) -> None:
+    calibrated = str(model.provenance.get("threshold", ""))
+    if tiles is None or "good images" not in calibrated:
+        return
+    if f"in {tiles.of(model.config.image_size)}" not in calibrated:
+        log.warning(
+            "the threshold was not set on such tiles, whose scores differ: "
+            "model.calibrate(model.predict_tiled(good_images)) sets it"
+        )
+
+
 def _described(args: Namespace, model: DiffusionAD) -> dict[str, Any]:
     return {
         "file": args.out,
@@ -488,60 +516,46 @@ def _show(console: Console, dataset: Dataset, result: dict[str, Any]) -> None:
     )
 
 
+def _write_report(
+    console: Console,
+    path: PathLike,
+    result: dict[str, Any],
+    model: DiffusionAD,
+    dataset: Dataset,
+) -> None:
+    from diffusionad.report import write_report
+
+    write_report(path, result, model, dataset)
+    console.say(f"report    {path}")
+
+
 def _show_table(console: Console, shown: Table) -> None:
     console.table(shown.caption, shown.columns, shown.rows)
     for note in shown.notes:
         console.say(f"  {note}")
 
 
-def _draw(
-    model: DiffusionAD,
-    names: Sequence[str],
-    images: Sequence[Bytes],
-    masks: Sequence[Mask | None],
-    defects: Sequence[str | None],
-) -> tuple[list[Bytes], Any]:
-    """A panel per image, and what the model said about them."""
-    seen = to_network(list(images), model.config.image_size)
-    stages = model.explain(seen)
-    drawn = (stages.x_s, stages.x_b, stages.x0_s, stages.x0_b, stages.x0)
-    panels = [
-        plots.panel(
-            plots.Stages(
-                seen[i], stages.maps[i], masks[i],
-                *(None if stage is None else stage[i] for stage in drawn),
-            ),
-            name=names[i],
-            score=float(stages.scores[i]),
-            threshold=model.threshold,
-            defect=defects[i],
-            high=plots.colour_limit(model.threshold),
-        )
-        for i in range(len(images))
-    ]  # fmt: skip
-    return panels, stages
-
-
 def _write_panels(
-    console: Console, model: DiffusionAD, dataset: Dataset, folder: Path, keep: int = 0
+    console: Console,
+    model: DiffusionAD,
+    dataset: Dataset,
+    folder: Path,
+    keep: int = 0,
+    tiles: Tiles | None = None,
 ) -> list[Bytes]:
     """A panel per test image as `<stem>.png`; returns up to `keep` of them, spread over all."""
     make_folder(folder)
+    look, most = _look(model, tiles)
     samples = dataset.test
     stems = unique_stems([sample.path for sample in samples])
     spread = {round(i) for i in np.linspace(0, len(samples) - 1, min(keep, len(samples)))}
     kept: list[Bytes] = []
     with console.counting("draw", len(samples)) as update:
-        for first in range(0, len(samples), BATCH):
-            batch = samples[first : first + BATCH]
-            panels, _ = _draw(
-                model,
-                [sample.path.name for sample in batch],
-                [sample.image for sample in batch],
-                [sample.mask for sample in batch],
-                [sample.defect for sample in batch],
-            )
-            for index, panel in enumerate(panels, first):
+        for first in range(0, len(samples), most):
+            batch = samples[first : first + most]
+            said = look([sample.path for sample in batch])
+            for index, (result, sample) in enumerate(zip(said, batch, strict=True), first):
+                panel = result.panel(sample.mask, sample.defect)
                 write_png(folder / f"{stems[index]}.png", panel)
                 if index in spread:
                     kept.append(panel)
@@ -550,25 +564,18 @@ def _write_panels(
 
 
 def _predict_batch(
-    model: DiffusionAD, batch: Sequence[tuple[Path, str, Bytes]], folder: Path
+    look: Look, batch: Sequence[tuple[Path, str, Bytes]], folder: dad.ResultFolder
 ) -> list[dict[str, Any]]:
-    """Write map and panel of each image; one row of scores.csv for each."""
+    """Write what is said of each image; a row of the JSON result for each."""
     if not batch:
         return []
-    none = [None] * len(batch)
-    names = [path.name for path, _, _ in batch]
-    panels, stages = _draw(model, names, [pixels for _, _, pixels in batch], none, none)
+    paths, stems, images = zip(*batch, strict=True)
+    said = dataclasses.replace(look(images), paths=[str(path) for path in paths])
     rows = []
-    for index, (path, stem, _) in enumerate(batch):
-        with (
-            atomic_path(folder / f"{stem}.npy", durable=False) as temporary,
-            temporary.open("wb") as file,
-        ):
-            np.save(file, np.asarray(stages.maps[index], np.float32))
-        write_png(folder / f"{stem}.png", panels[index])
-        score = float(stages.scores[index])
-        label = None if model.threshold is None else int(score >= model.threshold)
-        rows.append({"path": str(path), "score": score, "label": label, "name": stem})
+    for result, stem in zip(said, stems, strict=True):
+        folder.write(result, stem)
+        row = result.to_dict()
+        rows.append({**{name: row[name] for name in ("path", "score", "label")}, "name": stem})
     return rows
 
 
@@ -594,40 +601,6 @@ def _collect(given: Sequence[str]) -> list[Path]:
     return list(dict.fromkeys(paths))
 
 
-class _Scores:
-    """scores.csv, row by row on the disk, so that an interrupt keeps what is finished."""
-
-    def __init__(self, folder: Path) -> None:
-        self.path = folder / "scores.csv"
-
-    def __enter__(self) -> _Scores:
-        with self._named():
-            self.file = self.path.open("w", encoding="utf-8", errors="surrogateescape", newline="")
-        self.write([["path", "score", "label"]])
-        return self
-
-    def write(self, rows: Sequence[Sequence[str]]) -> None:
-        with self._named():
-            csv.writer(self.file).writerows(rows)
-            self.file.flush()
-
-    def __exit__(self, *_: object) -> None:
-        # What could not be written has been told by write().
-        with contextlib.suppress(OSError):
-            self.file.close()
-
-    @contextlib.contextmanager
-    def _named(self) -> Iterator[None]:
-        try:
-            yield
-        except OSError as error:
-            raise WriteError(f"{self.path}: cannot write: {reason(error)}") from error
-
-
-def _label_text(label: int | None) -> str:
-    return "" if label is None else str(label)
-
-
 def _new_file(args: Namespace, suffixes: tuple[str, ...]) -> str:
     """The suffix of --out, which is one of these and names no file yet."""
     suffix = Path(args.out).suffix.lower()
@@ -639,11 +612,15 @@ def _new_file(args: Namespace, suffixes: tuple[str, ...]) -> str:
 
 
 def _console(args: Namespace) -> Console:
-    """The command's output; fails before the work, not after it, where --json cannot be written."""
-    if args.json is not None and args.json != "-":
-        make_folder(Path(args.json).parent)
-        if Path(args.json).is_dir():
-            raise InputError(f"--json {args.json}: expected a file, got a folder")
+    """The command's output; fails before the work, not after it, where a file cannot be written."""
+    for option in ("json", "report"):
+        given = getattr(args, option, None)
+        if given is not None and (option, given) != ("json", "-"):
+            make_folder(Path(given).parent)
+            if Path(given).is_dir():
+                raise InputError(f"--{option} {given}: expected a file, got a folder")
+    if args.json is not None and args.json == getattr(args, "report", None):
+        raise InputError("--json, --report: expected two files, got one")
     return Console(args.quiet, results=args.json != "-")
 
 

@@ -84,6 +84,9 @@ class ModelConfig:
     t_b: int = _setting(400, "bigger noise scale, a time step counted from 0")
     w: float = _setting(1.0, "weight of the norm guidance")
     top_k: int = _setting(50, "an image's score is the mean of so many largest map values")
+    pretrained: bool = _setting(
+        False, "start from the weights that come with the package, where they fit the networks"
+    )
     seed: int = _setting(0, "decides weights, training and evaluation noise")
 
     def __post_init__(self) -> None:
@@ -209,11 +212,12 @@ PRESETS: Mapping[str, Preset] = {
             image_size=128,
             base_channels=32,
             num_res_blocks=1,
-            channel_mults=(1, 2, 3, 4),
+            channel_mults=(1, 2, 3, 3),
             attention_resolutions=(16, 8),
             patch_size=4,
             preconditioned=True,
             seg_channels=16,
+            pretrained=True,
         ),
         TrainConfig(
             steps=2_000,
@@ -226,6 +230,8 @@ PRESETS: Mapping[str, Preset] = {
             bce_weight=1.0,
             dice_weight=1.0,
             anomaly_probability=0.75,
+            ema_decay=0.98,
+            validation_share=0.1,
             checkpoint_every=200,
         ),
     ),
@@ -256,6 +262,12 @@ def preset(name: str, **overrides: Any) -> tuple[ModelConfig, TrainConfig]:
         known = ", ".join([*_names(ModelConfig), *_names(TrainConfig)])
         raise InputError(f"{next(iter(given))}: no such setting; there are: {known}")
     return update(chosen.model, of_model), update(chosen.train, of_train)
+
+
+def settings(name: str, **overrides: Any) -> tuple[ModelConfig, TrainConfig]:
+    """preset(), with the preset's name kept in the settings, whatever the others."""
+    model, train = preset(name, **overrides)
+    return dataclasses.replace(model, preset=name), train
 
 
 def update(config: Config, changes: Mapping[str, Any]) -> Config:

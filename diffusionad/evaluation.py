@@ -7,15 +7,17 @@ evaluate() chooses nothing on test data under either; the reference also chooses
 epochs by selection_score(), which benchmark.py does where that protocol is asked for.
 
 Resolutions: "model" compares maps and masks at the size of the model's maps; "native" brings each
-map to its image's own size and takes masks as they are.
+map to its image's own size and takes masks as they are. Tiles are native by themselves.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -23,12 +25,15 @@ import numpy.typing as npt
 
 from diffusionad import system
 from diffusionad.datasets import Dataset, Sample
+from diffusionad.datasets.samples import relative_name
 from diffusionad.errors import InputError
-from diffusionad.images import Floats, Mask, resize, to_network
+from diffusionad.images import Bytes, Floats, Mask, resize, to_network
 
 if TYPE_CHECKING:
     from diffusionad.metrics import PixelMetrics
     from diffusionad.model import DiffusionAD
+    from diffusionad.prediction import Prediction
+    from diffusionad.tiling import Tiles
 
 log = logging.getLogger(__name__)
 
@@ -36,11 +41,21 @@ PROTOCOLS = ("benchmark", "reference")
 RESOLUTIONS = ("model", "native")
 IMAGE_METRICS = ("image_auroc", "image_ap", "image_f1_max")
 PIXEL_METRICS = ("pixel_auroc", "pixel_ap", "pixel_f1_max", "aupro")
+TITLES = {
+    "image_auroc": "image AUROC",
+    "image_ap": "image AP",
+    "image_f1_max": "image F1-max",
+    "pixel_auroc": "pixel AUROC",
+    "pixel_ap": "pixel AP",
+    "pixel_f1_max": "pixel F1-max",
+    "aupro": "AUPRO",
+}
 FPR_LIMIT = 0.3
 CURVE_POINTS = 200
 LEVEL = 0.95  # of the confidence intervals
 
 Progress = Callable[[int, int], None]  # images done, images in all
+Look = Callable[[Sequence[Bytes]], "Prediction"]
 
 
 @dataclass
@@ -65,6 +80,7 @@ def evaluate(
     fpr_limit: float = FPR_LIMIT,
     resamples: int = 1000,
     batch_size: int = 8,
+    tiles: Tiles | None = None,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
     """Score every test image and measure; the result is ready for JSON.
@@ -73,26 +89,37 @@ def evaluate(
     Defective images without a mask are left out of the pixel metrics. `images_per_second` counts
     from pixels in memory to scores and maps.
 
-    `aupro` reaches up to the false-positive rate ``fpr_limit``. `confidence` holds intervals
-    [low, high] from ``resamples`` resamples of the images (0: none), `curves` the points of the
-    curves. Maps are not kept in memory, except under the reference protocol.
+    `scores` holds path, label, defect and score of every image, in the test part's order, and
+    `threshold` the model's. `aupro` reaches up to the false-positive rate ``fpr_limit``.
+    `confidence` holds intervals [low, high] from ``resamples`` resamples of the images (0: none),
+    `curves` the points of the curves. Maps are not kept in memory, except under the reference
+    protocol. With ``tiles`` images are looked at as predict_tiled() does, at resolution
+    "native".
     Raises InputError for an unknown protocol or resolution, for a limit or a resolution that the
-    reference protocol does not have, and for a dataset without test images.
+    reference protocol or tiles do not have, and for a dataset without test images.
     """
     from diffusionad import metrics
 
     _check(protocol, resolution, fpr_limit, resamples)
+    if tiles is not None and resolution != "native":
+        raise InputError(f"resolution: tiles are measured at native, got {resolution!r}")
+    begun = time.monotonic()
     samples = list(dataset.test)
     if not samples:
         raise InputError(f"{dataset.root}: no test images to evaluate on")
+    look = _look(model, resolution, batch_size, tiles)
     with metrics.PixelMetrics() as pixels:
-        found = _predict(model, samples, pixels, protocol, resolution, batch_size, progress)
+        found = _predict(look, samples, pixels, protocol, batch_size, progress)
         result: dict[str, Any] = {**_measure(found, protocol, fpr_limit)}
         _warn_of_undefined(found, result)
         result |= {"protocol": protocol, "resolution": resolution, "fpr_limit": fpr_limit}
+        fixed = None if tiles is None else tiles.of(model.config.image_size)
+        result["tiles"] = None if fixed is None else dataclasses.asdict(fixed)
         result["per_defect"] = _per_defect(found, protocol, fpr_limit)
         result["confidence"] = _confidence(found, result, resamples, model.config.seed)
         result["curves"] = _curves(found)
+    result |= {"scores": _scores(found, dataset), "threshold": model.threshold}
+    result["evaluate_seconds"] = round(time.monotonic() - begun, 3)
     return result | _about(model, dataset, found)
 
 
@@ -150,8 +177,9 @@ def selection_score(model: DiffusionAD, dataset: Dataset, batch_size: int = 8) -
     """
     from diffusionad import metrics
 
+    look = _look(model, "model", batch_size)
     with metrics.PixelMetrics() as pixels:
-        found = _predict(model, list(dataset.test), pixels, "reference", "model", batch_size, None)
+        found = _predict(look, list(dataset.test), pixels, "reference", batch_size)
         if found.labels.all() or not found.labels.any() or not pixels.defined():
             return None
         image = metrics.auroc(found.labels, found.scores)
@@ -180,24 +208,32 @@ def nearest_training_image(dataset: Dataset, size: int = 64) -> float | None:
 # ---- predictions ------------------------------------------------------------------------------
 
 
+def _look(model: DiffusionAD, resolution: str, batch_size: int, tiles: Tiles | None = None) -> Look:
+    """What to say of a batch of images."""
+    if tiles is not None:
+        return partial(
+            model.predict_tiled, tile=tiles.size, overlap=tiles.overlap, batch_size=batch_size
+        )
+    size = "input" if resolution == "native" else "model"
+    return partial(model.predict, batch_size=batch_size, size=size)
+
+
 def _predict(
-    model: DiffusionAD,
+    look: Look,
     samples: Sequence[Sample],
     pixels: PixelMetrics,
     protocol: str,
-    resolution: str,
     batch_size: int,
-    progress: Progress | None,
+    progress: Progress | None = None,
 ) -> Found:
     """Scores, and the pixels of every image whose mask is known."""
     labels = np.array([sample.label for sample in samples], np.bool_)
     found = Found(samples, labels, np.empty(len(samples)), pixels, 0.0)
-    options = {"size": "input"} if resolution == "native" else {}
     for first in range(0, len(samples), batch_size):
         batch = samples[first : first + batch_size]
         images = [sample.image for sample in batch]
         start = time.perf_counter()
-        prediction = model.predict(images, batch_size=batch_size, **options)
+        prediction = look(images)
         found.seconds += time.perf_counter() - start
         found.scores[first : first + len(batch)] = prediction.scores
         for index, sample in enumerate(batch):
@@ -312,6 +348,16 @@ def _curves(found: Found) -> dict[str, Any]:
         pixel = found.pixels.curves(CURVE_POINTS)
         curves["pixel"] = {name: _numbers(values) for name, values in pixel.items()}
     return curves
+
+
+def _scores(found: Found, dataset: Dataset) -> dict[str, list[Any]]:
+    """What each image is and what the model said of it; paths are relative to the dataset."""
+    return {
+        "path": [relative_name(sample.path, dataset.root) for sample in found.samples],
+        "label": [sample.label for sample in found.samples],
+        "defect": [sample.defect for sample in found.samples],
+        "score": found.scores.tolist(),
+    }
 
 
 def _numbers(values: npt.NDArray[np.float64]) -> list[float | None]:

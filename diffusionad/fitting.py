@@ -9,7 +9,6 @@ step that was best on the held-out images, where there are any.
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import logging
 import math
@@ -17,7 +16,7 @@ import signal
 import statistics
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,7 +28,8 @@ from .config import TrainConfig, from_dict, to_dict, to_toml, update
 from .errors import InputError
 from .files import PathLike, remove_temporaries, write_text
 from .images import Bytes, write_png
-from .models import SegmentationNet, StateDict, UNet
+from .kept import Kept, under
+from .models import SegmentationNet, UNet
 from .sources import (
     Textures,
     as_shares,
@@ -38,7 +38,7 @@ from .sources import (
 )
 from .synthesis import KINDS, SynthesisOptions, synthesize_batch
 from .training import StepResult, Trainer
-from .validation import Validation, held_out, is_unlearnt, quality
+from .validation import Validation, held_out
 
 if TYPE_CHECKING:
     from .model import DiffusionAD, ProgressCallback
@@ -75,15 +75,6 @@ def settle_kind(config: TrainConfig, of_images: str | None) -> TrainConfig:
     return update(config, changes)
 
 
-@dataclasses.dataclass(frozen=True)
-class Best:
-    """The weights that did best on the held-out images, by network, and where that was."""
-
-    step: int
-    scores: dict[str, float]
-    states: dict[str, StateDict]
-
-
 class Fit:
     """One call of DiffusionAD.fit: plan() or resume(), then train()."""
 
@@ -117,11 +108,11 @@ class Fit:
             "anomaly_source": self.textures.fingerprint() if self.textures else None,
         }
         self.planned_memory: dict[str, int] = {}  # train() plans it, once
+        self.started_from = ""
+        self.before: dict[str, Any] = {}  # the provenance of weights that are trained on
         self.seconds_before = 0.0
         self.log: list[dict[str, float]] = []
-        self.validation: Validation | None = None
-        self.best: Best | None = None
-        self.told = False  # that nothing is learnt
+        self.kept = Kept(model)
 
     def plan(self, time_budget: float | None, steps: int | None) -> None:
         """Fix the number of steps; it becomes part of the model's settings."""
@@ -139,9 +130,10 @@ class Fit:
             self.model.train_config = update(self.model.train_config, {"steps": steps})
         for network in self._networks().values():
             _forget_moments(network)
-            if self.model.train_config.ema_decay > 0:
-                network._core.average_step(0.0)
         self.model.threshold = None
+        self.kept.begin()
+        self.before = self.model.provenance
+        self.started_from = "a trained model" if self.before else self.model.started_from
         self.trainer = self._new_trainer(self.model.unet, self.model.seg)
         if time_budget is not None and self.out is not None:
             self._save_state()  # a run that is killed early must keep its number of steps
@@ -169,13 +161,13 @@ class Fit:
             if steps is not None and steps != planned:
                 raise InputError(f"steps: a run that is resumed keeps its {planned} steps")
             for name, network in self._networks().items():
-                network.load_training_state(_under(name, tensors))
-            if values.get("best") is not None:
-                states = {name: _under(f"best.{name}", tensors) for name in self._networks()}
-                self.best = Best(**values["best"], states=states)
+                network.load_training_state(under(name, tensors))
+            self.kept.restore(tensors, values.get("best"))
             self.trainer = self._new_trainer(self.model.unet, self.model.seg)
             self.trainer.iteration = int(values["iteration"])
             self.seconds_before = float(values["seconds"])
+            self.before = dict(values.get("fine_tuned_from", {}))
+            self.started_from = str(values.get("started_from", "random weights"))
         except InputError:
             raise
         except (KeyError, ValueError, TypeError) as error:
@@ -212,9 +204,8 @@ class Fit:
         with _interrupts_noted() as interrupts:
             while self.trainer.iteration < config.steps:
                 result = self._step(self.trainer)
-                self._average()
                 step, now = self.trainer.iteration, time.monotonic()
-                row = {"step": step, **result.losses, **self._validate()}
+                row = {"step": step, **result.losses, **self.kept.update(step)}
                 self.log.append({**row, "seconds": self._seconds()})
                 per_step = (now - begun) / (step - first)
                 try:
@@ -232,23 +223,21 @@ class Fit:
                         raise KeyboardInterrupt
                 except BaseException:
                     self._save()
-                    self._settle()
+                    self.kept.settle()
                     raise
                 due = step % config.checkpoint_every == 0 or now - saved > CHECKPOINT_SECONDS
                 if due and step < config.steps:
                     self._save()
                     saved = now
             self._save_state()
-            self._settle()
-            unseen = None if self.validation is None else self.validation.good
+            self.kept.settle()
+            unseen = self.kept.unseen()
             self.model.calibrate(
                 self.images.spread(CALIBRATION_IMAGES) if unseen is None else unseen
             )
             self._save_results(self.model.save)
         if interrupts:
             raise KeyboardInterrupt
-
-    # ---- averages, and the best step ------------------------------------------------------------
 
     def _hold_out(self) -> None:
         """Take images out of training for the validation; the draw is the seed's alone."""
@@ -266,61 +255,9 @@ class Fit:
         )
         if not validation.labels.any():
             return  # no defect fits into these foregrounds
-        self.validation = validation
+        self.kept.validation = validation
         self.images = self.images.take(rest)
         self.foregrounds = None if masks is None else masks[rest]
-
-    def _average(self) -> None:
-        """Move the averages; early ones are over few steps, so that they forget the start."""
-        decay, step = self.model.train_config.ema_decay, self.trainer.iteration
-        if decay > 0:
-            for network in self._networks().values():
-                network._core.average_step(min(decay, (1 + step) / (10 + step)))
-
-    @contextmanager
-    def _averaged(self) -> Iterator[None]:
-        """The averaged weights in the networks' places."""
-        networks = self._networks().values() if self.model.train_config.ema_decay > 0 else ()
-        for network in networks:
-            network._core.swap_average()
-        try:
-            yield
-        finally:
-            for network in networks:
-                network._core.swap_average()
-
-    def _validate(self) -> dict[str, float]:
-        """Measure on the held-out images, at evenly spread steps; keep the best weights."""
-        config, step = self.model.train_config, self.trainer.iteration
-        if (
-            self.validation is None
-            or step * config.validations % config.steps >= config.validations
-        ):
-            return {}
-        with self._averaged():
-            scores = dict(self.validation.measure(self.model))
-            if self.best is None or quality(scores) >= quality(self.best.scores):
-                states = {name: net.state_dict() for name, net in self._networks().items()}
-                self.best = Best(step, scores, states)
-        if not self.told and step >= config.steps // 2 and is_unlearnt(self.best.scores):
-            self.told = True
-            log.warning(
-                "after %d of %d steps held-out images with synthetic defects are not told from "
-                "those without (image AUROC %.2f): train longer, or look at `synthesize`",
-                step,
-                config.steps,
-                self.best.scores["val_image_auroc"],
-            )
-        return scores
-
-    def _settle(self) -> None:
-        """Leave the weights in the model that a file of it holds."""
-        if self.best is not None:
-            for name, network in self._networks().items():
-                network.load_state_dict(self.best.states[name])
-        elif self.model.train_config.ema_decay > 0:
-            for network in self._networks().values():
-                network._core.swap_average()
 
     def _check_memory(self) -> None:
         """Say before the first step what it takes, and when the machine has less."""
@@ -387,15 +324,7 @@ class Fit:
             seconds.append(time.monotonic() - begun)
         per_step = statistics.median(seconds[1:] or seconds)  # the first one also allocates
         left = time_budget * (1 - RESERVE) - (time.monotonic() - self.start)
-        return max(1, int((left - self._validating()) / per_step))
-
-    def _validating(self) -> float:
-        """Seconds that all validations of the run will take, judged by one."""
-        if self.validation is None:
-            return 0.0
-        begun = time.monotonic()
-        self.validation.measure(self.model)
-        return (time.monotonic() - begun) * self.model.train_config.validations
+        return max(1, int((left - self.kept.seconds()) / per_step))
 
     # ---- files --------------------------------------------------------------------------------
 
@@ -408,37 +337,23 @@ class Fit:
         In this order: what a kill between two files leaves can always be resumed.
         """
         self._save_state()
-        self._save_results(self._save_kept)
-
-    def _validated(self) -> dict[str, Any]:
-        if self.validation is None or self.best is None:
-            return {}
-        scores = {k.removeprefix("val_"): round(v, 6) for k, v in self.best.scores.items()}
-        images = len(self.validation.good)
-        return {"validation": {"images": images, "step": self.best.step, **scores}}
-
-    def _save_kept(self, path: Path) -> None:
-        """The model with the best weights so far, or the averaged ones, or those that there are."""
-        if self.best is not None:
-            unet, seg = self.best.states["unet"], self.best.states["seg"]
-            kept = dataclasses.replace(self.model._checkpoint(), unet=unet, seg=seg)
-            checkpoints.save_model(path, kept)
-            return
-        with self._averaged():
-            self.model.save(path)
+        self._save_results(self.kept.save)
 
     def _save_results(self, save: Callable[[Path], None]) -> None:
         """Note the run in the model; with `out`, write log, curves, settings and the model."""
         model, step = self.model, self.trainer.iteration
         note = {} if model.threshold is None else {"threshold": model.provenance["threshold"]}
+        if self.before:
+            note["fine_tuned_from"] = self.before
         model.provenance = {
             "train_steps": step,
             "train_seconds": round(self._seconds(), 3),
             "finished": step >= model.train_config.steps,
             "seed": model.config.seed,
+            "started_from": self.started_from,
             "data": self.origin,
             **note,
-            **self._validated(),
+            **self.kept.note(),
             "parameters": model.num_parameters,
             "planned_memory": self.planned_memory,
             "threads": _core.get_num_threads(),
@@ -463,17 +378,15 @@ class Fit:
             for name, network in self._networks().items()
             for key, value in network.training_state(averages).items()
         }
-        best = None
-        if self.best is not None:
-            best = {"step": self.best.step, "scores": self.best.scores}
-            for name, state in self.best.states.items():
-                tensors |= {f"best.{name}.{key}": value for key, value in state.items()}
+        tensors |= self.kept.tensors()
         values = {
             "iteration": self.trainer.iteration,
             "seconds": self._seconds(),
             "model": to_dict(self.model.config),
             "train": to_dict(self.model.train_config),
-            "best": best,
+            "best": self.kept.values(),
+            "fine_tuned_from": self.before,
+            "started_from": self.started_from,
             **self.inputs,
         }
         checkpoints.save_state(self.out / STATE_FILE, tensors, values)
@@ -486,12 +399,6 @@ def _synthesis_options(config: TrainConfig) -> SynthesisOptions:
         exponents=(config.smallest_exponent, config.largest_exponent),
         random_part=config.random_part,
     )
-
-
-def _under(prefix: str, tensors: Mapping[str, Any]) -> dict[str, Any]:
-    """What has a name that begins with the prefix and a dot, without them."""
-    start = prefix + "."
-    return {k[len(start) :]: v for k, v in tensors.items() if k.startswith(start)}
 
 
 def _forget_moments(network: UNet | SegmentationNet) -> None:

@@ -1,4 +1,4 @@
-"""Image files: reading any usual kind as 8-bit RGB, masks, listings, network input, PNG output."""
+"""Images from files and memory: reading, masks, listings, network input, PNG output."""
 
 from __future__ import annotations
 
@@ -17,6 +17,13 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from diffusionad.arrays import (
+    Pixels,
+    SupportsArrayInterface,
+    SupportsDLPack,
+    as_array,
+    as_pixels,
+)
 from diffusionad.errors import InputError
 from diffusionad.files import PathLike, atomic_path, reason
 
@@ -26,7 +33,10 @@ if TYPE_CHECKING:
 Bytes: TypeAlias = npt.NDArray[np.uint8]
 Floats: TypeAlias = npt.NDArray[np.float32]
 Mask: TypeAlias = npt.NDArray[np.bool_]
-ImageSource: TypeAlias = "PathLike | npt.NDArray[Any] | Sequence[PathLike | npt.NDArray[Any]]"
+OneImage: TypeAlias = (
+    "PathLike | npt.NDArray[Any] | SupportsArrayInterface | SupportsDLPack | Image.Image"
+)
+ImageSource: TypeAlias = "OneImage | Iterable[OneImage]"
 
 EXTENSIONS = frozenset(
     {".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".gif", ".ppm", ".pgm"}
@@ -139,33 +149,87 @@ def resize(image: Bytes, height: int, width: int) -> Bytes:
     return resized
 
 
+def as_items(images: ImageSource) -> Sequence[Any]:
+    """The images as something to take batches from: the files of a folder, an array, or a list.
+
+    Raises InputError where there are none, and for what is neither an image nor has any.
+    """
+    if isinstance(images, (str, os.PathLike)):
+        folder = Path(images)
+        listed = list_images(folder) if folder.is_dir() else [folder]
+        if not listed:
+            raise InputError(f"{folder}: no images in this folder")
+        return listed
+    if _is_pillow(images):
+        return [images]
+    array = as_array(images, "images")
+    items: Any
+    if array is not None and array.dtype.kind not in "OU":  # paths may come as an array, too
+        items = array if array.ndim == 4 else [array]
+    else:
+        try:
+            items = list(images)  # type: ignore[arg-type]
+        except TypeError as error:
+            raise InputError(
+                f"images: expected arrays, PIL images or paths, got {type(images).__name__}"
+            ) from error
+    if len(items) == 0:
+        raise InputError("images: expected at least one image, got none")
+    return items  # type: ignore[no-any-return]
+
+
+def pixels_of(item: Any, name: str) -> Pixels:
+    """One image, a path, a PIL image or an array (see arrays), as uint8 or float32 [H, W, 3].
+
+    Raises InputError that names the file, or else the argument by `name`.
+    """
+    array: npt.NDArray[Any] | None
+    if isinstance(item, (str, os.PathLike)):
+        name, array = os.fsdecode(item), read_image(item)
+    elif _is_pillow(item):
+        try:
+            array = _to_rgb(item)
+        except _BROKEN as error:
+            raise InputError(f"{name}: this PIL image cannot be used: {error}") from error
+    else:
+        array = as_array(item, name)
+    if array is None:
+        raise InputError(
+            f"{name}: expected an array, a PIL image or a path, got {type(item).__name__}"
+        )
+    return as_pixels(array, name)
+
+
+def fit_to_network(pixels: Pixels, size: int) -> Floats:
+    """Pixels [H, W, 3] as float32 [3, size, size] in [0, 1]; bytes are resized before division."""
+    from diffusionad import _core
+
+    if pixels.dtype == np.uint8:
+        resized = resize(pixels, size, size).transpose(2, 0, 1)
+        return np.divide(resized, np.float32(255), dtype=np.float32)
+    planes: Floats = pixels.transpose(2, 0, 1)
+    return planes if planes.shape[1:] == (size, size) else _core.resize_f32(planes, size, size)
+
+
 def to_network(images: ImageSource, size: int, first: int = 0) -> Floats:
     """Bring images to float32 [N, 3, size, size] in [0, 1], the form that the networks take.
 
-    Accepted are a path, a uint8 [H, W, 3] array, sequences of those (each image of its own size),
-    uint8 [N, H, W, 3], and float32 [N, 3, size, size] or [3, size, size] in [0, 1]. uint8 images
-    are resized before they are divided by 255.
-    Raises InputError that names what was expected and what came; the images count from `first`.
+    Accepted is whatever as_items() and pixels_of() take: paths, a folder, PIL images and arrays,
+    one or many, each image of its own size. Raises InputError that names what was expected and
+    what came; the images count from `first`.
     """
-    if isinstance(images, np.ndarray) and images.dtype != np.uint8:
-        return _check_float(images, size)
-    if isinstance(images, (str, os.PathLike)) or (
-        isinstance(images, np.ndarray) and images.ndim == 3
-    ):
-        images = [images]
-    if len(images) == 0:
-        raise InputError("images: expected at least one image, got none")
-    batch = np.empty((len(images), 3, size, size), np.float32)
-    for index, item in enumerate(images):
-        pixels = read_image(item) if isinstance(item, (str, os.PathLike)) else np.asarray(item)
-        if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3 or pixels.size == 0:
-            raise InputError(
-                f"images[{first + index}]: expected uint8 [H, W, 3] or a path, "
-                f"got {pixels.dtype} {list(pixels.shape)}"
-            )
-        batch[index] = resize(pixels, size, size).transpose(2, 0, 1)
-    batch /= np.float32(255)
-    return batch
+    return batch_of(as_items(images), size, first)[0]
+
+
+def batch_of(items: Sequence[Any], size: int, first: int) -> tuple[Floats, list[tuple[int, int]]]:
+    """What to_network() gives, and each image's own (height, width); read one after the other."""
+    batch = np.empty((len(items), 3, size, size), np.float32)
+    shapes = []
+    for index, item in enumerate(items):
+        pixels = pixels_of(item, f"images[{first + index}]")
+        batch[index] = fit_to_network(pixels, size)
+        shapes.append((pixels.shape[0], pixels.shape[1]))
+    return batch, shapes
 
 
 def to_bytes(images: npt.NDArray[np.floating[Any]]) -> Bytes:
@@ -180,20 +244,6 @@ def write_png(path: PathLike, pixels: Bytes) -> None:
 
     with atomic_path(path, durable=False) as temporary:
         Image.fromarray(np.ascontiguousarray(pixels)).save(temporary, format="PNG")
-
-
-def _check_float(images: npt.NDArray[Any], size: int) -> Floats:
-    if images.dtype != np.float32:
-        raise InputError(f"images: expected float32 or uint8, got {images.dtype}")
-    batch: Floats = images[None] if images.ndim == 3 else images
-    if batch.ndim != 4 or batch.shape[1:] != (3, size, size) or len(batch) == 0:
-        raise InputError(
-            f"images: expected float32 [N, 3, {size}, {size}], got {list(images.shape)}"
-        )
-    low, high = float(batch.min()), float(batch.max())
-    if not (low >= 0.0 and high <= 1.0):
-        raise InputError(f"images: expected values in [0, 1], got {low:g} to {high:g}")
-    return np.ascontiguousarray(batch)
 
 
 @contextmanager
@@ -228,6 +278,12 @@ def _opened(path: PathLike) -> Iterator[Image.Image]:
     except (*_BROKEN, struct.error, zlib.error) as error:
         text = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise InputError(f"{file}: the image is broken: {text}") from error
+
+
+def _is_pillow(item: Any) -> bool:
+    from PIL import Image
+
+    return isinstance(item, Image.Image)
 
 
 def _to_rgb(image: Image.Image) -> Bytes:

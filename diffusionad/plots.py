@@ -218,16 +218,22 @@ def map_picture(score_map: FloatMap, tile: int, high: float = 1.0) -> Bytes:
     return colormap(_scaled(score_map, tile), 0.0, high)
 
 
+def overlay_picture(
+    image: FloatMap, score_map: FloatMap, mask: Mask | None, tile: int, high: float = 1.0
+) -> Bytes:
+    """A map over its image [3, H, W] as a tile, see overlay(); the mask as an outline."""
+    outline = None if mask is None else _scaled_mask(mask, tile)
+    return overlay(picture(image, tile), _scaled(score_map, tile), outline, high)
+
+
 def colour_limit(threshold: float | None) -> float:
     """Upper end of the maps' colours: the threshold, where there is one, lies in the middle."""
     return 1.0 if threshold is None else min(1.0, max(2.0 * threshold, 0.02))
 
 
 def _tiles(stages: Stages, tile: int, high: float) -> list[tuple[str, Bytes]]:
-    image = picture(stages.image, tile)
-    score_map = _scaled(stages.score_map, tile)
-    mask = None if stages.mask is None else _scaled_mask(stages.mask, tile)
-    tiles = [("input", image)]
+    mask = stages.mask
+    tiles = [("input", picture(stages.image, tile))]
     if mask is not None:
         tiles.append(("defect mask", mask_picture(mask, tile)))
     for title, pixels in (
@@ -240,10 +246,11 @@ def _tiles(stages: Stages, tile: int, high: float) -> list[tuple[str, Bytes]]:
         if pixels is not None:
             tiles.append((title, picture(pixels, tile)))
     peak = float(np.max(stages.score_map))
-    tiles.append((f"map  0 to {high:.3g}, peak {peak:.3g}", colormap(score_map, 0.0, high)))
+    shown = map_picture(stages.score_map, tile, high)
+    tiles.append((f"map  0 to {high:.3g}, peak {peak:.3g}", shown))
     outlined = mask is not None and bool(mask.any())
     title = "overlay, defect outlined" if outlined else "overlay"
-    tiles.append((title, overlay(image, score_map, mask, high)))
+    tiles.append((title, overlay_picture(stages.image, stages.score_map, mask, tile, high)))
     return tiles
 
 

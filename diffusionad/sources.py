@@ -24,6 +24,7 @@ from diffusionad.files import PathLike, atomic_path, reason
 from diffusionad.images import (
     Bytes,
     Floats,
+    as_items,
     list_images,
     read_image,
     resize,
@@ -80,8 +81,8 @@ def load_images(source: Any, size: int) -> TrainingImages:
         origin = {"category": source.category, "layout": source.layout}
         fingerprint = source.fingerprint(train_only=True)
     else:
-        source = source if isinstance(source, np.ndarray) else list(source)
-        if not len(source) or not all(isinstance(item, (str, os.PathLike)) for item in source):
+        source = as_items(source)
+        if not all(isinstance(item, (str, os.PathLike)) for item in source):
             floats = to_network(source, size)
             digest = hashlib.sha256(floats.data).hexdigest()
             return TrainingImages(floats, (), {**origin, "images": digest, "count": len(floats)})

@@ -1,8 +1,9 @@
-"""A table of results for people: on the console, in Markdown, in LaTeX; and rows as CSV."""
+"""A table of results for people: on the console, in Markdown, LaTeX, HTML; and rows as CSV."""
 
 from __future__ import annotations
 
 import csv
+import html
 import io
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -61,6 +62,26 @@ class Table:
         lines += [f"\\par\\footnotesize {latex_text(note)}" for note in self.notes]
         return "\n".join([*lines, "\\end{table}"]) + "\n"
 
+    def html(self, links: Mapping[str, str] | None = None) -> str:
+        """A `<table>`, a `<tbody>` for each section; the notes are not in it.
+
+        `links` are addresses for rows, by the row's name. Everything special is escaped.
+        """
+        # An empty title is no header: readers of the screen would announce it.
+        head = "".join(
+            f'<th scope="col">{html_text(title)}</th>' if title else "<td></td>"
+            for title in self.columns
+        )
+        lines = [
+            "<table>",
+            f"<caption>{html_text(self.caption)}</caption>",
+            f"<thead><tr>{head}</tr></thead>",
+        ]
+        for section in self.sections:
+            if section:
+                lines += ["<tbody>", *(_html_row(row, links or {}) for row in section), "</tbody>"]
+        return "\n".join([*lines, "</table>"]) + "\n"
+
 
 def csv_text(columns: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> str:
     """Rows as CSV with a header; numbers in full, nothing where a value is None or missing."""
@@ -87,6 +108,15 @@ def markdown_text(text: str) -> str:
     a\\|b \\*c\\*
     """
     return re.sub(r"([\\`*_\[\]<>|#])", r"\\\1", _one_line(text))
+
+
+def html_text(text: str) -> str:
+    """Text as HTML shows it, also between quotes.
+
+    >>> print(html_text('<b title="1">'))
+    &lt;b title=&quot;1&quot;&gt;
+    """
+    return html.escape(_one_line(text))
 
 
 def percent(value: float | None, spread: float | None = None) -> str:
@@ -117,3 +147,12 @@ def _markdown_row(cells: Sequence[str], plain: bool = False) -> str:
 
 def _latex_row(cells: Sequence[str]) -> str:
     return " & ".join(_indented(cells, r"\quad ", latex_text)) + r" \\"
+
+
+def _html_row(cells: Sequence[str], links: Mapping[str, str]) -> str:
+    kind = ' class="indented"' if cells[0].startswith(INDENT) else ""
+    name = html_text(cells[0].lstrip())
+    if cells[0] in links:
+        name = f'<a href="{html_text(links[cells[0]])}">{name}</a>'
+    rest = "".join(f"<td>{html_text(cell)}</td>" for cell in cells[1:])
+    return f'<tr{kind}><th scope="row">{name}</th>{rest}</tr>'

@@ -109,23 +109,28 @@ class Trainer:
         labels: npt.ArrayLike,
         t: tuple[npt.ArrayLike, npt.ArrayLike] | None = None,
         noise: tuple[Floats, Floats] | None = None,
+        clean: Floats | None = None,
     ) -> StepResult:
         """One update from ``images`` (N, 3, H, W) in [0, 1], ``masks`` (N, 1, H, W) and ``labels``.
 
         Label 0 is a normal image: only those enter the noise loss. ``t=(t_s, t_b)`` and
-        ``noise=(eps_s, eps_b)`` replace the random draws. Raises ValueError for shapes that do not
-        fit, and FloatingPointError when the loss is not finite; both networks then stay as they
-        were.
+        ``noise=(eps_s, eps_b)`` replace the random draws. ``clean`` are the images that noise is
+        added to, where not ``images``: those before their anomalies, whose repairs have none.
+        Raises ValueError for shapes that do not fit, and FloatingPointError when the loss is not
+        finite; both networks then stay as they were.
         """
         count = len(images)
         normal = np.asarray(labels).reshape(-1) == 0
         if normal.shape != (count,):
             raise ValueError(f"labels: expected {count} labels, got shape {np.shape(labels)}")
+        noised = images if clean is None else clean
+        if noised.shape != images.shape:
+            raise ValueError(f"clean: expected shape {images.shape}, got {noised.shape}")
         t_s, t_b, eps = self._draw(images.shape, t, noise)
         abar_s = self.schedule.alphas_cumprod_at(t_s, count, "t")
         abar_b = self.schedule.alphas_cumprod_at(t_b, count, "t")
-        x_s = _core.q_sample(images, eps[:count], abar_s)
-        x_b = _core.q_sample(images, eps[count:], abar_b)
+        x_s = _core.q_sample(noised, eps[:count], abar_s)
+        x_b = _core.q_sample(noised, eps[count:], abar_b)
 
         steps = np.concatenate([t_s, t_b])
         predicted = self._forward(np.concatenate([x_s, x_b]), steps)

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 
 from diffusionad import _core, checkpoints, config
-from diffusionad.images import to_network
+from diffusionad.images import pixels_of, to_network
+from diffusionad.prediction import Explanation, Prediction, labels_of, paths_of, shown
+from diffusionad.tiling import Tiles, blended_map
 
 
 @dataclass
@@ -48,19 +49,35 @@ class FakeModel:
         self.threshold = 0.5
         self.save(Path(out) / "model.safetensors")
 
-    def explain(self, images: Any, **_: Any) -> SimpleNamespace:
+    def explain(self, images: Any) -> Explanation:
         x = to_network(images, self.config.image_size)
         maps = np.ascontiguousarray(1.0 - x.mean(axis=1))
-        stages = dict.fromkeys(("x_s", "x_b", "x0_s", "x0_b", "x0"), x)
-        return SimpleNamespace(maps=maps, scores=maps.max(axis=(1, 2)), **stages)
+        scores = maps.max(axis=(1, 2))
+        return Explanation(
+            scores, maps, x, labels_of(scores, self.threshold), shown(x), paths_of(images),
+            self.threshold, x_s=x, x0_s=x, x_b=x, x0_b=x,
+        )  # fmt: skip
 
-    def predict(self, images: Any, batch_size: int = 8, size: str = "model") -> SimpleNamespace:
+    def predict(self, images: Any, batch_size: int = 8, size: str = "model") -> Prediction:
         found = self.explain(images)
-        if size == "input":
-            sizes = [np.asarray(image).shape[:2] for image in images]
-            pairs = zip(found.maps, sizes, strict=True)
-            found.maps = [_core.resize_f32(one, *shape) for one, shape in pairs]
-        return found
+        if size == "model":
+            return found
+        sizes = [np.asarray(image).shape[:2] for image in images]
+        pairs = zip(found.maps, sizes, strict=True)
+        return replace(found, maps=[_core.resize_f32(one, *shape) for one, shape in pairs])
+
+    def predict_tiled(
+        self, images: Any, tile: int | None = None, overlap: float = 0.25, batch_size: int = 8
+    ) -> Prediction:
+        tiles = Tiles(tile, overlap).of(self.config.image_size)
+        maps = [
+            blended_map(
+                lambda x: self.explain(x).maps, pixels_of(image, ""), tiles,
+                self.config.image_size, batch_size,
+            )
+            for image in images
+        ]  # fmt: skip
+        return replace(self.predict(images), maps=maps, tiles=tiles)
 
     def save(self, path: Path) -> None:
         one = {"w": np.ones(2, np.float32)}

@@ -10,11 +10,13 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from urllib.parse import unquote
 
 import fakes
 import layouts
 import numpy as np
 import pytest
+from pages import Page
 from PIL import Image
 from test_cli import fails, run
 from test_commands import ENVIRONMENT, RUN
@@ -23,12 +25,15 @@ from test_evaluation import FIELDS
 import diffusionad
 from diffusionad import benchmark, checkpoints, evaluation, studies
 from diffusionad.datasets import Counts
+from diffusionad.report import overview
 
 SMALL = ("--steps", 3, "--image-size", 64, "--batch-size", 2, "--quiet")
-FILES = {"benchmark.json", "table.csv", "table.md", "table.tex", "figure.png", "figures", "runs"}
+FILES = {
+    "benchmark.json", "table.csv", "table.md", "table.tex", "figure.png", "figures", "report.html",
+    "reports", "runs",
+}  # fmt: skip
 OWN = {
-    "nearest_training_image_auroc", "evaluate_seconds", "steps", "kind", "foreground", "images",
-    "notes", "files",
+    "nearest_training_image_auroc", "steps", "kind", "foreground", "images", "notes", "files",
 }  # fmt: skip
 # What a machine's speed decides; everything else of a table is the same after a kill.
 MEASURED = {
@@ -148,6 +153,51 @@ def test_published_figures_stand_beside_known_categories_only(tmp_path, data, do
     assert report(tmp_path / "o")["published"]["mean"] == []
 
 
+def test_the_page_has_the_table_and_leads_to_each_category(data, done):
+    page = Page.read(done / "report.html")
+    for row in csv.reader((done / "table.md").read_text().splitlines()[4:8], delimiter="|"):
+        cells = [cell.strip().replace("\\", "").replace("&emsp;", "") for cell in row[1:-1]]
+        assert " ".join(cells) in page.text
+    for words in ("PatchCore", "seeds 0, 1", "mean of 3 of 3 categories", "steps 3", "wall time"):
+        assert words in page.text
+    assert page.count("svg") == 3 * 4
+    assert [picture.width for picture in page.pictures()] == [
+        Image.open(done / "figures" / f"{name}.png").width
+        for name in ("bolt_5%25", "screw", "tile")
+    ]
+    pages = [address for address in page.values("href") if address.endswith(".html")]
+    assert pages == ["reports/bolt_5%2525.html", "reports/screw.html", "reports/tile.html"]
+    for name, row in zip(("bolt_5%", "screw", "tile"), report(done)["rows"][::2], strict=True):
+        part = Page.read(done / "reports" / f"{studies.run_name(name)}.html")
+        assert f"Report: {name}" in part.text
+        assert f"image AUROC {row['image_auroc']:.4f}" in part.text
+        assert f"without training {row['nearest_training_image_auroc']:.4f}" in part.text
+        assert part.count("figure", class_="example") == 5
+
+
+def test_of_many_categories_not_all_have_charts(tmp_path, done, monkeypatch):
+    out = shutil.copytree(done, tmp_path / "b")
+    (out / "reports" / "tile.html").unlink()
+    (out / "figures" / "bolt_5%25.png").write_bytes(b"cut")
+    monkeypatch.setattr(overview, "DETAILED", 1)
+    benchmark._write_page(out / "r.html", out, report(out))
+    page = Page.read(out / "r.html")
+    assert page.count("svg") == 4
+    assert page.pictures() == []
+    assert len([address for address in page.values("href") if address.endswith(".html")]) == 2
+    assert page.text.count("pixel AUROC") > 4  # the numbers of all
+
+
+def test_a_report_elsewhere_leads_into_the_folder(tmp_path, data, done):
+    file = tmp_path / "pages" / "all.html"
+    arguments = ("--seeds", "0,1", *SMALL, "--report", file)
+    assert run("benchmark", data, "--out", done, *arguments) == 0
+    pages = [address for address in Page.read(file).values("href") if address.endswith(".html")]
+    for name, address in zip(("bolt_5%", "screw", "tile"), pages, strict=True):
+        linked = (file.parent / unquote(address)).resolve()
+        assert linked == done / "reports" / f"{studies.run_name(name)}.html"
+
+
 def test_console_shows_the_table_and_json_is_the_report(capsys, tmp_path, data, done):
     file = tmp_path / "r.json"
     arguments = ["benchmark", data, "--out", done, "--seeds", "0,1", *SMALL[:-1]]
@@ -262,10 +312,14 @@ def test_a_time_budget_gives_every_seed_of_a_category_as_many_steps(tmp_path, da
 def test_results_are_made_again_from_trainings_where_their_file_is_gone(tmp_path, data, done):
     out = shutil.copytree(done, tmp_path / "b")
     (out / "benchmark.json").unlink()
+    left = [out / ".report.html.ab12.tmp", out / "reports" / ".bolt_5%25.html.ab12.tmp"]
+    for file in left:  # by a process that was killed
+        file.touch()
     models = {path: path.stat().st_mtime_ns for path in out.rglob("model.safetensors")}
     assert run("benchmark", data, "--out", out, "--seeds", "0,1", *SMALL) == 0
     assert {path: path.stat().st_mtime_ns for path in models} == models
     assert without_speed(report(out)) == without_speed(report(done))
+    assert not any(file.exists() for file in left)
 
 
 # ---- what cannot be done ----------------------------------------------------------------------
@@ -286,13 +340,18 @@ def test_a_category_that_cannot_be_done_does_not_stop_the_others(capsys, tmp_pat
     assert "zz.png" in first["error"]
     assert "no test images" in second["error"]
     assert first["aupro"] is None
-    assert FIELDS - set(first) == {"resolution", "fpr_limit", "confidence", "curves"}
+    assert FIELDS - set(first) == {
+        "resolution", "fpr_limit", "tiles", "confidence", "curves", "scores", "threshold",
+    }  # fmt: skip
     assert "error" not in third
     assert third["notes"][1:2] == ["2 of 3 defective images have no mask: not in the pixel metrics"]
     assert result["mean"]["categories"] == 1
     text = (out / "table.md").read_text()
     assert r"| bolt\_5% | - | - |" in text
     assert "screw: " in text
+    page = Page.read(out / "report.html")
+    assert f"failed: {second['error']}" in page.text
+    assert page.count("svg") == 4
     # Mended, it is tried again, and the others are not.
     broken.unlink()
     finished = out / "runs" / "tile" / "seed-0" / "model.safetensors"
@@ -344,6 +403,15 @@ def test_names_that_are_no_folders_names(tmp_path, fake):
     assert {path.name for path in (out / "runs").iterdir()} == {"a%2Fb", "%2E%2E", "%C3%BC %26 1"}
     assert {path.name for path in tmp_path.iterdir()} == {"data", "out"}
     assert r"ü \& 1" in (out / "table.tex").read_text(encoding="utf-8")
+    page = Page.read(out / "report.html")
+    for name, address in (
+        ("a/b", "a%252Fb"),
+        ("..", "%252E%252E"),
+        ("ü & 1", "%25C3%25BC%20%2526%201"),
+    ):
+        assert f"Report of {name}:" in page.text
+        assert f"reports/{address}.html" in page.values("href")
+        assert (out / unquote(f"reports/{address}.html")).exists()
 
 
 # ---- what is refused --------------------------------------------------------------------------

@@ -60,13 +60,13 @@ def test_the_marked_value_has_a_dashed_line():
     ("low", "high"), [(0, 1), (5, 5), (0, 0), (97.31, 97.32), (-3, 4e6), (25, 300), (-1e-9, 1e-9)]
 )
 def test_ticks_are_few_even_and_hold_the_values(low, high):
-    ticks = charts._ticks(low, high)
+    ticks = charts.ticks(low, high)
     assert 2 <= len(ticks) <= 9
     assert ticks[0] <= low + 1e-9 * abs(low)
     assert ticks[-1] >= high - 1e-9 * abs(high)
     steps = np.diff(ticks)
     np.testing.assert_allclose(steps, steps[0])
-    assert len({charts._tick_text(tick, ticks) for tick in ticks}) == len(ticks)
+    assert len({charts.tick_text(tick, ticks) for tick in ticks}) == len(ticks)
 
 
 def test_one_point_and_odd_titles_are_drawn_and_nothing_is_refused():

@@ -12,6 +12,7 @@ from pathlib import Path
 import fakes
 import numpy as np
 import pytest
+from pages import Page
 from PIL import Image
 
 import diffusionad
@@ -162,10 +163,80 @@ def test_bad_data_is_one_line_that_names_it(capsys, tmp_path, data, model):
         (["predict", model, model, "--out", out], "not an image file by its name"),
         (["info", tmp_path / "text.png"], "text.png: not a complete"),
         (["info", "--json", tmp_path], "expected a file, got a folder"),
+        (["evaluate", model, data, "--report", tmp_path], "expected a file, got a folder"),
+        (["evaluate", model, data, "--report", "r", "--json", "r"], "expected two files, got one"),
     ]
     for arguments, words in cases:
         assert words in fails(capsys, 2, *arguments), arguments
     assert not out.exists()
+
+
+@pytest.mark.usefixtures("fake")
+def test_tiles_give_maps_of_the_images_size(capsys, tmp_path, data, model):
+    photos = [picture(tmp_path / "photos" / f"{i}.png", size=50 + 30 * i) for i in range(2)]
+    out, options = tmp_path / "p", ("--tiles", "--tile-overlap", 0.5, "--tile-size", 40)
+    assert run("predict", model, tmp_path / "photos", "--out", out, *options) == 0
+    assert "2 images scored" in capsys.readouterr().out
+    expected = fakes.load(model).predict_tiled(
+        [np.asarray(Image.open(path)) for path in photos], 40, 0.5
+    )
+    for index, side in enumerate((50, 80)):
+        score_map = np.load(out / f"{index}.npy")
+        assert score_map.shape == (side, side)
+        np.testing.assert_array_equal(score_map, expected.maps[index])
+
+    maps, report = tmp_path / "maps", tmp_path / "e.json"
+    options = ("--tiles", "--heatmaps", maps, "--json", report)
+    assert run("evaluate", model, data, *options) == 0
+    result = json.loads(report.read_text())
+    assert result["tiles"] == {"size": 32, "overlap": 0.25}
+    assert result["resolution"] == "native"
+    assert len(list(maps.iterdir())) == 3
+
+
+@pytest.mark.usefixtures("fake")
+def test_an_image_that_is_too_wide_is_passed_over_by_name(capsys, tmp_path, model):
+    picture(tmp_path / "photos" / "a.png")
+    Image.new("L", (70_000, 1)).save(tmp_path / "photos" / "b.png")
+    line = fails(capsys, 2, "predict", model, tmp_path / "photos", "--out", tmp_path, "--quiet")
+    assert "b.png: expected at most 65536 pixels a side" in line
+    assert (tmp_path / "a.npy").exists()
+
+
+@pytest.mark.usefixtures("fake")
+def test_bad_tiles_are_one_line(capsys, tmp_path, data, model):
+    photo, out = picture(tmp_path / "a.png"), tmp_path / "p"
+    for options, words in (
+        (["--tile-size", 64], "--tile-size: expected --tiles with it"),
+        (["--tile-overlap", 0], "--tile-overlap: expected --tiles with it"),
+        (["--tiles", "--tile-overlap", 1], "overlap: expected 0 to 0.9, got 1.0"),
+        (["--tiles", "--tile-overlap", "nan"], "overlap: expected 0 to 0.9, got nan"),
+        (["--tiles", "--tile-overlap", "half"], "--tile-overlap: invalid float value: 'half'"),
+        (["--tiles", "--tile-size", 0], "--tile-size: expected a whole number of 1 or more"),
+    ):
+        assert words in fails(capsys, 2, "predict", model, photo, "--out", out, *options)
+        assert words in fails(capsys, 2, "evaluate", model, data, *options)
+    options = ("--tiles", "--resolution", "model")
+    line = fails(capsys, 2, "evaluate", model, data, "--quiet", *options)
+    assert "resolution: tiles are measured at native, got 'model'" in line
+    assert not out.exists()
+
+
+@pytest.mark.usefixtures("fake")
+def test_a_threshold_of_whole_images_is_not_one_of_tiles(capsys, tmp_path, model):
+    photo, said = picture(tmp_path / "a.png"), "reached by at most 0 of 4 good images"
+    for threshold, tiles, warned in (
+        (said, ["--tiles"], True),
+        (f"{said}, in tiles of 32 px, overlap 0.25", ["--tiles"], False),
+        (f"{said}, in tiles of 32 px, overlap 0.25", ["--tiles", "--tile-size", 64], True),
+        ("given", ["--tiles"], False),
+        (said, [], False),
+    ):
+        known = fakes.load(model)
+        known.provenance = {"threshold": threshold}
+        known.save(model)
+        assert run("predict", model, photo, "--out", tmp_path / "p", *tiles) == 0
+        assert ("threshold was not set on such tiles" in capsys.readouterr().err) == warned
 
 
 @pytest.mark.usefixtures("fake")
@@ -221,6 +292,10 @@ def test_train_evaluate_predict(capsys, tmp_path, data):
     result = json.loads((tmp_path / "new" / "e.json").read_text())
     assert result["image_auroc"] == result["pixel_auroc"] == 1.0
     assert (result["seed"], result["train_steps"], result["category"]) == (7, 4, "part")
+    page = tmp_path / "pages" / "r.html"
+    assert run("evaluate", file, data, "--report", page, "--resamples", 9) == 0
+    assert f"report    {page}" in capsys.readouterr().out
+    assert "part (mvtec): 4 train, 1 test good" in Page.read(page).text
     drawn = sorted(path.name for path in (tmp_path / "maps").iterdir())
     assert drawn == ["dent_0.png", "good_0.png", "stain_0.png"]
 
@@ -309,6 +384,16 @@ def test_demo(capsys, tmp_path, data, monkeypatch):
     assert result["nearest_training_image_auroc"] == 0.75
     assert (out / "heatmaps.png").exists()
     assert len(list((out / "heatmaps").iterdir())) == 3
+    assert "without training 0.7500" in Page.read(out / "report.html").text
+
+
+@pytest.mark.usefixtures("fake")
+def test_a_report_that_cannot_be_written_leaves_the_numbers(capsys, tmp_path, data, model):
+    numbers = tmp_path / "e.json"
+    options = ("--json", numbers, "--report", "/dev/full", "--quiet")
+    line = fails(capsys, 1, "evaluate", model, data, *options)
+    assert line == "diffusionad evaluate: /dev/full: cannot write: no space left on device"
+    assert json.loads(numbers.read_text())["image_auroc"] == 1.0
 
 
 def test_failures_inside_are_one_line_unless_debugging(capsys, model, monkeypatch):

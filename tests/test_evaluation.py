@@ -15,13 +15,15 @@ from sklearn.metrics import average_precision_score, roc_auc_score
 
 from diffusionad import datasets, evaluation, metrics
 from diffusionad.errors import InputError
+from diffusionad.tiling import Tiles
 
 SIZE = 32
 FIELDS = {
     "image_auroc", "image_ap", "image_f1_max", "pixel_auroc", "pixel_ap", "pixel_f1_max", "aupro",
     "images_per_second", "peak_memory_mb", "train_seconds", "train_steps", "category", "layout",
     "protocol", "preset", "seed", "threads", "simd", "versions", "per_defect",
-    "resolution", "fpr_limit", "confidence", "curves",
+    "resolution", "fpr_limit", "tiles", "confidence", "curves", "scores", "threshold",
+    "evaluate_seconds",
 }  # fmt: skip
 
 
@@ -78,6 +80,20 @@ def test_result_has_the_fields_and_the_values(root, model):
     assert result["pixel_ap"] == pytest.approx(average_precision_score(*pixels))
 
 
+def test_result_holds_the_score_of_every_image(root, model):
+    data = datasets.open(root)
+    model.threshold = 0.25
+    result = evaluation.evaluate(model, data)
+    scores = result["scores"]
+    assert scores["path"][0] == "test/dent/0.png"
+    assert scores["path"] == [s.path.relative_to(root).as_posix() for s in data.test]
+    assert scores["label"] == [sample.label for sample in data.test]
+    assert set(scores["defect"]) == {"good", "dent", "stain"}
+    assert scores["score"] == model.predict([s.path for s in data.test]).scores.tolist()
+    assert result["threshold"] == 0.25
+    assert result["evaluate_seconds"] >= 0
+
+
 def test_each_defect_is_measured_against_the_good_images(root, model):
     data = datasets.open(root)
     per_defect = evaluation.evaluate(model, data)["per_defect"]
@@ -132,10 +148,30 @@ def test_native_resolution_takes_maps_and_masks_at_each_images_size(root, model)
     assert at_model["pixel_auroc"] != result["pixel_auroc"]
 
 
+def test_tiles_are_measured_at_native_resolution(root, model):
+    data = datasets.open(root)
+    tiles = Tiles(overlap=0.5)
+    result = evaluation.evaluate(model, data, resolution="native", tiles=tiles)
+    assert result["tiles"] == {"size": SIZE, "overlap": 0.5}
+    assert result["resolution"] == "native"
+    maps = model.predict_tiled([sample.image for sample in data.test], overlap=0.5).maps
+    masks = np.stack([sample.mask for sample in data.test])
+    pixels = masks.ravel(), np.stack(maps).ravel()
+    assert result["pixel_auroc"] == pytest.approx(roc_auc_score(*pixels), abs=1e-12)
+    whole = evaluation.evaluate(model, data, resolution="native")
+    assert whole["tiles"] is None
+    assert whole["pixel_auroc"] != result["pixel_auroc"]
+    for options in ({}, {"protocol": "reference"}):
+        with pytest.raises(InputError, match="resolution: tiles are measured at native, got 'mod"):
+            evaluation.evaluate(model, data, tiles=tiles, **options)
+    with pytest.raises(InputError, match="resolution: the reference protocol"):
+        evaluation.evaluate(model, data, "reference", resolution="native", tiles=tiles)
+
+
 def test_result_has_intervals_and_curves(root, model):
     data = datasets.open(root)
     result = evaluation.evaluate(model, data, resamples=50)
-    measured = ("images_per_second", "peak_memory_mb")
+    measured = ("images_per_second", "peak_memory_mb", "evaluate_seconds")
     assert result == {
         **evaluation.evaluate(model, data, resamples=50),
         **{n: result[n] for n in measured},

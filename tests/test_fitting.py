@@ -167,7 +167,8 @@ def test_files_of_a_run(tmp_path, folder):
     out = tmp_path / "new" / "run"
     model = small(batch_size=3).fit(folder, steps=5, out=out)
     assert sorted(path.name for path in out.iterdir()) == [
-        "config.toml", "curves.png", "foregrounds.npz", "log.csv", "model.safetensors", "state.safetensors",
+        "config.toml", "curves.png", "foregrounds.npz", "log.csv", "model.safetensors",
+        "state.safetensors",
     ]  # fmt: skip
     read = dad.load(out / "model.safetensors")
     assert read.threshold == model.threshold

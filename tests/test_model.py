@@ -157,20 +157,20 @@ def test_maps_at_the_size_of_the_images(tmp_path, model):
 
 
 BAD_IMAGES = {
-    "float64": (np.zeros((1, 3, SIZE, SIZE)), "images: expected float32 or uint8, got float64"),
-    "shape": (np.zeros((1, 3, 8, 8), np.float32), r"images: expected float32 \[N, 3, 32, 32\]"),
+    "int64": (np.zeros((1, 3, 8, 8), int), r"images\[0\]: expected uint8.*got int64 \[3, 8, 8\]"),
+    "uint16": (np.zeros((8, 8), np.uint16), r"images\[0\]: expected uint8, or floats in \[0, 1\]"),
     "nan": (np.full((1, 3, SIZE, SIZE), np.nan, np.float32), r"in \[0, 1\], got nan"),
     "inf": (np.full((1, 3, SIZE, SIZE), np.inf, np.float32), r"in \[0, 1\], got inf"),
     "range": (np.full((1, 3, SIZE, SIZE), 255, np.float32), r"in \[0, 1\], got 255 to 255"),
-    "grey": (np.zeros((8, 8), np.uint8), r"images: .*got uint8 \[8, 8\]"),
-    "scalar": (np.zeros((), np.uint8), r"images: .*got uint8 \[\]"),
+    "greys": (np.zeros((5, 8, 8), np.uint8), r"images\[0\]: .*got uint8 \[5, 8, 8\]"),
+    "scalar": (np.zeros((), np.uint8), r"images\[0\]: .*got uint8 \[\]"),
     "five": (np.zeros((1, 1, 8, 8, 3), np.uint8), r"got uint8 \[1, 1, 8, 8, 3\]"),
     "none": ([], "images: expected at least one image, got none"),
     "no rows": (np.zeros((0, 8, 8, 3), np.uint8), "images: expected at least one image"),
     "no pixels": ([np.zeros((0, 8, 3), np.uint8)], r"images\[0\]: expected uint8"),
     "channels": (np.zeros((2, 8, 8, 4), np.uint8), r"images\[0\]: .*got uint8 \[8, 8, 4\]"),
-    "number": (3, "images: expected arrays or paths, got int"),
-    "object": ([None], r"images\[0\]: expected uint8"),
+    "number": (3, "images: expected arrays, PIL images or paths, got int"),
+    "object": ([None], r"images\[0\]: expected an array, a PIL image or a path, got N"),
     "missing": ("/nonexistent.png", r"nonexistent\.png: no such file"),
 }
 
@@ -185,7 +185,7 @@ def test_bad_images_are_named(model, kind):
 def test_a_bad_image_is_named_by_its_place_in_the_whole(tmp_path, model):
     good = np.zeros((8, 8, 3), np.uint8)
     with pytest.raises(InputError, match=r"images\[3\]: expected uint8"):
-        model.predict([good, good, good, good[:, :, 0]], batch_size=2)
+        model.predict([good, good, good, good[:, :, :2]], batch_size=2)
     (tmp_path / "empty").mkdir()
     with pytest.raises(InputError, match="empty: no images"):
         model.predict(tmp_path / "empty")

@@ -44,6 +44,25 @@ def test_markdown():
     ]
 
 
+def test_html_is_whole_and_escaped():
+    lines = TABLE.html({"metal_nut": '#"1"', "its paper": "#2"}).splitlines()
+    assert lines == [
+        "<table>",
+        "<caption>A &amp; B: 50% of #1</caption>",
+        '<thead><tr><td></td><th scope="col">image_auroc</th><th scope="col">time</th></tr>'
+        "</thead>",
+        "<tbody>",
+        '<tr><th scope="row"><a href="#&quot;1&quot;">metal_nut</a></th>'
+        "<td>98.0 ± 1.2</td><td>3s</td></tr>",
+        '<tr class="indented"><th scope="row">its paper</th><td>99.0</td><td>-</td></tr>',
+        "</tbody>",
+        "<tbody>",
+        r'<tr><th scope="row">mean|{x}\~^$</th><td>97.0</td><td>-</td></tr>',
+        "</tbody>",
+        "</table>",
+    ]
+
+
 def test_latex_is_whole_and_escaped():
     lines = TABLE.latex().splitlines()
     assert lines[0] == r"% needs \usepackage{booktabs}"

@@ -178,6 +178,22 @@ def test_given_steps_and_noise_are_used() -> None:
     assert_equal(state(first), state(second))
 
 
+def test_noise_is_added_to_the_clean_images_where_there_are_any() -> None:
+    images, masks, labels = batch()
+    clean, _, _ = batch(seed=1)
+    t, noise = ([9, 99, 199], [300, 400, 500]), (draw(3, 3, 32, 32), draw(3, 3, 32, 32, seed=1))
+    both, usual = (
+        trainer().step(shown, masks, labels, t, noise, clean=clean) for shown in (images, clean)
+    )
+    np.testing.assert_array_equal(both.x0, usual.x0)
+    assert both.losses["noise"] == usual.losses["noise"]
+    assert (both.mask != usual.mask).any()  # the segmentation network sees the images
+    plain = trainer().step(clean, masks, labels, t, noise)
+    np.testing.assert_array_equal(usual.mask, plain.mask)
+    with pytest.raises(ValueError, match="clean: expected shape"):
+        trainer().step(images, masks, labels, clean=clean[:2])
+
+
 def test_dropout_depends_on_the_seed() -> None:
     fixed = {"t": (10, 500), "noise": (draw(3, 3, 32, 32),) * 2}
     losses = [

@@ -1,0 +1,168 @@
+"""Makes the weights that the preset "compact" starts from, from procedural surfaces alone.
+
+    python benchmarks/pretrain.py diffusionad/data/pretrained/compact.safetensors
+
+Half of the images are surfaces, half are parts on a background: all from `synthesis.texture`, with
+light, contrast and sensor noise of many kinds. Defects are synthesised on them as in any training.
+In 60 % of the steps both noised images are made from the image before its defect, so that the
+repair has lost the defect whatever the UNet can do: the segmentation network learns early what a
+good repair is worth, and to compare. Averaged weights (0.999) are written, in half precision.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import time
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+import diffusionad as dad
+from diffusionad import _core, checkpoints
+from diffusionad.synthesis import SynthesisOptions, synthesize_batch
+
+Floats = npt.NDArray[np.float32]
+Mask = npt.NDArray[np.bool_]
+Rng = np.random.Generator
+
+STEPS, BATCH, LEARNING_RATE, WARMUP = 5000, 8, 1e-3, 100
+POOL = 6000  # surfaces, drawn from again and again, turned and mirrored
+CLEAN_SHARE = 0.6
+DECAY = 0.999
+SAVE_EVERY = 500
+
+
+class Scenes:
+    """Images [S, S, 3] of no real thing, and where the object is, if there is one."""
+
+    def __init__(self, side: int) -> None:
+        self.side = side
+        self.y, self.x = np.mgrid[0:side, 0:side].astype(np.float32) / side - 0.5
+        surfaces = (_core.texture(side, side, seed) for seed in range(POOL))
+        self.pool = np.stack([np.rint(255 * s.clip(0, 1)).astype(np.uint8) for s in surfaces])
+
+    def texture(self, rng: Rng) -> Floats:
+        found, turn = self.pool[rng.integers(len(self.pool))], rng.integers(8)
+        found = found[::-1] if turn & 1 else found
+        found = found[:, ::-1] if turn & 2 else found
+        found = found.transpose(1, 0, 2) if turn & 4 else found
+        return found.astype(np.float32) / np.float32(255)
+
+    def surface(self, rng: Rng, low: float = 0.15, high: float = 1.0) -> Floats:
+        """A texture, often without colour, with a share of its contrast."""
+        found = self.texture(rng)
+        if rng.random() < 0.6:
+            tint = 1 if rng.random() < 0.7 else rng.uniform(0.85, 1.15, 3).astype(np.float32)
+            found = np.repeat(found.mean(-1, keepdims=True), 3, -1) * tint
+        mean = found.mean((0, 1), keepdims=True)
+        return (mean + rng.uniform(low, high) * (found - mean)).astype(np.float32)
+
+    def lit(self, rng: Rng, image: npt.NDArray[np.floating]) -> Floats:
+        """Under uneven light, exposed somehow, with the noise of a sensor."""
+        if rng.random() < 0.6:
+            a, b = rng.uniform(-0.5, 0.5, 2) * rng.uniform(0, 1)
+            image = image * (1 + a * self.x + b * self.y)[..., None]
+        image = (image - 0.5) * rng.uniform(0.6, 1.1) + rng.uniform(0.3, 0.7)
+        noise = rng.standard_normal(image.shape, dtype=np.float32)
+        image = image + noise * np.float32(rng.uniform(0, 0.03))
+        return np.clip(image, 0, 1).astype(np.float32)
+
+    def outline(self, rng: Rng) -> Mask:
+        """One to three superellipses, added or cut out."""
+        found = np.zeros((self.side, self.side), np.bool_)
+        for _ in range(rng.integers(1, 4)):
+            x, y = rng.uniform(-0.25, 0.25, 2)
+            width, height = rng.uniform(0.08, 0.42, 2)
+            angle, power = rng.uniform(0, np.pi), rng.choice([2, 2, 4, 10])
+            along = (self.x - x) * np.cos(angle) + (self.y - y) * np.sin(angle)
+            across = -(self.x - x) * np.sin(angle) + (self.y - y) * np.cos(angle)
+            shape = (np.abs(along) / width) ** power + (np.abs(across) / height) ** power < 1
+            found = found | shape if rng.random() < 0.75 else found & ~shape
+        return found
+
+    def image(self, rng: Rng) -> tuple[Floats, Mask | None]:
+        if rng.random() < 0.5:
+            return self.lit(rng, self.surface(rng)), None
+        part = self.outline(rng)
+        if part.mean() < 0.05:
+            return self.lit(rng, self.surface(rng)), None
+        if rng.random() < 0.7:
+            background = self.surface(rng, 0.0, 0.3)
+        else:
+            background = np.ones((self.side, self.side, 3), np.float32) * rng.uniform(0, 1, 3)
+        return self.lit(rng, np.where(part[..., None], self.surface(rng), background)), part
+
+    def batch(self, step: int) -> tuple[Floats, Floats, Floats, npt.NDArray[np.int64]]:
+        """Good images, the same with defects, masks, labels; of a step's number alone."""
+        rng = np.random.default_rng([7, step])
+        scenes = [self.image(rng) for _ in range(BATCH)]
+        good = np.stack([image for image, _ in scenes]).transpose(0, 3, 1, 2).copy()
+        anywhere = np.ones((self.side, self.side), np.bool_)
+        parts = [anywhere if part is None or rng.random() < 0.3 else part for _, part in scenes]
+        options = SynthesisOptions(
+            anomaly_probability=0.75,
+            self_probability=0.5 if step % 2 else 0.0,
+            random_part=step % 3 == 0,
+        )
+        textures = np.stack([self.texture(rng) for _ in range(BATCH)]).transpose(0, 3, 1, 2).copy()
+        seeds = rng.integers(0, 2**64, BATCH, dtype=np.uint64)
+        return good, *synthesize_batch(good, np.stack(parts), textures, seeds, options)
+
+
+def pretrain(out: Path, steps: int) -> None:
+    model = dad.DiffusionAD("compact", pretrained=False)
+    trainer = dad.Trainer(
+        model.unet,
+        model.seg,
+        unet_lr=LEARNING_RATE,
+        seg_lr=LEARNING_RATE,
+        losses=model.train_config.losses,
+        total_steps=steps,
+        warmup=WARMUP,
+    )
+    scenes, begun = Scenes(model.config.image_size), time.monotonic()
+    for step in range(steps):
+        good, images, masks, labels = scenes.batch(step)
+        if np.random.default_rng([3, step]).random() < CLEAN_SHARE:
+            losses = trainer.step(images, masks, 0 * labels, clean=good).losses
+        else:
+            losses = trainer.step(images, masks, labels).losses
+        for network in (model.unet, model.seg):
+            network._core.average_step(min(DECAY, (step + 1) / (step + 10)))
+        if (step + 1) % SAVE_EVERY == 0 or step + 1 == steps:
+            _save(out, model, step + 1)
+            told = ", ".join(f"{name} {value:.4f}" for name, value in losses.items())
+            print(f"{step + 1:6d} steps, {time.monotonic() - begun:6.0f} s: {told}", flush=True)
+
+
+def _save(out: Path, model: dad.DiffusionAD, steps: int) -> None:
+    model.provenance = {
+        "data": "procedural surfaces (benchmarks/pretrain.py)", "train_steps": steps,
+    }  # fmt: skip
+    for network in (model.unet, model.seg):
+        network._core.swap_average()
+    checkpoint = model._checkpoint()
+    halves = {
+        name: {
+            key: value.astype(np.float16) if value.dtype == np.float32 else value
+            for key, value in getattr(model, name).state_dict().items()
+        }
+        for name in ("unet", "seg")
+    }
+    checkpoints.save_model(out, dataclasses.replace(checkpoint, **halves))
+    for network in (model.unet, model.seg):
+        network._core.swap_average()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("out", type=Path, help="the model file")
+    parser.add_argument("--steps", type=int, default=STEPS)
+    args = parser.parse_args()
+    pretrain(args.out, args.steps)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,319 @@
+"""What two networks with their settings say of images: one by one, many, streams, tiles."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from . import _core, metrics, pretrained, tiling
+from .arrays import as_array
+from .config import ModelConfig, TrainConfig, update
+from .denoising import Repair, autoencode, denoise
+from .diffusion import Schedule
+from .errors import InputError
+from .images import (
+    Floats,
+    ImageSource,
+    OneImage,
+    as_items,
+    batch_of,
+    fit_to_network,
+    pixels_of,
+    to_network,
+)
+from .models import SegmentationNet, UNet
+from .prediction import (
+    Explanation,
+    ImageResult,
+    Prediction,
+    joined,
+    labels_of,
+    paths_of,
+    shown,
+    stacked,
+)
+from .tiling import OVERLAP, Tiles
+
+FALSE_ALARM_RATE = 0.01  # of good images, at the threshold that fit() sets
+SIZES = ("model", "input")
+
+
+class Detector:
+    """Both networks, their settings, a threshold; see DiffusionAD, which makes and trains them."""
+
+    def _build(
+        self, config: ModelConfig, train_config: TrainConfig, initialise: bool = True
+    ) -> None:
+        seed = config.seed if initialise else None
+        self.config = config
+        self.train_config = train_config
+        self.schedule = Schedule(config.schedule, config.timesteps)
+        self.unet = UNet(
+            image_size=config.image_size,
+            base_channels=config.base_channels,
+            channel_mults=config.channel_mults,
+            num_res_blocks=config.num_res_blocks,
+            num_heads=config.num_heads,
+            num_head_channels=config.num_head_channels,
+            attention_resolutions=config.attention_resolutions,
+            resblock_updown=config.resblock_updown,
+            in_channels=config.in_channels,
+            out_channels=config.in_channels,
+            dropout=config.dropout,
+            patch_size=config.patch_size,
+            preconditioned=config.preconditioned,
+            schedule=self.schedule,
+            seed=seed,
+        )
+        self.seg = SegmentationNet(
+            in_channels=2 * config.in_channels,
+            base_channels=config.seg_channels,
+            patch_size=config.seg_patch_size,
+            seed=seed,
+        )
+        self._threshold: float | None = None
+        self.provenance: dict[str, Any] = {}
+        self.started_from = "a file"
+        if initialise:
+            there = config.pretrained and pretrained.load_into(self.unet, self.seg)
+            self.started_from = "pretrained weights" if there else "random weights"
+
+    @property
+    def threshold(self) -> float | None:
+        """Score from which on an image counts as anomalous; set by fit(), calibrate() or you."""
+        return self._threshold
+
+    @threshold.setter
+    def threshold(self, value: float | None) -> None:
+        number = None if value is None else _as_number(value)
+        if number is not None and not math.isfinite(number):
+            raise InputError(f"threshold: expected a finite number or None, got {value!r}")
+        self._threshold = number
+        self.provenance = {**self.provenance, "threshold": "given"}
+        if number is None:
+            del self.provenance["threshold"]
+
+    @property
+    def fast(self) -> bool:
+        """Whether both networks evaluate faster with more rounding: see UNet.fast."""
+        return self.unet.fast and self.seg.fast
+
+    @fast.setter
+    def fast(self, fast: bool) -> None:
+        self.unet.fast = self.seg.fast = bool(fast)
+
+    @property
+    def low_memory(self) -> bool:
+        """Whether both networks evaluate image by image, with the same results."""
+        return self.unet.low_memory and self.seg.low_memory
+
+    @low_memory.setter
+    def low_memory(self, low_memory: bool) -> None:
+        self.unet.low_memory = self.seg.low_memory = bool(low_memory)
+
+    @property
+    def seed(self) -> int:
+        """Decides the evaluation noise (and, before training, weights and training)."""
+        return self.config.seed
+
+    @seed.setter
+    def seed(self, seed: int) -> None:
+        self.config = update(self.config, {"seed": seed})
+
+    @property
+    def num_parameters(self) -> int:
+        """Trainable numbers of both networks."""
+        return self.unet.num_parameters + self.seg.num_parameters
+
+    # ---- inference ----------------------------------------------------------------------------
+
+    def predict(self, images: ImageSource, batch_size: int = 8, size: str = "model") -> Prediction:
+        """Score images: a file, a folder, arrays, PIL images, or a sequence of them.
+
+        Arrays are uint8 or floats in [0, 1], of any size: [H, W], [H, W, C] or [C, H, W], or N of
+        those along another axis in front, with C = 1 or 3; see ``diffusionad.arrays`` for what is
+        read how. Arrays of other libraries are taken by DLPack or the array interface.
+
+        An image's result is the same, bit by bit, whatever the batch. ``size="input"`` brings each
+        map to its image's own size. Raises InputError for what cannot be read or used.
+        """
+        _check(batch_size, size)
+        items = as_items(images)
+        parts = []
+        for first in range(0, len(items), batch_size):
+            batch = items[first : first + batch_size]
+            x0, shapes = batch_of(batch, self.config.image_size, first)
+            sized = shapes if size == "input" else None
+            parts.append(self._predict(x0, paths_of(batch), sized))
+        return joined(parts)
+
+    def predict_stream(
+        self,
+        frames: Iterable[OneImage],
+        batch_size: int = 8,
+        max_latency: float | None = 0.1,
+        size: str = "model",
+    ) -> Iterator[ImageResult]:
+        """Score frames as they come, from a camera say; yields the result of each, in order.
+
+        A thread reads and decodes up to ``batch_size`` frames ahead while the core computes, so
+        memory is bounded however long the stream is. A frame waits at most ``max_latency`` seconds
+        for others of its batch, without limit for None; 0 takes what is there. Results equal those
+        of predict() bit by bit.
+
+        What ``frames`` raises is raised here after the results of all frames before, and so is
+        InputError for a frame that cannot be used. Closing the generator, also by leaving a loop
+        over it, stops the thread.
+        """
+        from .streaming import Frame, stream
+
+        _check(batch_size, size)
+        if max_latency is not None and not max_latency >= 0:
+            raise InputError(f"max_latency: expected 0 or more seconds, got {max_latency!r}")
+        if isinstance(frames, (str, os.PathLike)) or as_array(frames, "frames") is not None:
+            frames = as_items(frames)
+        if not hasattr(frames, "__iter__"):
+            raise InputError(f"frames: expected images to go through, got {type(frames).__name__}")
+
+        def look(batch: Sequence[Frame]) -> Prediction:
+            shapes = [frame.shape for frame in batch] if size == "input" else None
+            x0 = np.stack([frame.x0 for frame in batch])
+            return self._predict(x0, [frame.path for frame in batch], shapes)
+
+        return stream(look, frames, self.config.image_size, batch_size, max_latency)
+
+    def predict_tiled(
+        self,
+        images: ImageSource,
+        tile: int | None = None,
+        overlap: float = OVERLAP,
+        batch_size: int = 8,
+    ) -> Prediction:
+        """Score large images at their native resolution, tile by tile.
+
+        Tiles are squares of ``tile`` pixels, the model's image size unless given (others are
+        resized to it); neighbours have at least the share ``overlap`` of their side in common, and
+        their maps are blended without seams. All tiles see the same noise. Scores are those of
+        the blended maps, which have each image's own size; there are no reconstructions. Beside an
+        image and its map this takes the memory of ``batch_size`` tiles.
+
+        Tiles show parts at another scale than whole images do: train on such tiles (tiling.cut),
+        and set the threshold with ``calibrate(model.predict_tiled(good))``. Raises InputError.
+        """
+        _check(batch_size)
+        tiles, size = Tiles(tile, overlap).of(self.config.image_size), self.config.image_size
+        parts = []
+        for index, item in enumerate(as_items(images)):
+            pixels = pixels_of(item, f"images[{index}]")
+            blended = tiling.blended_map(
+                lambda x0: self._map(x0, self._repair(x0)), pixels, tiles, size, batch_size
+            )
+            whole = fit_to_network(pixels, size)[None]
+            parts.append(self._say(whole, blended[None], None, paths_of([item]), tiles))
+        return joined(parts)
+
+    def explain(self, images: ImageSource) -> Explanation:
+        """Every stage of a batch: noised, repaired at both scales, guided, map, score."""
+        items = as_items(images)
+        x0 = to_network(items, self.config.image_size)
+        repair = self._repair(x0)
+        said = self._say(x0, self._map(x0, repair), repair.x0, paths_of(items))
+        return Explanation(
+            **vars(said),
+            x_s=repair.x_s,
+            x0_s=repair.x0 if repair.x0_s is None else repair.x0_s,
+            x_b=repair.x_b,
+            x0_b=repair.x0_b,
+        )
+
+    def _predict(
+        self,
+        x0: Floats,
+        paths: Sequence[str | None],
+        shapes: Sequence[tuple[int, int]] | None,
+    ) -> Prediction:
+        """Of a batch at the networks' size; with maps of these (height, width)."""
+        repair = self._repair(x0)
+        said = self._say(x0, self._map(x0, repair), repair.x0, paths)
+        if shapes is None:
+            return said
+        pairs = zip(said.maps, shapes, strict=True)
+        sized = stacked([_core.resize_f32(one, *shape) for one, shape in pairs])
+        return replace(said, maps=sized)
+
+    def _say(
+        self,
+        x0: Floats,
+        maps: Floats,
+        reconstructions: Floats | None,
+        paths: Sequence[str | None],
+        tiles: Tiles | None = None,
+    ) -> Prediction:
+        scores = metrics.image_scores(maps, top_k=self.config.top_k)
+        return Prediction(
+            scores=scores,
+            maps=maps,
+            reconstructions=reconstructions,
+            labels=labels_of(scores, self.threshold),
+            images=shown(x0),
+            paths=paths,
+            threshold=self.threshold,
+            tiles=tiles,
+        )
+
+    def _repair(self, x0: Floats) -> Repair:
+        config = self.config
+        if config.mode == "autoencoder":
+            return autoencode(self.unet, x0)
+        return denoise(
+            self.unet,
+            x0,
+            mode=config.mode,
+            t_s=config.t_s,
+            t_b=config.t_b,
+            w=config.w,
+            schedule=self.schedule,
+            seed=config.seed,
+        )
+
+    def _map(self, x0: Floats, repair: Repair) -> Floats:
+        return self.seg(np.concatenate([x0, repair.x0], axis=1))[:, 0]
+
+    def calibrate(
+        self, images: ImageSource | Prediction, false_alarm_rate: float = FALSE_ALARM_RATE
+    ) -> float:
+        """Set the threshold so that at most this share of good images reaches it.
+
+        They are given as images, or as what predict() or predict_tiled() has said of them.
+        """
+        if not 0.0 <= false_alarm_rate < 1.0:
+            raise InputError(f"false_alarm_rate: expected 0 to below 1, got {false_alarm_rate}")
+        said = images if isinstance(images, Prediction) else self.predict(images)
+        scores = np.sort(said.scores)
+        allowed = int(false_alarm_rate * len(scores))
+        threshold = float(np.nextafter(scores[len(scores) - 1 - allowed], np.inf))
+        self.threshold = threshold
+        of_tiles = "" if said.tiles is None else f", in {said.tiles}"
+        self.provenance["threshold"] = (
+            f"reached by at most {allowed} of {len(scores)} good images{of_tiles}"
+        )
+        return threshold
+
+
+def _check(batch_size: int, size: str = "model") -> None:
+    if size not in SIZES:
+        raise InputError(f'size: expected "model" or "input", got {size!r}')
+    if batch_size < 1:
+        raise InputError(f"batch_size: expected 1 or more, got {batch_size}")
+
+
+def _as_number(value: Any) -> float:
+    try:
+        return float(value)
+    except (TypeError, ValueError) as error:
+        raise InputError(f"threshold: expected a number or None, got {value!r}") from error

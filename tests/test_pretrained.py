@@ -1,0 +1,85 @@
+"""The weights that come with the package: small, documented, and used where they fit."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import diffusionad as dad
+from diffusionad import checkpoints, pretrained
+
+SCRIPT = Path(__file__).parents[1] / "benchmarks" / "pretrain.py"
+
+
+def values(model: dad.DiffusionAD) -> dict[str, np.ndarray]:
+    return {**model.unet.state_dict(), **model.seg.state_dict()}
+
+
+def test_the_preset_starts_from_them() -> None:
+    found, kept = dad.DiffusionAD("compact", seed=3), checkpoints.load_model(pretrained.FILE)
+    assert found.started_from == "pretrained weights"
+    for name, array in {**kept.unet, **kept.seg}.items():
+        np.testing.assert_array_equal(values(found)[name], array.astype(values(found)[name].dtype))
+    random = dad.DiffusionAD("compact", pretrained=False)
+    assert random.started_from == "random weights"
+    name = next(iter(values(found)))
+    assert (values(random)[name] != values(found)[name]).any()
+
+
+@pytest.mark.parametrize("settings", [{"seg_channels": 8}, {"channel_mults": (1, 2)}])
+def test_other_networks_start_from_random_weights(settings) -> None:
+    model = dad.DiffusionAD("compact", **settings)
+    assert model.started_from == "random weights"
+    same = dad.DiffusionAD("compact", **settings, pretrained=False)
+    for name, array in values(same).items():
+        np.testing.assert_array_equal(values(model)[name], array)
+
+
+def test_the_image_size_does_not_matter() -> None:
+    model = dad.DiffusionAD("compact", image_size=256, attention_resolutions=(32, 16))
+    assert model.started_from == "pretrained weights"
+
+
+def test_they_are_small_and_say_what_they_have_seen() -> None:
+    assert pretrained.FILE.stat().st_size <= 10_000_000
+    header = checkpoints.read_header(pretrained.FILE)
+    assert header.provenance["data"] == "procedural surfaces (benchmarks/pretrain.py)"
+    assert header.provenance["train_steps"] > 0
+    assert all(np.isfinite(array).all() for array in values(dad.DiffusionAD("compact")).values())
+
+
+def test_a_model_says_what_it_started_from(tmp_path) -> None:
+    images = np.random.default_rng(0).integers(0, 256, (3, 32, 32, 3), dtype=np.uint8)
+    settings = {"image_size": 64, "attention_resolutions": (8, 4), "batch_size": 2}
+    model = dad.DiffusionAD("compact", **settings).fit(images, steps=1)
+    assert model.provenance["started_from"] == "pretrained weights"
+    model.save(tmp_path / "m.safetensors")
+    again = dad.load(tmp_path / "m.safetensors").fit(images, steps=1)
+    assert again.provenance["started_from"] == "a trained model"
+    fresh = dad.DiffusionAD("compact", **settings, pretrained=False).fit(images, steps=1)
+    assert fresh.provenance["started_from"] == "random weights"
+
+
+def test_the_script_that_made_them_runs(tmp_path, monkeypatch) -> None:
+    spec = importlib.util.spec_from_file_location("pretrain", SCRIPT)
+    assert spec is not None
+    assert spec.loader is not None
+    script = importlib.util.module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, "pretrain", script)
+    spec.loader.exec_module(script)
+    monkeypatch.setattr(script, "POOL", 4)
+    monkeypatch.setattr(script, "BATCH", 2)
+    for name in ("a", "b"):
+        script.pretrain(tmp_path / name, 2)
+    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
+    assert checkpoints.read_shapes(tmp_path / "a") == checkpoints.read_shapes(pretrained.FILE)
+    good, images, masks, labels = script.Scenes(64).batch(1)
+    assert good.min() >= 0
+    assert good.max() <= 1
+    changed = (good != images).any(axis=1, keepdims=True)
+    assert not (changed & (masks == 0)).any()
+    assert (masks.any(axis=(1, 2, 3)) == (labels == 1)).all()
