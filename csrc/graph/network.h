@@ -43,8 +43,8 @@ DAD_MUST_CHECK dad_status dad_network_need_moments(dad_network *network);
 
 /* The averages begin as copies of weights and buffers. */
 DAD_MUST_CHECK dad_status dad_network_need_average(dad_network *network);
-void dad_network_average(dad_network *network, double decay);      /* needs them */
-void dad_network_swap_average(dad_network *network);               /* needs them */
+void dad_network_average(dad_network *network, double decay); /* needs them */
+void dad_network_swap_average(dad_network *network);          /* needs them */
 
 void dad_network_zero_gradients(dad_network *network);
 
