@@ -292,7 +292,7 @@ def test_a_kill_leaves_a_whole_model_and_nothing_else(tmp_path, data):
     assert run("evaluate", out / MODEL, data, "--quiet") == 0
     assert run("train", data, "--out", out, "--overwrite", "--steps", 1, *SMALL, "--quiet") == 0
     assert {path.name for path in out.iterdir()} == {
-        MODEL, "state.safetensors", "log.csv", "config.toml", "foregrounds.npz",
+        MODEL, "state.safetensors", "log.csv", "curves.png", "config.toml", "foregrounds.npz",
     }  # fmt: skip
 
 
