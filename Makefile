@@ -54,7 +54,7 @@ lint: $(VENV)/.core $(VENV)/.with-dev ## clang-format, ruff, mypy, and the stubs
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/python -m mypy.stubtest diffusionad._core
+	$(BIN)/python -m mypy.stubtest --mypy-config-file pyproject.toml diffusionad._core
 
 notebooks: $(VENV)/.core $(VENV)/.with-notebooks ## execute every notebook
 	@set -e; for notebook in $(sort $(wildcard notebooks/*.ipynb)); do \
