@@ -1,8 +1,9 @@
 """Model files: safetensors, written whole or not at all, with their own history inside.
 
-A model file holds the tensors `unet.*` and `seg.*` (the official names, PyTorch's shapes) and the
-metadata `format`, `config`, `provenance` and `threshold`, the last three as JSON. A state file
-holds what training needs beyond it to go on: optimizer moments, the random state, the step.
+A model file holds the tensors `unet.*` and `seg.*` (the official names, PyTorch's shapes), of some
+models `normality.*` (what good images show), and the metadata `format`, `config`, `provenance` and
+`threshold`, the last three as JSON. A state file holds what training needs beyond it to go on:
+optimizer moments, the random state, the step.
 """
 
 from __future__ import annotations
@@ -23,9 +24,10 @@ from diffusionad.errors import InputError
 from diffusionad.files import PathLike, atomic_path, reason
 from diffusionad.torch_files import AnyTensor
 
-MODEL_FORMAT = "diffusionad/1"
+MODEL_FORMAT = "diffusionad/2"  # 2: normality
 STATE_FORMAT = "diffusionad-state/1"
 NETWORKS = ("unet", "seg")
+PARTS = (*NETWORKS, "normality")
 DTYPES = {
     "float64": "F64", "float32": "F32", "int64": "I64", "uint64": "U64",
     "int32": "I32", "uint32": "U32", "float16": "F16", "uint8": "U8", "bool": "BOOL",
@@ -53,13 +55,14 @@ class Checkpoint:
     config: dict[str, Any]
     provenance: dict[str, Any] = field(default_factory=dict)
     threshold: float | None = None
+    normality: Tensors = field(default_factory=dict)
 
 
 def save_model(path: PathLike, checkpoint: Checkpoint) -> None:
     """Write a model file atomically. Raises WriteError; an earlier file then stays."""
     tensors = {
         f"{network}.{name}": value
-        for network in NETWORKS
+        for network in PARTS
         for name, value in getattr(checkpoint, network).items()
     }
     metadata = {
@@ -74,17 +77,19 @@ def save_model(path: PathLike, checkpoint: Checkpoint) -> None:
 def load_model(path: PathLike) -> Checkpoint:
     """Read a model file. Raises InputError if it is missing, broken or of an unknown format."""
     tensors, metadata = _read(path, MODEL_FORMAT)
-    networks: dict[str, dict[str, npt.NDArray[Any]]] = {network: {} for network in NETWORKS}
+    parts: dict[str, dict[str, npt.NDArray[Any]]] = {part: {} for part in PARTS}
     for name, value in tensors.items():
-        network, _, rest = name.partition(".")
-        if network not in networks:
+        part, _, rest = name.partition(".")
+        if part not in parts:
             raise InputError(f"{path}: unknown tensor {name!r} in a model file")
-        networks[network][rest] = value
-    for network, found in networks.items():
-        if not found:
+        parts[part][rest] = value
+    for network in NETWORKS:
+        if not parts[network]:
             raise InputError(f"{path}: no tensors {network}.* in this model file")
     config, provenance, threshold = _model_metadata(path, metadata)
-    return Checkpoint(networks["unet"], networks["seg"], config, provenance, threshold)
+    return Checkpoint(
+        parts["unet"], parts["seg"], config, provenance, threshold, parts["normality"]
+    )
 
 
 def read_header(path: PathLike) -> Header:
@@ -93,7 +98,8 @@ def read_header(path: PathLike) -> Header:
     parameters = dict.fromkeys(NETWORKS, 0)
     for name, shape in shapes.items():
         network = name.partition(".")[0]
-        parameters[network] = parameters.get(network, 0) + math.prod(shape)
+        if network in parameters:
+            parameters[network] += math.prod(shape)
     return Header(*_model_metadata(path, metadata), parameters)
 
 

@@ -83,6 +83,9 @@ class ModelConfig:
     t_s: int = _setting(200, "smaller noise scale, a time step counted from 0")
     t_b: int = _setting(400, "bigger noise scale, a time step counted from 0")
     w: float = _setting(1.0, "weight of the norm guidance")
+    standardised: bool = _setting(
+        False, "maps relative to what good images show at each pixel; the score is of those"
+    )
     top_k: int = _setting(50, "an image's score is the mean of so many largest map values")
     pretrained: bool = _setting(
         False, "start from the weights that come with the package, where they fit the networks"
@@ -218,6 +221,7 @@ PRESETS: Mapping[str, Preset] = {
             preconditioned=True,
             seg_channels=16,
             pretrained=True,
+            standardised=True,
         ),
         TrainConfig(
             steps=2_000,

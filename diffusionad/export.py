@@ -21,6 +21,7 @@ from diffusionad.config import GROUPS, to_dict
 from diffusionad.denoising import evaluation_noise
 from diffusionad.errors import InputError, MissingPackage
 from diffusionad.files import PathLike, atomic_path
+from diffusionad.normality import CENTRE, EDGE, FLOORS
 
 if TYPE_CHECKING:
     from diffusionad.model import DiffusionAD
@@ -80,8 +81,9 @@ def build(onnx: Any, model: DiffusionAD, noise_inputs: bool) -> Any:
     image = Map("image", channels, size)
     repaired = _repair(graph, model, image, steps)
     probability = _segmenter(graph, model, graph.concat([image, repaired]))
-    graph.node("Reshape", probability.name, graph.whole([0, size, size]), output="map")
-    flat = graph.node("Reshape", probability.name, graph.whole([0, size * size]))
+    found = _standardised(graph, model, probability, image, repaired)
+    graph.node("Reshape", found.name, graph.whole([0, size, size]), output="map")
+    flat = graph.node("Reshape", found.name, graph.whole([0, size * size]))
     top = graph.whole([min(config.top_k, size * size)])
     largest, _ = graph.nodes_of("TopK", 2, flat, top)
     graph.node("ReduceMean", largest, axes=[1], keepdims=0, output="score")
@@ -101,6 +103,34 @@ def build(onnx: Any, model: DiffusionAD, noise_inputs: bool) -> Any:
             "threshold": json.dumps(model.threshold),
         },
     )
+
+
+def _standardised(graph: _Graph, model: DiffusionAD, found: Map, image: Map, repair: Map) -> Map:
+    """The map relative to what good images show, as csrc/pipeline/normality.c has it."""
+    normality = model.normality if model.config.standardised else None
+    if normality is None:
+        return found
+    edge = graph.number(EDGE)
+    one = graph.number(1)
+    above = graph.node("Add", found.name, edge)
+    below = graph.node("Add", graph.node("Sub", one, found.name), edge)
+    odds = graph.node("Log", graph.node("Div", above, below))
+    change = graph.node("Abs", graph.node("Sub", image.name, repair.name))
+    error = graph.node("ReduceMean", change, axes=[1], keepdims=1)
+    terms = [
+        graph.node(
+            "Div",
+            graph.node("Sub", value, graph.constant(normality.mean[i][None, None])),
+            graph.constant(normality.deviation[i][None, None] + np.float32(FLOORS[i])),
+        )
+        for i, value in enumerate((odds, error))
+    ]
+    z, centre = graph.node("Add", *terms), graph.number(CENTRE)
+    u = graph.node("Div", graph.node("Sub", z, centre), centre)
+    length = graph.node("Sqrt", graph.node("Add", one, graph.node("Mul", u, u)))
+    half = graph.number(0.5)
+    bent = graph.node("Add", one, graph.node("Div", u, length))
+    return Map(graph.node("Mul", half, bent), found.channels, found.side)
 
 
 def _import_onnx() -> Any:

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from . import _core, checkpoints, system, training_log
+from . import _core, checkpoints, normality, system, training_log
 from .config import TrainConfig, from_dict, to_dict, to_toml, update
 from .errors import InputError
 from .files import PathLike, remove_temporaries, write_text
@@ -130,7 +130,7 @@ class Fit:
             self.model.train_config = update(self.model.train_config, {"steps": steps})
         for network in self._networks().values():
             _forget_moments(network)
-        self.model.threshold = None
+        self.model.threshold = self.model.normality = None
         self.kept.begin()
         self.before = self.model.provenance
         self.started_from = "a trained model" if self.before else self.model.started_from
@@ -231,10 +231,10 @@ class Fit:
                     saved = now
             self._save_state()
             self.kept.settle()
-            unseen = self.kept.unseen()
-            self.model.calibrate(
-                self.images.spread(CALIBRATION_IMAGES) if unseen is None else unseen
-            )
+            good, unseen = self.images.spread(normality.MOST), self.kept.unseen()
+            good = good if unseen is None else np.concatenate([unseen, good])
+            self.model.measure_normality(good)
+            self.model.calibrate(good[:CALIBRATION_IMAGES] if unseen is None else unseen)
             self._save_results(self.model.save)
         if interrupts:
             raise KeyboardInterrupt

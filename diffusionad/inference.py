@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from . import _core, metrics, pretrained, tiling
+from . import _core, metrics, normality, pretrained, tiling
 from .arrays import as_array
 from .config import ModelConfig, TrainConfig, update
 from .denoising import Repair, autoencode, denoise
@@ -27,6 +27,7 @@ from .images import (
     to_network,
 )
 from .models import SegmentationNet, UNet
+from .normality import Normality
 from .prediction import (
     Explanation,
     ImageResult,
@@ -77,6 +78,7 @@ class Detector:
             seed=seed,
         )
         self._threshold: float | None = None
+        self.normality: Normality | None = None  # what good images show; fit() measures it
         self.provenance: dict[str, Any] = {}
         self.started_from = "a file"
         if initialise:
@@ -282,7 +284,28 @@ class Detector:
         )
 
     def _map(self, x0: Floats, repair: Repair) -> Floats:
-        return self.seg(np.concatenate([x0, repair.x0], axis=1))[:, 0]
+        found = self.seg(np.concatenate([x0, repair.x0], axis=1))[:, 0]
+        if self.normality is None or not self.config.standardised:
+            return found
+        return self.normality.maps(found, x0, repair.x0)
+
+    def measure_normality(self, images: ImageSource, batch_size: int = 8) -> None:
+        """Note what good images show, if maps are ``standardised``; the threshold is void then.
+
+        Of images as predict() takes them, at least eight; with fewer maps stay as they are.
+        """
+        self.threshold = self.normality = None
+        if not self.config.standardised:
+            return
+        items = as_items(images)
+
+        def found() -> Iterator[tuple[Floats, Floats, Floats]]:
+            for first in range(0, len(items), batch_size):
+                x0, _ = batch_of(items[first : first + batch_size], self.config.image_size, first)
+                repair = self._repair(x0)
+                yield self._map(x0, repair), x0, repair.x0
+
+        self.normality = normality.measure(found())
 
     def calibrate(
         self, images: ImageSource | Prediction, false_alarm_rate: float = FALSE_ALARM_RATE

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -15,6 +15,7 @@ from .config import ModelConfig, TrainConfig, from_dict, settings, to_dict
 from .errors import InputError
 from .estimator import Estimator, good_images
 from .files import PathLike, run_folder
+from .normality import Normality
 
 
 @dataclass(frozen=True)
@@ -175,6 +176,7 @@ class DiffusionAD(Estimator):
             config={"model": to_dict(self.config), "train": to_dict(self.train_config)},
             provenance=self.provenance,
             threshold=self.threshold,
+            normality={} if self.normality is None else dict(vars(self.normality)),
         )
 
     def __getstate__(self) -> dict[str, Any]:
@@ -235,5 +237,15 @@ def _restored(path: PathLike, checkpoint: checkpoints.Checkpoint) -> DiffusionAD
         message = str(error.args[0] if error.args else error)
         raise InputError(f"{path}: the file does not fit its own settings: {message}") from error
     model._threshold = checkpoint.threshold
+    if checkpoint.normality:
+        model.normality = _normality(path, checkpoint.normality, model.config.image_size)
     model.provenance = checkpoint.provenance
     return model
+
+
+def _normality(path: PathLike, tensors: Mapping[str, Any], side: int) -> Normality:
+    for name in ("mean", "deviation"):
+        shape = tuple(tensors[name].shape) if name in tensors else "nothing"
+        if shape != (2, side, side):
+            raise InputError(f"{path}: normality.{name}: expected [2, {side}, {side}], got {shape}")
+    return Normality(tensors["mean"], tensors["deviation"])

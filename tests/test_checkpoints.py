@@ -51,7 +51,7 @@ def test_file_is_what_the_interface_says(tmp_path):
     checkpoints.save_model(path, example())
     with safe_open(path, framework="numpy") as file:
         metadata = file.metadata()
-        assert metadata["format"] == "diffusionad/1"
+        assert metadata["format"] == "diffusionad/2"
         assert json.loads(metadata["config"]) == example().config
         assert json.loads(metadata["threshold"]) == example().threshold
         assert set(file.keys()) == {
@@ -82,7 +82,7 @@ def test_non_contiguous_and_big_endian_tensors(tmp_path):
 
 def test_state_and_model_are_not_mixed_up(tmp_path):
     checkpoints.save_state(tmp_path / "state", {"m": np.zeros(1, "f4")}, {})
-    with pytest.raises(InputError, match=r"format is diffusionad-state/1, expected diffusionad/1"):
+    with pytest.raises(InputError, match=r"format is diffusionad-state/1, expected diffusionad/2"):
         checkpoints.load_model(tmp_path / "state")
     checkpoints.save_model(tmp_path / "model", example())
     with pytest.raises(InputError, match="expected diffusionad-state/1"):
@@ -112,7 +112,7 @@ def test_broken_files_are_refused_by_name(tmp_path):
     [
         ({"format": None}, "its format is not given"),
         ({"format": "pt"}, "its format is pt"),
-        ({"format": "diffusionad/2"}, "written by a newer version"),
+        ({"format": "diffusionad/3"}, "written by a newer version"),
         ({"config": None}, "'config' is missing or broken"),
         ({"config": "[1]"}, "'config' is broken"),
         ({"provenance": "{"}, "'provenance' is missing or broken"),

@@ -9,6 +9,7 @@
  *   schedule.c    the noise scale of every step t
  *   diffuse.c     x0, t, eps -> x_t; x_t, t, eps -> x0; one ancestral step
  *   guide.c       norm-guided one-step denoising, forward and backward
+ *   normality.c   a map relative to what good images show
  *   metrics.h     masks -> image scores; AUROC, AP, F1-max, AUPRO
  *
  * Said once, true everywhere: buffers are contiguous and belong to the caller; outputs do
@@ -181,5 +182,17 @@ void dad_guide_forward(const dad_guide_outputs *out, const dad_guide_inputs *in,
 /* Gradients of the two predictions, given that of x0_hat. */
 void dad_guide_backward(float *de_s, float *de_b, const float *dx0_hat,
                         const dad_guide_inputs *in, ptrdiff_t N, ptrdiff_t size);
+
+/* ---- normality.c: P pixels an image, C channels ---------------------------------- */
+
+/* departures [N, 2, P]: log odds of the map, and mean |image - repair|. */
+void dad_departures(float *departures, const float *maps /* [N, P] */,
+                    const float *images /* [N, C, P] */,
+                    const float *repairs /* [N, C, P] */, ptrdiff_t N, ptrdiff_t C,
+                    ptrdiff_t P);
+
+/* maps [N, P] in [0, 1], by the mean [2, P] and deviation [2, P] of good images. */
+void dad_standardise(float *maps, const float *departures /* [N, 2, P] */,
+                     const float *mean, const float *deviation, ptrdiff_t N, ptrdiff_t P);
 
 #endif

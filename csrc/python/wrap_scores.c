@@ -1,5 +1,6 @@
-/* Scores of whole images on NumPy arrays: of their maps, and of their distance to others.
- */
+/* Scores on NumPy arrays: of maps, of images by their distance to others, and of pixels by
+ * what good images show. */
+#include "pipeline/pipeline.h"
 #include "python/scores.h"
 #include "python/wrap.h"
 
@@ -76,6 +77,82 @@ done:
     return result;
 }
 
+static PyObject *departures(PyObject *self, PyObject *args, PyObject *kwargs) {
+    (void)self;
+    static char *names[] = {"maps", "images", "repairs", NULL};
+    PyObject *objects[3];
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "OOO:departures", names, &objects[0],
+                                     &objects[1], &objects[2])) {
+        return NULL;
+    }
+    PyArrayObject *maps = NULL, *repairs = NULL, *result = NULL;
+    PyArrayObject *images = dad_input_float(objects[1], "images", 4);
+    if (images == NULL) {
+        return NULL;
+    }
+    npy_intp *shape = PyArray_DIMS(images);
+    maps = dad_input_float(objects[0], "maps", 3);
+    if (maps == NULL ||
+        !dad_check_shape(maps, "maps", 3, (npy_intp[]){shape[0], shape[2], shape[3]})) {
+        goto done;
+    }
+    repairs = dad_input_float(objects[2], "repairs", 4);
+    if (repairs == NULL || !dad_check_shape(repairs, "repairs", 4, shape)) {
+        goto done;
+    }
+    result = dad_output(NPY_FLOAT32, 4, (npy_intp[]){shape[0], 2, shape[2], shape[3]});
+    if (result != NULL) {
+        Py_BEGIN_ALLOW_THREADS
+        dad_departures(dad_floats(result), dad_floats(maps), dad_floats(images),
+                       dad_floats(repairs), shape[0], shape[1], shape[2] * shape[3]);
+        Py_END_ALLOW_THREADS
+    }
+done:
+    Py_DECREF(images);
+    Py_XDECREF(maps);
+    Py_XDECREF(repairs);
+    return (PyObject *)result;
+}
+
+static PyObject *standardise(PyObject *self, PyObject *args, PyObject *kwargs) {
+    (void)self;
+    static char *names[] = {"departures", "mean", "deviation", NULL};
+    PyObject *objects[3];
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "OOO:standardise", names, &objects[0],
+                                     &objects[1], &objects[2])) {
+        return NULL;
+    }
+    PyArrayObject *mean = NULL, *deviation = NULL, *result = NULL;
+    PyArrayObject *found = dad_input_float(objects[0], "departures", 4);
+    if (found == NULL) {
+        return NULL;
+    }
+    npy_intp *shape = PyArray_DIMS(found);
+    if (!dad_check_shape(found, "departures", 4, (npy_intp[]){-1, 2, -1, -1})) {
+        goto done;
+    }
+    mean = dad_input_float(objects[1], "mean", 3);
+    if (mean == NULL || !dad_check_shape(mean, "mean", 3, shape + 1)) {
+        goto done;
+    }
+    deviation = dad_input_float(objects[2], "deviation", 3);
+    if (deviation == NULL || !dad_check_shape(deviation, "deviation", 3, shape + 1)) {
+        goto done;
+    }
+    result = dad_output(NPY_FLOAT32, 3, (npy_intp[]){shape[0], shape[2], shape[3]});
+    if (result != NULL) {
+        Py_BEGIN_ALLOW_THREADS
+        dad_standardise(dad_floats(result), dad_floats(found), dad_floats(mean),
+                        dad_floats(deviation), shape[0], shape[2] * shape[3]);
+        Py_END_ALLOW_THREADS
+    }
+done:
+    Py_DECREF(found);
+    Py_XDECREF(mean);
+    Py_XDECREF(deviation);
+    return (PyObject *)result;
+}
+
 PyMethodDef dad_score_methods[] = {
     DAD_METHOD(
         image_scores,
@@ -85,5 +162,15 @@ PyMethodDef dad_score_methods[] = {
         nearest_distance,
         "nearest_distance(train, test)\n--\n\n"
         "Euclidean distance from each row of test (N, D) to the nearest of train (M, D)."),
+    DAD_METHOD(
+        departures,
+        "departures(maps, images, repairs)\n--\n\n"
+        "Log odds of maps (N, H, W), and mean |image - repair| over the channels of both "
+        "(N, C, H, W): (N, 2, H, W)."),
+    DAD_METHOD(
+        standardise,
+        "standardise(departures, mean, deviation)\n--\n\n"
+        "Maps (N, H, W) in [0, 1] from departures (N, 2, H, W), by the mean and deviation "
+        "(2, H, W) of those of good images."),
     {NULL, NULL, 0, NULL},
 };

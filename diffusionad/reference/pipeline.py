@@ -102,3 +102,17 @@ def guide_backward(
     d_eps_s = d_eps_hat + np.sqrt(1 - s) * d_x_s_from_b
     d_eps_b = -np.sqrt(1 / b - 1) * np.sqrt(s) * d_x_s_from_b * inside_b
     return d_eps_s, d_eps_b
+
+
+def departures(maps: Array, images: Array, repairs: Array) -> Array:
+    """Log odds of maps (N, H, W), and mean |image - repair| over channels: (N, 2, H, W)."""
+    odds = np.log((maps + 1e-4) / (1.0 - maps + 1e-4))
+    return np.stack([odds, np.abs(images - repairs).mean(axis=1)], axis=1)
+
+
+def standardise(departures: Array, mean: Array, deviation: Array) -> Array:
+    """Maps (N, H, W) from departures (N, 2, H, W), by those of good images (2, H, W)."""
+    floors = np.array([0.5, 0.01])[:, None, None]
+    z = ((departures - mean) / (deviation + floors)).sum(axis=1)
+    u: Array = (z - 4.0) / 4.0
+    return 0.5 * (1.0 + u / np.sqrt(1.0 + u * u))
