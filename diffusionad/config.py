@@ -84,7 +84,7 @@ class ModelConfig:
     t_b: int = _setting(400, "bigger noise scale, a time step counted from 0")
     w: float = _setting(1.0, "weight of the norm guidance")
     standardised: bool = _setting(
-        False, "maps relative to what good images show at each pixel; the score is of those"
+        False, "maps relative to what good images show at each pixel, where parts keep their place"
     )
     top_k: int = _setting(50, "an image's score is the mean of so many largest map values")
     pretrained: bool = _setting(

@@ -21,7 +21,7 @@ from .images import ImageSource, as_items
 from .inference import Detector
 
 # What may change while the weights stay; all other settings of ModelConfig make the networks.
-OF_USE = frozenset({"preset", "mode", "t_s", "t_b", "w", "standardised", "top_k", "seed"})
+OF_USE = frozenset({"preset", "mode", "t_s", "t_b", "w", "top_k", "seed", "standardised"})
 
 Self = TypeVar("Self", bound="Estimator")
 

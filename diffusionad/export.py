@@ -107,7 +107,7 @@ def build(onnx: Any, model: DiffusionAD, noise_inputs: bool) -> Any:
 
 def _standardised(graph: _Graph, model: DiffusionAD, found: Map, image: Map, repair: Map) -> Map:
     """The map relative to what good images show, as csrc/pipeline/normality.c has it."""
-    normality = model.normality if model.config.standardised else None
+    normality = model.normality
     if normality is None:
         return found
     edge = graph.number(EDGE)

@@ -113,6 +113,7 @@ class Fit:
         self.seconds_before = 0.0
         self.log: list[dict[str, float]] = []
         self.kept = Kept(model)
+        self.alignment: float | None = None  # of the good images, once it is measured
 
     def plan(self, time_budget: float | None, steps: int | None) -> None:
         """Fix the number of steps; it becomes part of the model's settings."""
@@ -231,10 +232,13 @@ class Fit:
                     saved = now
             self._save_state()
             self.kept.settle()
-            good, unseen = self.images.spread(normality.MOST), self.kept.unseen()
-            good = good if unseen is None else np.concatenate([unseen, good])
-            self.model.measure_normality(good)
-            self.model.calibrate(good[:CALIBRATION_IMAGES] if unseen is None else unseen)
+            if self.model.config.standardised:
+                good = self.images.spread(normality.MOST)
+                self.alignment = self.model.measure_normality(good)
+            unseen = self.kept.unseen()
+            self.model.calibrate(
+                self.images.spread(CALIBRATION_IMAGES) if unseen is None else unseen
+            )
             self._save_results(self.model.save)
         if interrupts:
             raise KeyboardInterrupt
@@ -354,6 +358,7 @@ class Fit:
             "data": self.origin,
             **note,
             **self.kept.note(),
+            **({} if self.alignment is None else {"alignment": round(self.alignment, 4)}),
             "parameters": model.num_parameters,
             "planned_memory": self.planned_memory,
             "threads": _core.get_num_threads(),

@@ -285,18 +285,17 @@ class Detector:
 
     def _map(self, x0: Floats, repair: Repair) -> Floats:
         found = self.seg(np.concatenate([x0, repair.x0], axis=1))[:, 0]
-        if self.normality is None or not self.config.standardised:
+        if self.normality is None:
             return found
         return self.normality.maps(found, x0, repair.x0)
 
-    def measure_normality(self, images: ImageSource, batch_size: int = 8) -> None:
-        """Note what good images show, if maps are ``standardised``; the threshold is void then.
+    def measure_normality(self, images: ImageSource, batch_size: int = 8) -> float:
+        """Note what good images show, to measure maps by it; the threshold is void then.
 
-        Of images as predict() takes them, at least eight; with fewer maps stay as they are.
+        Of images as predict() takes them. Gives their alignment, at most 1: from 0.6 on maps are
+        relative to what these images show at each pixel, below they stay as they are.
         """
         self.threshold = self.normality = None
-        if not self.config.standardised:
-            return
         items = as_items(images)
 
         def found() -> Iterator[tuple[Floats, Floats, Floats]]:
@@ -305,7 +304,9 @@ class Detector:
                 repair = self._repair(x0)
                 yield self._map(x0, repair), x0, repair.x0
 
-        self.normality = normality.measure(found())
+        measured, alignment = normality.measure(found())
+        self.normality = measured if alignment >= normality.ALIGNED else None
+        return alignment
 
     def calibrate(
         self, images: ImageSource | Prediction, false_alarm_rate: float = FALSE_ALARM_RATE

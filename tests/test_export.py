@@ -42,8 +42,8 @@ def test_onnx_runtime_agrees(name: str, tmp_path: Path) -> None:
     model = make(**MODELS[name])
     c = model.config
     if c.standardised:
-        good = np.random.default_rng(9).random((9, 3, c.image_size, c.image_size), "f4")
-        model.measure_normality(good)
+        good = np.random.default_rng(9).random((1, 3, c.image_size, c.image_size), "f4")
+        assert model.measure_normality(np.repeat(good, 8, axis=0)) > 0.99
     model.threshold = 0.25
     model.export_onnx(tmp_path / "m.onnx")
     onnx.checker.check_model(tmp_path / "m.onnx", full_check=True)

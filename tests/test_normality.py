@@ -23,9 +23,17 @@ def drawn(count: int = 3, side: int = 9) -> tuple[np.ndarray, np.ndarray, np.nda
     return maps, images, repairs
 
 
+def photographs(seed: int, place: int) -> np.ndarray:
+    """Twelve images of one part with a little noise, each moved by up to `place` pixels."""
+    rng = np.random.default_rng(seed)
+    part = np.kron(rng.integers(40, 216, (SIZE // 4, SIZE // 4, 3)), np.ones((4, 4, 1), int))
+    moved = [np.roll(part, rng.integers(-place, place + 1, 2), (0, 1)) for _ in range(12)]
+    return (np.stack(moved) + rng.integers(-9, 10, (12, SIZE, SIZE, 3))).astype(np.uint8)
+
+
 @pytest.fixture(scope="module")
 def images() -> np.ndarray:
-    return np.random.default_rng(0).integers(0, 256, (12, SIZE, SIZE, 3), dtype=np.uint8)
+    return photographs(0, place=0)
 
 
 # ---- arithmetic ---------------------------------------------------------------------------------
@@ -70,12 +78,23 @@ def test_refused_arguments() -> None:
 
 def test_mean_and_deviation_of_batches() -> None:
     parts = [drawn(5), drawn(4)]
-    measured = normality.measure(parts)
-    assert measured is not None
+    measured, alignment = normality.measure(parts)
     found = np.concatenate([_core.departures(*part) for part in parts])
     assert_close(measured.mean, found.mean(axis=0), 1e-6)
     assert_close(measured.deviation, found.std(axis=0), 1e-5)
-    assert normality.measure([drawn(7)]) is None
+    assert alignment < 0.1  # drawn at random
+    assert normality.measure([drawn(7)])[1] == 0.0
+
+
+def test_alignment_is_what_other_images_explain() -> None:
+    nothing, shown = np.zeros((16, 8, 8), np.float32), np.zeros((16, 3, 8, 8), np.float32)
+    pattern = np.random.default_rng(3).random((8, 8)).astype(np.float32)
+    shown[:] = pattern
+    assert normality.measure([(nothing, shown, shown)])[1] == pytest.approx(1.0)
+    for n in range(16):
+        shown[n] = np.roll(pattern, (n // 4, n % 4), (0, 1))
+    assert normality.measure([(nothing, shown, shown)])[1] < 0.4
+    assert normality.measure([(nothing, 0 * shown, shown)])[1] == 0.0
 
 
 # ---- models -------------------------------------------------------------------------------------
@@ -84,6 +103,7 @@ def test_mean_and_deviation_of_batches() -> None:
 def test_fit_measures_and_the_file_keeps_it(tmp_path, images) -> None:
     model = tiny(standardised=True).fit(images, steps=2)
     assert model.normality is not None
+    assert model.provenance["alignment"] >= normality.ALIGNED
     said = model.predict(images)
     raw = tiny(standardised=False).fit(images, steps=2).predict(images)
     x0 = dad.images.to_network(images, SIZE)
@@ -102,10 +122,12 @@ def test_fit_measures_and_the_file_keeps_it(tmp_path, images) -> None:
     assert (again.normality.mean != model.normality.mean).any()
 
 
-def test_few_images_leave_maps_as_they_are(images) -> None:
-    model = tiny(standardised=True).fit(images[:5], steps=1)
+@pytest.mark.parametrize("found", [photographs(0, place=0)[:5], photographs(0, place=SIZE)])
+def test_few_images_and_moved_parts_leave_maps_as_they_are(found) -> None:
+    model = tiny(standardised=True).fit(found, steps=1)
     assert model.normality is None
     assert model.threshold is not None
+    assert model.provenance["alignment"] < normality.ALIGNED
 
 
 def test_a_defect_is_found_where_good_images_are_all_alike() -> None:
@@ -113,7 +135,7 @@ def test_a_defect_is_found_where_good_images_are_all_alike() -> None:
     maps = np.full((16, 8, 8), 0.5, np.float32)
     maps[:, :, 4:] += rng.uniform(-0.4, 0.4, (16, 8, 4)).astype(np.float32)  # good parts vary here
     nothing = np.zeros((16, 3, 8, 8), np.float32)
-    measured = normality.measure([(maps, nothing, nothing)])
+    measured, _ = normality.measure([(maps, nothing, nothing)])
     shown = maps[:1].copy()
     shown[0, 2, 2] = 0.85  # less than much of the right half
     found = measured.maps(shown, nothing[:1], nothing[:1])
