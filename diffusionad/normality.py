@@ -52,8 +52,9 @@ def measure(found: Iterable[tuple[Floats, Floats, Floats]]) -> tuple[Normality, 
     for maps, images, repairs in found:
         departures.append(_core.departures(maps, images, repairs))
         greys.append(images.mean(axis=1, dtype=np.float64))
-    seen, shown = np.concatenate(departures).astype(np.float64), np.concatenate(greys)
-    normality = Normality(seen.mean(axis=0).astype(np.float32), seen.std(axis=0).astype(np.float32))
+    seen, shown = np.concatenate(departures), np.concatenate(greys)
+    mean, deviation = (of(seen, axis=0, dtype=np.float64) for of in (np.mean, np.std))
+    normality = Normality(mean.astype(np.float32), deviation.astype(np.float32))
     return normality, 0.0 if len(shown) < FEWEST else _explained(shown[1::2], shown[::2])
 
 
