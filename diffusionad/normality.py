@@ -53,7 +53,7 @@ def measure(found: Iterable[tuple[Floats, Floats, Floats]]) -> tuple[Normality, 
         departures.append(_core.departures(maps, images, repairs))
         greys.append(images.mean(axis=1, dtype=np.float64))
     seen, shown = np.concatenate(departures), np.concatenate(greys)
-    mean, deviation = (of(seen, axis=0, dtype=np.float64) for of in (np.mean, np.std))
+    mean, deviation = seen.mean(axis=0, dtype=np.float64), seen.std(axis=0, dtype=np.float64)
     normality = Normality(mean.astype(np.float32), deviation.astype(np.float32))
     return normality, 0.0 if len(shown) < FEWEST else _explained(shown[1::2], shown[::2])
 
