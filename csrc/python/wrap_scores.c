@@ -1,8 +1,9 @@
 /* Scores on NumPy arrays: of maps, of images by their distance to others, and of pixels by
  * what good images show. */
-#include "pipeline/pipeline.h"
-#include "python/scores.h"
+#include "python/scores.h" /* Python.h comes before the standard headers */
 #include "python/wrap.h"
+
+#include "pipeline/pipeline.h"
 
 static PyObject *image_scores(PyObject *self, PyObject *args, PyObject *kwargs) {
     (void)self;
