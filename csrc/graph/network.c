@@ -55,7 +55,8 @@ void dad_network_free(dad_network *network) {
     dad_free(network->gradients);
     dad_free(network->moments[0]);
     dad_free(network->moments[1]);
-    dad_free(network->average);
+    dad_free(network->averages[0]);
+    dad_free(network->averages[1]);
     memset(network, 0, sizeof(*network));
 }
 
@@ -76,40 +77,36 @@ dad_status dad_network_need_moments(dad_network *network) {
                             : status;
 }
 
-dad_status dad_network_need_average(dad_network *network) {
-    if (network->average != NULL) {
+dad_status dad_network_need_averages(dad_network *network) {
+    if (network->averages[0] != NULL && network->averages[1] != NULL) {
         return DAD_OK;
     }
-    const ptrdiff_t weights = network->graph.weight_size;
-    const ptrdiff_t buffers = network->graph.buffer_size;
-    network->average = dad_alloc(weights + buffers);
-    if (network->average == NULL) {
-        return DAD_NO_MEMORY;
+    dad_status status = need(&network->averages[0], network->graph.weight_size);
+    if (status == DAD_OK) {
+        status = need(&network->averages[1], network->graph.buffer_size);
     }
-    memcpy(network->average, network->weights, (size_t)weights * sizeof(float));
-    memcpy(network->average + weights, network->buffers, (size_t)buffers * sizeof(float));
-    return DAD_OK;
+    if (status == DAD_OK) {
+        dad_network_average(network, 0.0);
+    }
+    return status;
 }
 
 void dad_network_average(dad_network *network, double decay) {
-    const ptrdiff_t weights = network->graph.weight_size;
-    dad_moving_average(network->average, network->weights, decay, weights);
-    dad_moving_average(network->average + weights, network->buffers, decay,
+    dad_moving_average(network->averages[0], network->weights, decay,
+                       network->graph.weight_size);
+    dad_moving_average(network->averages[1], network->buffers, decay,
                        network->graph.buffer_size);
 }
 
-static void swap(float *a, float *b, ptrdiff_t count) {
-    for (ptrdiff_t i = 0; i < count; i++) {
-        float kept = a[i];
-        a[i] = b[i];
-        b[i] = kept;
-    }
+static void swap(float **a, float **b) {
+    float *kept = *a;
+    *a = *b;
+    *b = kept;
 }
 
-void dad_network_swap_average(dad_network *network) {
-    const ptrdiff_t weights = network->graph.weight_size;
-    swap(network->average, network->weights, weights);
-    swap(network->average + weights, network->buffers, network->graph.buffer_size);
+void dad_network_swap_averages(dad_network *network) {
+    swap(&network->weights, &network->averages[0]);
+    swap(&network->buffers, &network->averages[1]);
     network->backward_possible = false;
 }
 

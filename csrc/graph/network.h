@@ -10,11 +10,11 @@
 
 typedef struct {
     dad_graph graph;
-    float *weights;    /* [graph.weight_size], filters as panels */
-    float *buffers;    /* [graph.buffer_size] */
-    float *gradients;  /* [graph.weight_size] or NULL */
-    float *moments[2]; /* Adam's m and v, or NULL */
-    float *average;    /* [weight_size + buffer_size]: moving averages of both, or NULL */
+    float *weights;     /* [graph.weight_size], filters as panels */
+    float *buffers;     /* [graph.buffer_size] */
+    float *gradients;   /* [graph.weight_size] or NULL */
+    float *moments[2];  /* Adam's m and v, or NULL */
+    float *averages[2]; /* moving averages of weights and buffers, or NULL */
     dad_plan plan;
     float *arena, *scratch;
     ptrdiff_t arena_size, scratch_size; /* floats allocated */
@@ -42,9 +42,9 @@ DAD_MUST_CHECK dad_status dad_network_need_gradients(dad_network *network);
 DAD_MUST_CHECK dad_status dad_network_need_moments(dad_network *network);
 
 /* The averages begin as copies of weights and buffers. */
-DAD_MUST_CHECK dad_status dad_network_need_average(dad_network *network);
+DAD_MUST_CHECK dad_status dad_network_need_averages(dad_network *network);
 void dad_network_average(dad_network *network, double decay); /* needs them */
-void dad_network_swap_average(dad_network *network);          /* needs them */
+void dad_network_swap_averages(dad_network *network);         /* needs them */
 
 void dad_network_zero_gradients(dad_network *network);
 

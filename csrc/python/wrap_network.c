@@ -53,15 +53,6 @@ static const dad_parameter *find_parameter(const dad_graph *graph, const char *n
     return NULL;
 }
 
-/* The averages of weights and buffers lie behind each other. */
-static float *find_average(dad_network *network, const dad_parameter *p) {
-    if (dad_network_need_average(network) != DAD_OK) {
-        PyErr_NoMemory();
-        return NULL;
-    }
-    return network->average + (p->trainable ? 0 : network->graph.weight_size) + p->offset;
-}
-
 /* Where `what` of a parameter lies: "value", "average", "gradient", "m" or "v"; NULL with
  * an exception. */
 static float *find_floats(dad_network *network, const char *name, const char *what,
@@ -73,22 +64,23 @@ static float *find_floats(dad_network *network, const char *name, const char *wh
     if (strcmp(what, "value") == 0) {
         return (p->trainable ? network->weights : network->buffers) + p->offset;
     }
-    if (strcmp(what, "average") == 0) {
-        return find_average(network, p);
-    }
-    bool gradient = strcmp(what, "gradient") == 0;
+    bool average = strcmp(what, "average") == 0, gradient = strcmp(what, "gradient") == 0;
     bool moment = strcmp(what, "m") == 0 || strcmp(what, "v") == 0;
-    if ((!gradient && !moment) || !p->trainable) {
+    if (!average && ((!gradient && !moment) || !p->trainable)) {
         PyErr_Format(PyExc_ValueError, "what: parameter \"%s\" has no \"%s\"", name, what);
         return NULL;
     }
-    dad_status status =
-        gradient ? dad_network_need_gradients(network) : dad_network_need_moments(network);
+    dad_status status = average    ? dad_network_need_averages(network)
+                        : gradient ? dad_network_need_gradients(network)
+                                   : dad_network_need_moments(network);
     if (status != DAD_OK) {
         dad_raise(status, what);
         return NULL;
     }
-    return (gradient ? network->gradients : network->moments[what[0] == 'v']) + p->offset;
+    float *floats = average    ? network->averages[p->trainable ? 0 : 1]
+                    : gradient ? network->gradients
+                               : network->moments[what[0] == 'v'];
+    return floats + p->offset;
 }
 
 static PyObject *network_read(PyObject *object, PyObject *args, PyObject *keywords) {
@@ -355,7 +347,7 @@ static PyObject *network_average_step(PyObject *object, PyObject *argument) {
         return NULL;
     }
     enter(self);
-    dad_status status = dad_network_need_average(&self->network);
+    dad_status status = dad_network_need_averages(&self->network);
     if (status == DAD_OK) {
         Py_BEGIN_ALLOW_THREADS
         dad_network_average(&self->network, decay);
@@ -372,9 +364,9 @@ static PyObject *network_swap_average(PyObject *object, PyObject *args) {
     (void)args;
     network_object *self = (network_object *)object;
     enter(self);
-    dad_status status = dad_network_need_average(&self->network);
+    dad_status status = dad_network_need_averages(&self->network);
     if (status == DAD_OK) {
-        dad_network_swap_average(&self->network);
+        dad_network_swap_averages(&self->network);
     }
     leave(self);
     if (status != DAD_OK) {
