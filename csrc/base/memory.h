@@ -3,7 +3,7 @@
  *   dad_alloc, dad_free      float buffers on 64-byte boundaries (2 MiB pages asked for
  * when large) dad_grow                 a growing list has room for one more
  *   dad_checked_product      the product of sizes, or a failure where it overflows
- *   dad_round_up             the next multiple
+ *   dad_round_up, dad_padded the next multiple; of a cache line
  */
 #ifndef DAD_MEMORY_H
 #define DAD_MEMORY_H
@@ -29,6 +29,9 @@ DAD_MUST_CHECK bool dad_checked_product(ptrdiff_t *product, int count,
 static inline ptrdiff_t dad_round_up(ptrdiff_t value, ptrdiff_t multiple) {
     return (value + multiple - 1) / multiple * multiple;
 }
+
+/* A count of floats up to whole cache lines. */
+static inline ptrdiff_t dad_padded(ptrdiff_t floats) { return dad_round_up(floats, 16); }
 
 static inline ptrdiff_t dad_min(ptrdiff_t a, ptrdiff_t b) { return a < b ? a : b; }
 static inline ptrdiff_t dad_max(ptrdiff_t a, ptrdiff_t b) { return a > b ? a : b; }

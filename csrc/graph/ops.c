@@ -52,7 +52,7 @@ ptrdiff_t dad_op_moments_size(const dad_node *node, const dad_node *input, bool 
 
 /* Scratch starts with the folded BatchNorm, scale [O] and bias [O]. */
 static ptrdiff_t folded_size(const dad_task *task) {
-    return task->fused->norm != DAD_NONE ? 2 * dad_round_up(task->node->C, 16) : 0;
+    return task->fused->norm != DAD_NONE ? 2 * dad_padded(task->node->C) : 0;
 }
 
 static ptrdiff_t conv_scratch(const dad_task *task, bool backward) {

@@ -18,7 +18,7 @@ enum {
 }; /* 8 % faster than 64; 256 gains 4 % more but halves the tasks to share */
 
 static ptrdiff_t thread_scratch(const dad_attention_shape *shape) {
-    return dad_round_up(dad_min(QUERIES, shape->T) * (2 * shape->T + 1), 16);
+    return dad_padded(dad_min(QUERIES, shape->T) * (2 * shape->T + 1));
 }
 
 ptrdiff_t dad_attention_scratch(const dad_attention_shape *shape) {

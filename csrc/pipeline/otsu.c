@@ -112,7 +112,7 @@ static void otsu_one(uint8_t *mask, double *facts, const uint8_t *image, ptrdiff
 }
 
 ptrdiff_t dad_otsu_scratch(ptrdiff_t H, ptrdiff_t W) {
-    return dad_num_threads() * dad_round_up(H * W, 16);
+    return dad_num_threads() * dad_padded(H * W);
 }
 
 void dad_otsu(uint8_t *masks, double *facts, const uint8_t *images, ptrdiff_t N,
@@ -120,7 +120,7 @@ void dad_otsu(uint8_t *masks, double *facts, const uint8_t *images, ptrdiff_t N,
     ptrdiff_t P = H * W;
 #pragma omp parallel for num_threads(dad_num_threads()) schedule(dynamic)
     for (ptrdiff_t n = 0; n < N; n++) {
-        int32_t *queue = (int32_t *)(scratch + dad_thread_id() * dad_round_up(P, 16));
+        int32_t *queue = (int32_t *)(scratch + dad_thread_id() * dad_padded(P));
         otsu_one(masks + n * P, facts + n * DAD_OTSU_FACTS, images + 3 * n * P, H, W,
                  queue);
     }

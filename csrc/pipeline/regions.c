@@ -19,8 +19,6 @@ enum { STEPS = 12 };
 
 static const float COUPLING = 2.0f;
 
-static ptrdiff_t padded(ptrdiff_t count) { return dad_round_up(count, 16); }
-
 /* ---- means over windows ---------------------------------------------------------- */
 
 void dad_box_mean(float *out, const float *in, ptrdiff_t radius, double *column,
@@ -97,7 +95,7 @@ static void settle_step(float *restrict next, const float *m, const float *evide
 
 /* A plane with W + 1 zeros before and after it. */
 static ptrdiff_t plane_floats(ptrdiff_t H, ptrdiff_t W) {
-    return padded(H * W + 2 * (W + 1));
+    return dad_padded(H * W + 2 * (W + 1));
 }
 
 ptrdiff_t dad_settle_scratch(ptrdiff_t H, ptrdiff_t W) {
@@ -194,14 +192,14 @@ static void fill_holes(uint8_t *mask, int32_t *queue, ptrdiff_t H, ptrdiff_t W) 
 }
 
 ptrdiff_t dad_tidy_scratch(ptrdiff_t H, ptrdiff_t W) {
-    return dad_num_threads() * padded(H * W);
+    return dad_num_threads() * dad_padded(H * W);
 }
 
 void dad_tidy(uint8_t *masks, double keep, ptrdiff_t N, ptrdiff_t H, ptrdiff_t W,
               float *scratch) {
 #pragma omp parallel for num_threads(dad_num_threads()) schedule(dynamic)
     for (ptrdiff_t n = 0; n < N; n++) {
-        int32_t *queue = (int32_t *)(scratch + dad_thread_id() * padded(H * W));
+        int32_t *queue = (int32_t *)(scratch + dad_thread_id() * dad_padded(H * W));
         uint8_t *mask = masks + n * H * W;
         for (ptrdiff_t i = 0; i < H * W; i++) {
             mask[i] = mask[i] != 0 ? OBJECT : EMPTY;

@@ -20,8 +20,6 @@ enum { TERMS = 6, GRID = 64, ROUNDS = 4, SAMPLES = GRID * GRID };
 static const double DARK = 0.04;
 static const float LEAST_SPREAD = 0.012f, NORMAL = 1.4826f;
 
-static ptrdiff_t padded(ptrdiff_t count) { return dad_round_up(count, 16); }
-
 /* The value at `rank` of n, which are put in another order. */
 static float at_rank(float *values, ptrdiff_t n, ptrdiff_t rank) {
     ptrdiff_t low = 0, high = n - 1;
@@ -56,11 +54,11 @@ static float median(float *values, ptrdiff_t n) {
 }
 
 static ptrdiff_t light_floats(ptrdiff_t N) {
-    return padded(N * TERMS * (ptrdiff_t)(sizeof(double) / sizeof(float)));
+    return dad_padded(N * TERMS * (ptrdiff_t)(sizeof(double) / sizeof(float)));
 }
 
 static ptrdiff_t scene_scratch_each(ptrdiff_t N) {
-    return padded(dad_max(3 * N, 2 * SAMPLES));
+    return dad_padded(dad_max(3 * N, 2 * SAMPLES));
 }
 
 /* ---- light ----------------------------------------------------------------------- */
@@ -213,7 +211,7 @@ static void median_row(float *background, const uint8_t *images, const double *l
 }
 
 ptrdiff_t dad_scene_scratch(ptrdiff_t N, ptrdiff_t H, ptrdiff_t W) {
-    ptrdiff_t rows = padded(H * W) + padded(2 * W);
+    ptrdiff_t rows = dad_padded(H * W) + dad_padded(2 * W);
     return light_floats(N) + dad_num_threads() * dad_max(scene_scratch_each(N), rows);
 }
 
@@ -287,7 +285,7 @@ void dad_scene_spread(float *spread, const float *difference, ptrdiff_t N, ptrdi
 
 void dad_scene_evidence(float *difference, const float *spread, ptrdiff_t N, ptrdiff_t H,
                         ptrdiff_t W, float *scratch) {
-    ptrdiff_t P = H * W, each = padded(P) + padded(2 * W);
+    ptrdiff_t P = H * W, each = dad_padded(P) + dad_padded(2 * W);
 #pragma omp parallel for num_threads(dad_num_threads()) schedule(dynamic)
     for (ptrdiff_t n = 0; n < N; n++) {
         float *raw = scratch + dad_thread_id() * each, *own = difference + n * P;
@@ -296,6 +294,6 @@ void dad_scene_evidence(float *difference, const float *spread, ptrdiff_t N, ptr
             float v = own[i] / usual - 3.0f;
             raw[i] = v < -2.0f ? -2.0f : v > 4.0f ? 4.0f : v;
         }
-        dad_box_mean(own, raw, 1, (double *)(raw + padded(P)), H, W);
+        dad_box_mean(own, raw, 1, (double *)(raw + dad_padded(P)), H, W);
     }
 }

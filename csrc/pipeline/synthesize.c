@@ -41,7 +41,7 @@ static ptrdiff_t most_cells(ptrdiff_t size, int exponent) {
 
 static void *take(float *scratch, ptrdiff_t *used, ptrdiff_t floats) {
     void *place = scratch != NULL ? scratch + *used : NULL;
-    *used += dad_round_up(floats, 16);
+    *used += dad_padded(floats);
     return place;
 }
 

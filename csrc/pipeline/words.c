@@ -20,8 +20,6 @@ enum { NEAR = 1, WIDE = 4, SMOOTH = 2, PLANES = 6 };
 static const double COLOUR_RANGE = 0.25, MOST_GRAIN = 0.6;
 static const double RARE = 1e-5, MOST_EVIDENCE = 4.0;
 
-static ptrdiff_t padded(ptrdiff_t count) { return dad_round_up(count, 16); }
-
 /* ---- words ----------------------------------------------------------------------- */
 
 static void box_sum(int32_t *out, const int32_t *in, ptrdiff_t radius, int32_t *column,
@@ -76,10 +74,11 @@ static uint16_t word_at(const sums *s, ptrdiff_t y, ptrdiff_t x, ptrdiff_t H, pt
 static void words_of(uint16_t *words, const uint8_t *image, ptrdiff_t H, ptrdiff_t W,
                      int32_t *scratch) {
     ptrdiff_t P = H * W;
-    int32_t *plane = scratch, *column = scratch + PLANES * padded(P);
-    sums s = {{scratch + padded(P), scratch + 2 * padded(P), scratch + 3 * padded(P)},
-              scratch + 4 * padded(P),
-              scratch + 5 * padded(P)};
+    int32_t *plane = scratch, *column = scratch + PLANES * dad_padded(P);
+    sums s = {
+        {scratch + dad_padded(P), scratch + 2 * dad_padded(P), scratch + 3 * dad_padded(P)},
+        scratch + 4 * dad_padded(P),
+        scratch + 5 * dad_padded(P)};
     for (int c = 0; c < 3; c++) {
         for (ptrdiff_t i = 0; i < P; i++) {
             plane[i] = image[3 * i + c];
@@ -102,7 +101,7 @@ static void words_of(uint16_t *words, const uint8_t *image, ptrdiff_t H, ptrdiff
 }
 
 static ptrdiff_t words_scratch_each(ptrdiff_t H, ptrdiff_t W) {
-    return PLANES * padded(H * W) + padded(W);
+    return PLANES * dad_padded(H * W) + dad_padded(W);
 }
 
 ptrdiff_t dad_words_scratch(ptrdiff_t H, ptrdiff_t W) {
@@ -145,7 +144,7 @@ static void count_words(double *counts, const uint16_t *words, const float *weig
 }
 
 static ptrdiff_t table_floats(void) {
-    return padded(DAD_WORDS * (ptrdiff_t)(sizeof(double) / sizeof(float)));
+    return dad_padded(DAD_WORDS * (ptrdiff_t)(sizeof(double) / sizeof(float)));
 }
 
 ptrdiff_t dad_word_counts_scratch(void) { return dad_num_threads() * table_floats(); }
@@ -163,7 +162,7 @@ void dad_word_counts(double *counts, const uint16_t *words, const float *weights
 /* ---- evidence -------------------------------------------------------------------- */
 
 static ptrdiff_t evidence_scratch_each(ptrdiff_t H, ptrdiff_t W) {
-    return padded(DAD_WORDS) + padded(H * W) + padded(2 * W);
+    return dad_padded(DAD_WORDS) + dad_padded(H * W) + dad_padded(2 * W);
 }
 
 ptrdiff_t dad_word_evidence_scratch(ptrdiff_t H, ptrdiff_t W) {
@@ -173,8 +172,8 @@ ptrdiff_t dad_word_evidence_scratch(ptrdiff_t H, ptrdiff_t W) {
 static void evidence_of(float *evidence, const uint16_t *words, const double *object,
                         const double *background, ptrdiff_t H, ptrdiff_t W,
                         float *scratch) {
-    float *table = scratch, *raw = table + padded(DAD_WORDS);
-    double *column = (double *)(raw + padded(H * W));
+    float *table = scratch, *raw = table + dad_padded(DAD_WORDS);
+    double *column = (double *)(raw + dad_padded(H * W));
     for (ptrdiff_t i = 0; i < DAD_WORDS; i++) {
         double odds = log((object[i] + RARE) / (background[i] + RARE));
         odds = odds > MOST_EVIDENCE ? MOST_EVIDENCE : odds;
