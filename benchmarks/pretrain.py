@@ -21,6 +21,7 @@ import numpy.typing as npt
 
 import diffusionad as dad
 from diffusionad import _core, checkpoints
+from diffusionad.models import averaged
 from diffusionad.synthesis import SynthesisOptions, synthesize_batch
 
 Floats = npt.NDArray[np.float32]
@@ -129,7 +130,7 @@ def pretrain(out: Path, steps: int) -> None:
             losses = trainer.step(images, masks, 0 * labels, clean=good).losses
         else:
             losses = trainer.step(images, masks, labels).losses
-        for network in (model.unet, model.seg):
+        for network in model.networks.values():
             network._core.average_step(min(DECAY, (step + 1) / (step + 10)))
         if (step + 1) % SAVE_EVERY == 0 or step + 1 == steps:
             _save(out, model, step + 1)
@@ -141,19 +142,15 @@ def _save(out: Path, model: dad.DiffusionAD, steps: int) -> None:
     model.provenance = {
         "data": "procedural surfaces (benchmarks/pretrain.py)", "train_steps": steps,
     }  # fmt: skip
-    for network in (model.unet, model.seg):
-        network._core.swap_average()
-    checkpoint = model._checkpoint()
-    halves = {
-        name: {
-            key: value.astype(np.float16) if value.dtype == np.float32 else value
-            for key, value in getattr(model, name).state_dict().items()
+    with averaged(*model.networks.values()):
+        halves = {
+            name: {
+                key: value.astype(np.float16) if value.dtype == np.float32 else value
+                for key, value in network.state_dict().items()
+            }
+            for name, network in model.networks.items()
         }
-        for name in ("unet", "seg")
-    }
-    checkpoints.save_model(out, dataclasses.replace(checkpoint, **halves))
-    for network in (model.unet, model.seg):
-        network._core.swap_average()
+        checkpoints.save_model(out, dataclasses.replace(model._checkpoint(), **halves))
 
 
 def main() -> None:

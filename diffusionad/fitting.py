@@ -129,7 +129,7 @@ class Fit:
         if time_budget is not None:
             steps = self._steps_within(time_budget)
             self.model.train_config = update(self.model.train_config, {"steps": steps})
-        for network in self._networks().values():
+        for network in self.model.networks.values():
             _forget_moments(network)
         self.model.threshold = self.model.normality = None
         self.kept.begin()
@@ -161,7 +161,7 @@ class Fit:
             planned = self.model.train_config.steps
             if steps is not None and steps != planned:
                 raise InputError(f"steps: a run that is resumed keeps its {planned} steps")
-            for name, network in self._networks().items():
+            for name, network in self.model.networks.items():
                 network.load_training_state(under(name, tensors))
             self.kept.restore(tensors, values.get("best"))
             self.trainer = self._new_trainer(self.model.unet, self.model.seg)
@@ -278,9 +278,6 @@ class Fit:
 
     # ---- steps --------------------------------------------------------------------------------
 
-    def _networks(self) -> dict[str, UNet | SegmentationNet]:
-        return {"unet": self.model.unet, "seg": self.model.seg}
-
     def _new_trainer(self, unet: UNet, seg: SegmentationNet) -> Trainer:
         config = self.model.train_config
         return Trainer(
@@ -380,7 +377,7 @@ class Fit:
         averages = self.model.train_config.ema_decay > 0
         tensors = {
             f"{name}.{key}": value
-            for name, network in self._networks().items()
+            for name, network in self.model.networks.items()
             for key, value in network.training_state(averages).items()
         }
         tensors |= self.kept.tensors()

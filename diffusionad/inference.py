@@ -128,9 +128,14 @@ class Detector:
         self.config = update(self.config, {"seed": seed})
 
     @property
+    def networks(self) -> dict[str, UNet | SegmentationNet]:
+        """Both, by the names that files give them."""
+        return {"unet": self.unet, "seg": self.seg}
+
+    @property
     def num_parameters(self) -> int:
         """Trainable numbers of both networks."""
-        return self.unet.num_parameters + self.seg.num_parameters
+        return sum(network.num_parameters for network in self.networks.values())
 
     # ---- inference ----------------------------------------------------------------------------
 

@@ -10,14 +10,14 @@ from __future__ import annotations
 import dataclasses
 import logging
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from . import checkpoints
 from .images import Floats
-from .models import SegmentationNet, StateDict, UNet
+from .models import StateDict, averaged
 from .validation import Scores, Validation, is_unlearnt, quality
 
 if TYPE_CHECKING:
@@ -47,21 +47,21 @@ class Kept:
     def begin(self) -> None:
         """Let averages start from the weights that there are."""
         if self._decay > 0:
-            for network in self._networks().values():
+            for network in self.model.networks.values():
                 network._core.average_step(0.0)
 
     def update(self, step: int) -> dict[str, float]:
         """After a step: move the averages and, where it is due, validate; gives the scores."""
         if self._decay > 0:  # early averages are over few steps, so that they forget the start
             decay = min(self._decay, (1 + step) / (10 + step))
-            for network in self._networks().values():
+            for network in self.model.networks.values():
                 network._core.average_step(decay)
         if self.validation is None or not self._is_due(step):
             return {}
         with self._averaged():
             scores = self.validation.measure(self.model)
             if self.best is None or quality(scores) >= quality(self.best.scores):
-                states = {name: net.state_dict() for name, net in self._networks().items()}
+                states = {name: net.state_dict() for name, net in self.model.networks.items()}
                 self.best = Best(step, scores, states)
         self._tell(step, self.best.scores)
         return dict(scores)
@@ -69,10 +69,10 @@ class Kept:
     def settle(self) -> None:
         """Put into the networks what save() writes; training does not go on from it."""
         if self.best is not None:
-            for name, network in self._networks().items():
+            for name, network in self.model.networks.items():
                 network.load_state_dict(self.best.states[name])
         elif self._decay > 0:
-            for network in self._networks().values():
+            for network in self.model.networks.values():
                 network._core.swap_average()
 
     def save(self, path: Path) -> None:
@@ -124,7 +124,7 @@ class Kept:
     def restore(self, tensors: Mapping[str, Any], values: Mapping[str, Any] | None) -> None:
         """Take over what tensors() and values() gave. Raises KeyError, ValueError, TypeError."""
         if values is not None:
-            states = {name: under(f"best.{name}", tensors) for name in self._networks()}
+            states = {name: under(f"best.{name}", tensors) for name in self.model.networks}
             self.best = Best(values["step"], values["scores"], states)
 
     # ---- helpers ------------------------------------------------------------------------------
@@ -133,24 +133,13 @@ class Kept:
     def _decay(self) -> float:
         return self.model.train_config.ema_decay
 
-    def _networks(self) -> dict[str, UNet | SegmentationNet]:
-        return {"unet": self.model.unet, "seg": self.model.seg}
-
     def _is_due(self, step: int) -> bool:
         """Whether a validation is: they are spread evenly, the last one is after the last step."""
         config = self.model.train_config
         return step * config.validations % config.steps < config.validations
 
-    @contextmanager
-    def _averaged(self) -> Iterator[None]:
-        networks = self._networks().values() if self._decay > 0 else ()
-        for network in networks:
-            network._core.swap_average()
-        try:
-            yield
-        finally:
-            for network in networks:
-                network._core.swap_average()
+    def _averaged(self) -> AbstractContextManager[None]:
+        return averaged(*(self.model.networks.values() if self._decay > 0 else ()))
 
     def _tell(self, step: int, scores: Scores) -> None:
         steps = self.model.train_config.steps

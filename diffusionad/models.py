@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import math
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -400,6 +401,18 @@ class SegmentationNet(_Network):
         counts = {name: int(np.asarray(state.get(name, 0))) for name in self._batches_tracked}
         super().load_state_dict({k: v for k, v in state.items() if k not in counts})
         self._batches_tracked = counts
+
+
+@contextmanager
+def averaged(*networks: UNet | SegmentationNet) -> Iterator[None]:
+    """The moving averages of all values in the networks' places, and back afterwards."""
+    for network in networks:
+        network._core.swap_average()
+    try:
+        yield
+    finally:
+        for network in networks:
+            network._core.swap_average()
 
 
 def _checked(
