@@ -57,7 +57,7 @@ def export_onnx(model: DiffusionAD, path: PathLike, noise_inputs: bool = False) 
     """
     onnx = _import_onnx()
     size = 4 * sum(
-        math.prod(shape) for net in (model.unet, model.seg) for shape in net.parameters().values()
+        math.prod(shape) for net in model.networks.values() for shape in net.parameters().values()
     )
     if size > LARGEST:
         raise InputError(f"{path}: {size / 2**30:.1f} GiB of parameters, ONNX files hold below 2")

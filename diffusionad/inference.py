@@ -50,7 +50,6 @@ class Detector:
     def _build(
         self, config: ModelConfig, train_config: TrainConfig, initialise: bool = True
     ) -> None:
-        seed = config.seed if initialise else None
         self.config = config
         self.train_config = train_config
         self.schedule = Schedule(config.schedule, config.timesteps)
@@ -69,21 +68,26 @@ class Detector:
             patch_size=config.patch_size,
             preconditioned=config.preconditioned,
             schedule=self.schedule,
-            seed=seed,
+            seed=None,
         )
         self.seg = SegmentationNet(
             in_channels=2 * config.in_channels,
             base_channels=config.seg_channels,
             patch_size=config.seg_patch_size,
-            seed=seed,
+            seed=None,
         )
         self._threshold: float | None = None
         self.normality: Normality | None = None  # what good images show; fit() measures it
         self.provenance: dict[str, Any] = {}
-        self.started_from = "a file"
-        if initialise:
-            there = config.pretrained and pretrained.load_into(self.unet, self.seg)
-            self.started_from = "pretrained weights" if there else "random weights"
+        self.started_from = self._initialise() if initialise else "a file"
+
+    def _initialise(self) -> str:
+        """Give the networks the weights that training starts from; says which."""
+        if self.config.pretrained and pretrained.load_into(self.networks):
+            return "pretrained weights"
+        for network in self.networks.values():
+            network.initialise(self.config.seed)
+        return "random weights"
 
     @property
     def threshold(self) -> float | None:
@@ -150,11 +154,8 @@ class Detector:
         map to its image's own size. Raises InputError for what cannot be read or used.
         """
         _check(batch_size, size)
-        items = as_items(images)
         parts = []
-        for first in range(0, len(items), batch_size):
-            batch = items[first : first + batch_size]
-            x0, shapes = batch_of(batch, self.config.image_size, first)
+        for batch, x0, shapes in self._batches(images, batch_size):
             sized = shapes if size == "input" else None
             parts.append(self._predict(x0, paths_of(batch), sized))
         return joined(parts)
@@ -238,6 +239,15 @@ class Detector:
             x0_b=repair.x0_b,
         )
 
+    def _batches(
+        self, images: ImageSource, batch_size: int
+    ) -> Iterator[tuple[Sequence[Any], Floats, list[tuple[int, int]]]]:
+        """Images as they were given, at the networks' size, and each one's own height and width."""
+        items = as_items(images)
+        for first in range(0, len(items), batch_size):
+            batch = items[first : first + batch_size]
+            yield batch, *batch_of(batch, self.config.image_size, first)
+
     def _predict(
         self,
         x0: Floats,
@@ -301,11 +311,9 @@ class Detector:
         relative to what these images show at each pixel, below they stay as they are.
         """
         self.threshold = self.normality = None
-        items = as_items(images)
 
         def found() -> Iterator[tuple[Floats, Floats, Floats]]:
-            for first in range(0, len(items), batch_size):
-                x0, _ = batch_of(items[first : first + batch_size], self.config.image_size, first)
+            for _, x0, _ in self._batches(images, batch_size):
                 repair = self._repair(x0)
                 yield self._map(x0, repair), x0, repair.x0
 

@@ -3,11 +3,12 @@
 They have seen nothing but procedural surfaces and synthetic defects (benchmarks/pretrain.py made
 them, benchmarks/QUALITY.md says what they are worth), so they know no part and no dataset; half
 precision, to be small. They are of the preset "compact" and serve every model whose networks have
-the same parameters, whatever its image size.
+the same parameters, at other image sizes too if attention is at the same levels.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from . import checkpoints
@@ -16,16 +17,16 @@ from .models import SegmentationNet, UNet
 FILE = Path(__file__).parent / "data" / "pretrained" / "compact.safetensors"
 
 
-def load_into(unet: UNet, seg: SegmentationNet) -> bool:
+def load_into(networks: Mapping[str, UNet | SegmentationNet]) -> bool:
     """Give both networks these weights; False, and nothing done, where they do not fit."""
     shapes = {
         f"{name}.{parameter}": tuple(values.shape)
-        for name, network in (("unet", unet), ("seg", seg))
+        for name, network in networks.items()
         for parameter, values in network.parameter_views().items()
     }
     if checkpoints.read_shapes(FILE) != shapes:
         return False
     found = checkpoints.load_model(FILE)
-    unet.load_state_dict(found.unet)
-    seg.load_state_dict(found.seg)
+    for name, network in networks.items():
+        network.load_state_dict(getattr(found, name))
     return True
