@@ -32,9 +32,9 @@ from .kept import Kept, under
 from .models import SegmentationNet, UNet
 from .sources import (
     Textures,
-    as_shares,
     choose_foregrounds,
     load_images,
+    synthesis_inputs,
 )
 from .synthesis import KINDS, SynthesisOptions, synthesize_batch
 from .training import StepResult, Trainer
@@ -301,16 +301,12 @@ class Fit:
         config = self.model.train_config
         rng = np.random.default_rng([self.model.config.seed, trainer.iteration, 1])
         chosen, drawn = self.images.draw(rng, config.batch_size)
-        images, masks, labels = synthesize_batch(
-            drawn,
-            None if self.foregrounds is None else as_shares(self.foregrounds[chosen]),
-            None if self.textures is None else self.textures.draw(rng, config.batch_size),
-            rng.integers(0, 2**64, config.batch_size, dtype=np.uint64),
-            _synthesis_options(config),
-        )
+        masks = None if self.foregrounds is None else self.foregrounds[chosen]
+        inputs = synthesis_inputs(drawn, masks, self.textures, rng)
+        images, defects, labels = synthesize_batch(*inputs, _synthesis_options(config))
         if self.model.config.mode == "autoencoder":
-            return trainer.step_autoencoder(images, masks, drawn)
-        return trainer.step(images, masks, labels)
+            return trainer.step_autoencoder(images, defects, drawn)
+        return trainer.step(images, defects, labels)
 
     def _steps_within(self, time_budget: float) -> int:
         """How many steps fit what is left of the budget; tried on networks that are thrown away."""

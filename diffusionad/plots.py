@@ -121,8 +121,7 @@ def synthesis_row(
 
 
 def _grey(plane: FloatMap, tile: int) -> Bytes:
-    levels = _scaled(plane, tile).clip(0.0, 1.0) * 255.0 + 0.5
-    return np.repeat(levels.astype(np.uint8)[..., None], 3, axis=2)
+    return np.repeat(to_bytes(_scaled(plane, tile))[..., None], 3, axis=2)
 
 
 def _row(

@@ -16,9 +16,9 @@ from diffusionad.images import Bytes
 from diffusionad.sources import (
     Textures,
     as_floats,
-    as_shares,
     choose_foregrounds,
     load_images,
+    synthesis_inputs,
 )
 from diffusionad.synthesis import Stages, SynthesisOptions, synthesize_stages
 
@@ -75,10 +75,7 @@ def preview(
     masks, origin = choose_foregrounds(images, dataset.kind, foreground, learn_from=paths)
     rng = np.random.default_rng(seed)
     stages = synthesize_stages(
-        as_floats(images.pixels),
-        None if masks is None else as_shares(masks),
-        None if source is None else source.draw(rng, count),
-        rng.integers(0, 2**64, count, dtype=np.uint64),
+        *synthesis_inputs(as_floats(images.pixels), masks, source, rng),
         replace(SynthesisOptions.for_kind(dataset.kind), anomaly_probability=1.0),
     )
     return Preview(images.pixels, images.paths, stages, origin)

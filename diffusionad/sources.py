@@ -19,8 +19,9 @@ import numpy.typing as npt
 
 from diffusionad import datasets, saliency
 from diffusionad.datasets import Dataset
+from diffusionad.datasets.samples import size_fingerprint
 from diffusionad.errors import InputError
-from diffusionad.files import PathLike, atomic_path, reason
+from diffusionad.files import PathLike, atomic_path
 from diffusionad.images import (
     Bytes,
     Floats,
@@ -227,14 +228,23 @@ class Textures:
 
     def fingerprint(self) -> str:
         """SHA-256 over the files' names and sizes: there may be gigabytes of them."""
-        total = hashlib.sha256()
-        for path in self.paths:
-            try:
-                name, length = path.relative_to(self.folder), path.stat().st_size
-            except OSError as error:
-                raise InputError(f"{path}: cannot be read: {reason(error)}") from error
-            total.update(os.fsencode(f"{name}\0{length}\n"))
-        return total.hexdigest()
+        return size_fingerprint((path.relative_to(self.folder), path) for path in self.paths)
+
+
+def synthesis_inputs(
+    images: npt.NDArray[Any],
+    masks: Bytes | None,
+    textures: Textures | None,
+    rng: np.random.Generator,
+) -> tuple[npt.NDArray[Any], Floats | None, Floats | None, npt.NDArray[np.uint64]]:
+    """What synthesize_batch() takes, but for its options: textures and seeds drawn from `rng`."""
+    count = len(images)
+    return (
+        images,
+        None if masks is None else as_shares(masks),
+        None if textures is None else textures.draw(rng, count),
+        rng.integers(0, 2**64, count, dtype=np.uint64),
+    )
 
 
 def as_floats(images: npt.NDArray[Any]) -> Floats:

@@ -8,9 +8,7 @@ resumed from its own folder, bit for bit.
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
-import os
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -23,7 +21,7 @@ import diffusionad as dad
 from diffusionad import system
 from diffusionad.config import to_dict, update
 from diffusionad.datasets import Dataset, Sample
-from diffusionad.datasets.samples import relative_name
+from diffusionad.datasets.samples import relative_name, size_fingerprint
 from diffusionad.errors import InputError
 from diffusionad.files import PathLike, reason, remove_temporaries, write_json
 from diffusionad.fitting import MODEL_FILE, STATE_FILE, settle_kind
@@ -226,7 +224,7 @@ def trained(
 
 
 def forget_state(folder: Path) -> None:
-    """Remove what only a resumed training needs: three times as many bytes as the model."""
+    """Remove what only a resumed training needs: several times as many bytes as the model."""
     with contextlib.suppress(OSError):
         (folder / STATE_FILE).unlink()
 
@@ -259,14 +257,7 @@ def files_of(dataset: Dataset) -> str:
     """SHA-256 over the names and sizes of a dataset's files: quick, and the same for a copy."""
     paths = {sample.path for sample in (*dataset.train, *dataset.test)}
     paths |= {s.mask_path for s in (*dataset.train, *dataset.test) if s.mask_path is not None}
-    total = hashlib.sha256()
-    for name, path in sorted((relative_name(path, dataset.root), path) for path in paths):
-        try:
-            size = path.stat().st_size
-        except OSError as error:
-            raise InputError(f"{path}: cannot be read: {reason(error)}") from error
-        total.update(os.fsencode(f"{name}\0{size}\n"))
-    return total.hexdigest()
+    return size_fingerprint(sorted((relative_name(path, dataset.root), path) for path in paths))
 
 
 def spread_samples(samples: Sequence[Sample], count: int) -> list[Sample]:

@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from . import metrics
 from .images import Bytes, Floats
-from .sources import Textures, TrainingImages, as_floats, as_shares
+from .sources import Textures, TrainingImages, as_floats, synthesis_inputs
 from .synthesis import SynthesisOptions, synthesize_batch
 
 if TYPE_CHECKING:
@@ -51,10 +51,7 @@ class Validation:
         self.good: Floats = as_floats(images.pixels)
         rng, count = np.random.default_rng([seed, len(self.good), 1]), len(self.good)
         self.defective, masks, labels = synthesize_batch(
-            self.good,
-            None if foregrounds is None else as_shares(foregrounds),
-            None if textures is None else textures.draw(rng, count),
-            rng.integers(0, 2**64, count, dtype=np.uint64),
+            *synthesis_inputs(self.good, foregrounds, textures, rng),
             replace(options, anomaly_probability=1.0),
         )
         self.labels = np.concatenate([np.zeros(count, np.int64), labels])
