@@ -51,6 +51,7 @@ LOG_FILE = "log.csv"
 CONFIG_FILE = "config.toml"
 MASKS_FILE = "foregrounds.npz"
 CURVES_FILE = "curves.png"
+RUN_FILES = (MODEL_FILE, STATE_FILE, LOG_FILE, CONFIG_FILE, MASKS_FILE, CURVES_FILE)
 
 TIMING_STEPS = 6  # tried, on other networks, to turn a time budget into a step count
 TIMING_SHARE = 0.2  # of a time budget; slow steps are tried less often
@@ -92,7 +93,7 @@ class Fit:
         self.start = start
         self.out = out
         if out is not None:
-            remove_temporaries(out, (MODEL_FILE, STATE_FILE, LOG_FILE, CONFIG_FILE, MASKS_FILE))
+            remove_temporaries(out, RUN_FILES)
         size = model.config.image_size
         self.images = load_images(source, size)
         self.textures = None if anomaly_source is None else Textures(anomaly_source, size)
@@ -173,6 +174,7 @@ class Fit:
             raise
         except (KeyError, ValueError, TypeError) as error:
             raise InputError(f"{path}: does not fit the model: {error}") from error
+        self.model.threshold = self.model.normality = None  # of other weights
         self._hold_out()
         self.log = training_log.read(self.out / LOG_FILE, self.trainer.iteration)
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import csv
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from PIL import Image
 from test_fitting import small, stop_at, weights
+from test_normality import photographs
 
 import diffusionad as dad
 from diffusionad import fitting, training_log, validation
@@ -144,3 +146,38 @@ def test_few_images_are_all_trained_on(images) -> None:
     model = small(validation_share=0.1).fit(images, steps=2)
     assert "validation" not in model.provenance
     assert model.provenance["threshold"] == "reached by at most 0 of 10 good images"
+
+
+# ---- what an earlier run leaves -----------------------------------------------------------------
+
+
+def test_a_resumed_run_forgets_what_the_model_had_before(tmp_path) -> None:
+    """Else validations would be of relative maps, and choose other weights."""
+    good = photographs(0, place=0)
+    settings = {**HELD, "standardised": True}
+    whole = small(**settings).fit(good, steps=STEPS)
+    out = tmp_path / "run"
+    with pytest.raises(KeyboardInterrupt):
+        small(**settings).fit(good, steps=STEPS, out=out, progress=stop_at(1))
+    model = small(**settings)
+    model.measure_normality(good)
+    model.threshold = 0.5
+    assert model.normality is not None
+    with pytest.raises(KeyboardInterrupt):
+        model.fit(good, out=out, resume=True, progress=stop_at(3))
+    assert dad.load(out / fitting.MODEL_FILE).threshold is None
+    model.fit(good, out=out, resume=True)
+    assert weights(model) == weights(whole)
+    assert model.provenance["validation"] == whole.provenance["validation"]
+
+
+def test_halves_of_every_file_are_removed(tmp_path, images) -> None:
+    names = {path.name for path in _finished(tmp_path / "run", images)}
+    for name in names:
+        (tmp_path / "run" / f".{name}.abc123.tmp").write_bytes(b"half")
+    assert {path.name for path in _finished(tmp_path / "run", images)} == names
+
+
+def _finished(out, images) -> list[Path]:
+    small(kind="object").fit(images, steps=1, out=out)
+    return list(out.iterdir())
