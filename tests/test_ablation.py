@@ -5,17 +5,14 @@ from __future__ import annotations
 import csv
 import json
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import layouts
 import numpy as np
 import pytest
 from PIL import Image
-from test_benchmark import killed, without_speed
+from test_benchmark import in_a_training, killed, without_speed
 from test_cli import fails, run
-from test_commands import ENVIRONMENT, RUN
 from test_evaluation import FIELDS
 
 import diffusionad as dad
@@ -259,19 +256,7 @@ def test_what_is_refused_is_one_line_that_names_it(capsys, tmp_path, data, done)
 
 def test_two_at_once_in_one_folder_are_refused(capsys, tmp_path, data):
     out = tmp_path / "a"
-    script = (
-        SHORT + "from diffusionad import studies;"
-        "studies.trained = lambda *_: (print('here', flush=True), input());" + RUN
-    )
-    arguments = [str(a) for a in ("ablate", data, "--out", out, *SMALL)]
-    process = subprocess.Popen(
-        [sys.executable, "-c", script, *arguments],
-        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=ENVIRONMENT,
-    )  # fmt: skip
-    try:
-        assert process.stdout.readline() == "here\n"
-        line = fails(capsys, 2, "ablate", data, "--out", out, *SMALL)
+    arguments = ("ablate", data, "--out", out, *SMALL)
+    with in_a_training(*arguments, before=SHORT):
+        line = fails(capsys, 2, *arguments)
         assert "a: another run is writing to this folder" in line
-    finally:
-        process.kill()
-        process.communicate()

@@ -9,6 +9,8 @@ import shutil
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import unquote
 
@@ -481,25 +483,32 @@ def test_a_full_disk_stops_the_benchmark(capsys, tmp_path, data, monkeypatch):
     assert "no space left" in line
 
 
-def test_two_at_once_in_one_folder_are_refused(capsys, tmp_path, data):
-    out, one = tmp_path / "b", ("--categories", "tile")
+@contextmanager
+def in_a_training(*arguments: object, before: str = "") -> Iterator[None]:
+    """Meanwhile a study in a process of its own is at its first training, and stays there."""
     script = (
-        "from diffusionad import studies;"
+        before + "from diffusionad import studies;"
         "studies.trained = lambda *_: (print('here', flush=True), input());" + RUN
     )
-    arguments = [str(a) for a in ("benchmark", data, "--out", out, *one, *SMALL)]
     process = subprocess.Popen(
-        [sys.executable, "-c", script, *arguments],
+        [sys.executable, "-c", script, *map(str, arguments)],
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=ENVIRONMENT,
     )  # fmt: skip
     try:
         assert process.stdout.readline() == "here\n"
-        line = fails(capsys, 2, "benchmark", data, "--out", out, *one, *SMALL)
-        assert "b: another run is writing to this folder" in line
+        yield
     finally:
         process.kill()
         process.communicate()
-    assert run("benchmark", data, "--out", out, *one, *SMALL) == 0
+
+
+def test_two_at_once_in_one_folder_are_refused(capsys, tmp_path, data):
+    out = tmp_path / "b"
+    arguments = ("benchmark", data, "--out", out, "--categories", "tile", *SMALL)
+    with in_a_training(*arguments):
+        line = fails(capsys, 2, *arguments)
+        assert "b: another run is writing to this folder" in line
+    assert run(*arguments) == 0
 
 
 # ---- real images ------------------------------------------------------------------------------

@@ -264,13 +264,18 @@ def test_lists_of_storages_that_lie(tmp_path: Path) -> None:
     refused(p.legacy(file, pickle, {"0": np.zeros(4, "f4")}), "a view of a storage|not end")
 
 
-@pytest.mark.parametrize("old", [False, True])
-def test_cut_anywhere_it_is_refused(tmp_path: Path, old: bool) -> None:
-    made = content({"a": ARRAYS["float32"], "b": ARRAYS["int64"]}, old)
+def written(tmp_path: Path, old: bool, a: str, b: str) -> tuple[Path, bytes]:
+    """A file of two arrays of these types, and its bytes."""
+    made = content({"a": ARRAYS[a], "b": ARRAYS[b]}, old)
     pickle: bytes = made.pickle
     file = tmp_path / "x.pt"
     (p.legacy if old else p.archive)(file, pickle, made.storages)
-    data = file.read_bytes()
+    return file, file.read_bytes()
+
+
+@pytest.mark.parametrize("old", [False, True])
+def test_cut_anywhere_it_is_refused(tmp_path: Path, old: bool) -> None:
+    file, data = written(tmp_path, old, "float32", "int64")
     for length in range(len(data)):
         file.write_bytes(data[:length])
         refused(file, r"too early|not complete|empty|not a file|storage|not end")
@@ -279,11 +284,7 @@ def test_cut_anywhere_it_is_refused(tmp_path: Path, old: bool) -> None:
 @pytest.mark.parametrize("old", [False, True])
 def test_damaged_anywhere_it_is_read_or_refused(tmp_path: Path, old: bool) -> None:
     """Whatever else is raised would be a traceback for the user."""
-    made = content({"a": ARRAYS["int64"], "b": ARRAYS["uint8"]}, old)
-    pickle: bytes = made.pickle
-    file = tmp_path / "x.pt"
-    (p.legacy if old else p.archive)(file, pickle, made.storages)
-    data = file.read_bytes()
+    file, data = written(tmp_path, old, "int64", "uint8")
     rng = random.Random(1)
     broken_files = 0
     for _ in range(2000):
