@@ -16,7 +16,7 @@ from .images import Bytes
 COLUMNS = (
     "step", "total", "noise", "focal", "smooth_l1", "bce", "dice", *validation.COLUMNS, "seconds",
 )  # fmt: skip
-POINTS = 200  # of a curve; each is the mean of the steps around it
+POINTS = 40  # of a curve; each is the mean of the steps around it, which a batch makes jump
 
 Row = Mapping[str, float]
 
