@@ -99,7 +99,9 @@ def train(args: Namespace) -> int:
         for name, value in {**_wanted(args), "kind": args.kind}.items():
             if value not in (None, kept[name]):
                 option = f"--{name.replace('_', '-')}"
-                where = option if getattr(args, name, None) is not None else f"{args.config}: {name}"
+                where = (
+                    option if getattr(args, name, None) is not None else f"{args.config}: {name}"
+                )
                 raise InputError(f"{where}: this run has {kept[name]} and keeps it")
     elif file.exists() and not args.overwrite:
         raise InputError(f"{file}: exists already; add --resume or --overwrite, or choose another")

@@ -34,8 +34,10 @@ def parse(
         return parser.parse_args(given)
     try:
         values = read_toml(file)
-        settings = _settings(file, command, {name: values.pop(name, None) for name in TABLES})
-        options = _options(file, command, values)
+        # A model is an argument, too: only a table of that name holds settings.
+        tables = {name: v for name, v in values.items() if name in TABLES and isinstance(v, dict)}
+        settings = _settings(file, command, tables)
+        options = _options(file, command, {k: v for k, v in values.items() if k not in tables})
     except InputError as error:
         command.error(str(error))
     for action, value in options.items():
@@ -168,17 +170,13 @@ def _let_command_line_win(
 
 
 def _settings(
-    file: str, command: argparse.ArgumentParser, tables: Mapping[str, Any]
+    file: str, command: argparse.ArgumentParser, tables: Mapping[str, Mapping[str, Any]]
 ) -> dict[str, Any]:
     """The settings of both tables, checked together with what their preset has."""
     settings: dict[str, Any] = {}
     for table, values in tables.items():
-        if values is None:
-            continue
         if command.get_default("settings") is None:
             raise InputError(f"{file}: [{table}]: {command.prog} takes options, no settings")
-        if not isinstance(values, dict):
-            raise InputError(f"{file}: {table}: expected a table [{table}], got {values!r}")
         names = [setting.name for setting in fields(TABLES[table])]
         for key in values:
             if key not in names:

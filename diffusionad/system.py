@@ -115,24 +115,27 @@ def _processor_name() -> str:
 
 
 def _packages() -> dict[str, str]:
-    """The package, and each that it or one of its extras names, with what is installed of it."""
+    """The package and what it needs, and of what its extras name that which is installed."""
     from diffusionad import __version__
 
     try:
         required = metadata.requires("diffusionad") or []
     except metadata.PackageNotFoundError:  # used from its sources
         required = []
-    names = {match[0] for line in required if (match := re.match(r"[\w.-]+", line))}
-    return {"diffusionad": __version__} | {
-        name: _installed(name) for name in sorted(names - {"diffusionad"})
-    }
+    found = {"diffusionad": __version__}
+    for line in sorted(required):
+        name = re.split(r"[^\w.-]", line, maxsplit=1)[0]
+        version = _installed(name)
+        if version is not None or "extra ==" not in line:
+            found.setdefault(name, version or "not installed")
+    return found
 
 
-def _installed(name: str) -> str:
+def _installed(name: str) -> str | None:
     try:
         return metadata.version(name)
     except metadata.PackageNotFoundError:
-        return "not installed"
+        return None
 
 
 def now() -> str:

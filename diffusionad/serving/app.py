@@ -197,9 +197,7 @@ class Service:
         decoded: Decoded = await self._run(decode, data, name, pixels, side, show)
         return decoded
 
-    def _draw(
-        self, image: Decoded, scored: Scored, picture: str | None, size: str
-    ) -> bytes | None:
+    def _draw(self, image: Decoded, scored: Scored, picture: str | None, size: str) -> bytes | None:
         if picture == "map":
             own = (image.height, image.width) if size == "input" else None
             return map_png(scored.map, own)

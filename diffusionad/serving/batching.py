@@ -34,10 +34,9 @@ class _Job:
 class Batcher:
     """Gives images that come one by one, from many threads, to a model in batches.
 
-    The core uses every thread that it may for one call, so calls come one after the other. While
-    one runs, others gather: under load batches fill by themselves, and only an idle model waits, up to
-    `wait` seconds, for a second image. A result is the same in any batch, bit by bit.
-    `observe` is told the size of each batch.
+    The core uses every thread that it may for one call, so calls come one after the other, and what
+    comes meanwhile makes up the next batch. A batch that is not full waits up to `wait` seconds for
+    others. A result is the same in any batch, bit by bit. `observe` is told each batch's size.
     """
 
     def __init__(
