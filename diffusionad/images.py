@@ -215,7 +215,7 @@ def _check_float(images: npt.NDArray[Any], size: int) -> Floats:
 
 @contextmanager
 def _opened(
-    source: PathLike | io.BytesIO, name: str = "", formats: Sequence[str] | None = None
+    source: PathLike | io.BytesIO, name: str = "", formats: tuple[str, ...] | None = None
 ) -> Iterator[Image.Image]:
     """Open an image file; whatever Pillow raises, also while decoding, names the file."""
     from PIL import Image, UnidentifiedImageError

@@ -174,7 +174,7 @@ class Service:
 
     @contextmanager
     def _place(self) -> Iterator[None]:
-        """One of the places for requests: bodies, pixels and waiting are bounded by their number."""
+        """One of the places for requests, whose number bounds what bodies and images take."""
         if self.inside >= self.limits.queue:
             text = f"{self.inside} requests are under way, no more are taken; try again"
             raise HTTPException(503, text, headers={"Retry-After": "1"})
