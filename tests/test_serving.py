@@ -203,6 +203,14 @@ def test_a_pixel_bomb_is_refused_by_its_header(client, shape):
     assert "pixels" in text
 
 
+@pytest.mark.parametrize("size", [(100_000, 1), (1, 100_000)])
+def test_an_image_with_a_side_that_the_core_does_not_take(client, size):
+    file = io.BytesIO()
+    Image.new("L", size).save(file, "PNG")
+    text = refused(client.post("/predict", content=file.getvalue()), 422)
+    assert "{}x{} pixels".format(*size) in text
+
+
 def test_too_many_bytes(client):
     data = b"x" * 100_001
     words = "expected at most 100,000 bytes"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import time
 from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -30,9 +29,6 @@ from diffusionad.serving.uploads import FORM, TYPES, Decoded, decode, read_uploa
 if TYPE_CHECKING:
     from diffusionad.model import DiffusionAD
 
-log = logging.getLogger(__name__)
-
-PICTURES = ("map", "overlay")
 MOST_DECODERS = 4  # images decoded at a time; each may take a dozen bytes a pixel
 # The page loads nothing from anywhere, and no other page may frame it.
 PAGE_POLICY = (
@@ -153,13 +149,14 @@ class Service:
                 wanted = picture or ("overlay" if as_png else None)
                 image = await self._image(request, show=wanted == "overlay")
                 scored = await asyncio.wrap_future(self.batcher.submit(image.pixels))
-                png = await self._run(self._draw, image, scored, wanted, size)
+                png = wanted and await self._run(self._draw, image, scored, wanted, size)
         finally:
             seconds = time.perf_counter() - start
             self.counters.seconds.observe(seconds)
         self.counters.labels["none" if scored.label is None else str(scored.label)] += 1
         if as_png:
-            said = {"X-Score": repr(scored.score), "X-Label": json_number(scored.label)}
+            label = "null" if scored.label is None else str(scored.label)
+            said = {"X-Score": repr(scored.score), "X-Label": label}
             return Response(png, media_type="image/png", headers=said)
         return Result(
             score=scored.score,
@@ -197,14 +194,11 @@ class Service:
         decoded: Decoded = await self._run(decode, data, name, pixels, side, show)
         return decoded
 
-    def _draw(self, image: Decoded, scored: Scored, picture: str | None, size: str) -> bytes | None:
+    def _draw(self, image: Decoded, scored: Scored, picture: str, size: str) -> bytes:
         if picture == "map":
-            own = (image.height, image.width) if size == "input" else None
-            return map_png(scored.map, own)
-        if picture == "overlay":
-            assert image.shown is not None
-            return overlay_png(image.shown, scored.map, self.model.threshold)
-        return None
+            return map_png(scored.map, (image.height, image.width) if size == "input" else None)
+        assert image.shown is not None
+        return overlay_png(image.shown, scored.map, self.model.threshold)
 
     async def _run(self, function: Any, *arguments: Any) -> Any:
         return await asyncio.get_running_loop().run_in_executor(self.pool, function, *arguments)
@@ -220,8 +214,7 @@ class _Counted:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         async def counting(message: Message) -> None:
             if message["type"] == "http.response.start":
-                known = "route" in scope
-                path = scope["path"] if known else "other"
+                path = scope["path"] if "route" in scope else "other"
                 self.counters.requests[path, message["status"]] += 1
             await send(message)
 
@@ -232,10 +225,6 @@ def _wants_png(request: Request, format: str | None) -> bool:
     accepted = request.headers.get("accept", "").lower()
     named = any(kind.partition(";")[0].strip() == "image/png" for kind in accepted.split(","))
     return format == "png" or (format is None and named)
-
-
-def json_number(value: int | None) -> str:
-    return "null" if value is None else str(value)
 
 
 # ---- errors: one line as JSON -----------------------------------------------------------------
@@ -259,7 +248,7 @@ async def _input_error(_: Request, error: Exception) -> Response:
     return _error(413 if isinstance(error, TooManyPixels) else 422, str(error))
 
 
-async def _gone(_: Request, error: Exception) -> Response:
+async def _gone(_: Request, __: Exception) -> Response:
     return _error(400, "the request ended before its body did")
 
 

@@ -29,6 +29,9 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 STOP_SECONDS = 30  # for the requests that are under way
+# Of a connection between two requests. Longer than a line takes from one part to the next, and than
+# proxies keep theirs: one that is closed just as a request comes would lose that request.
+IDLE_SECONDS = 120
 BACKLOG = 2048
 
 
@@ -58,6 +61,7 @@ def serve(
             log_config=None,  # errors go to stderr, requests are counted in /metrics
             access_log=False,
             server_header=False,
+            timeout_keep_alive=IDLE_SECONDS,
             timeout_graceful_shutdown=STOP_SECONDS,
         )
         server = uvicorn.Server(config)

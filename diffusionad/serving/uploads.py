@@ -9,6 +9,7 @@ from pathlib import PurePath
 from fastapi import HTTPException, Request
 from starlette.datastructures import UploadFile
 
+from diffusionad.errors import InputError
 from diffusionad.images import Bytes, decode_image, resize
 from diffusionad.plots import printable
 
@@ -80,7 +81,11 @@ def decode(data: bytes, name: str, max_pixels: int, size: int, show: bool) -> De
     """
     pixels = decode_image(data, name, max_pixels)
     height, width = pixels.shape[:2]
-    return Decoded(width, height, resize(pixels, size, size), _reduced(pixels) if show else None)
+    try:
+        seen = resize(pixels, size, size)
+    except ValueError as error:  # sides that the core does not take
+        raise InputError(f"{name}: {width}x{height} pixels: {error}") from error
+    return Decoded(width, height, seen, _reduced(pixels) if show else None)
 
 
 def _reduced(pixels: Bytes) -> Bytes:
