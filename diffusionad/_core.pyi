@@ -5,7 +5,7 @@ array too; what is not contiguous is copied. Images are (N, C, H, W), filters (O
 """
 
 from collections.abc import Iterable
-from typing import Literal, TypeAlias, final, overload
+from typing import Literal, TypeAlias, TypedDict, final, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,6 +29,12 @@ _What: TypeAlias = Literal["value", "average", "gradient", "m", "v"]
 
 # ---- the process --------------------------------------------------------------------------------
 
+class _BuildInfo(TypedDict):
+    compiler: str
+    openmp: int
+    blas: str
+
+def build_info() -> _BuildInfo: ...
 def simd_level() -> str: ...
 def simd_levels() -> list[str]: ...
 def set_simd_level(name: str, /) -> None: ...

@@ -15,11 +15,14 @@ import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
+from diffusionad import option_files
 from diffusionad.config import PRESETS
 from diffusionad.datasets import KINDS, LAYOUTS
 from diffusionad.errors import DiffusionADError, InputError
+from diffusionad.serving.arguments import add_arguments as add_serving_arguments
 
 INTERRUPTED = 130
+SHELLS = ("bash", "zsh", "fish")
 DEMO_BUDGET = 250.0  # seconds of training: the whole demo then stays below six minutes on 2 cores
 
 EXAMPLES = """\
@@ -35,6 +38,8 @@ examples:
   diffusionad synthesize mvtec --category bottle --out anomalies.png
   diffusionad convert params-best.pt bottle.safetensors
   diffusionad export runs/bottle/model.safetensors bottle.onnx
+  diffusionad serve runs/bottle/model.safetensors --port 8000
+  diffusionad info --system
 """
 
 
@@ -46,7 +51,7 @@ class _Parser(argparse.ArgumentParser):
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code; `arguments` default to the process's own."""
     try:
-        return _main(build_parser().parse_args(arguments))
+        return _main(option_files.parse(build_parser(), arguments))
     finally:
         _flush_output()
 
@@ -97,6 +102,9 @@ def build_parser() -> argparse.ArgumentParser:
     group.add_argument("--threads", type=_positive, metavar="N", help="threads; results stay equal")
     group.add_argument("--seed", type=_natural, metavar="N", help="decides every random choice")
     group.add_argument("--quiet", action="store_true", help="print nothing but errors")
+    group.add_argument(
+        "--config", type=_path, metavar="FILE", help="options from a TOML file; others here win"
+    )
 
     parser = _Parser(
         prog="diffusionad",
@@ -155,9 +163,17 @@ def build_parser() -> argparse.ArgumentParser:
         add("export", "write a model as one ONNX graph (needs the extra onnx)",
             "export runs/bottle/model.safetensors bottle.onnx")
     )  # fmt: skip
+    serve = add("serve", "answer HTTP requests, and show a page to drop images on (extra: serve)",
+                "serve runs/bottle/model.safetensors --port 8000")  # fmt: skip
+    serve.add_argument("model", type=_path, metavar="MODEL", help="a model file")
+    add_serving_arguments(serve)
     info = add("info", "show versions and threads, or what a model file holds",
                "info runs/bottle/model.safetensors")  # fmt: skip
     info.add_argument("model", nargs="?", type=_path, metavar="MODEL", help="a model file")
+    info.add_argument("--system", action="store_true", help="all that a bug report should tell")
+    completion = add("completion", "print what completes commands in a shell (extra: completion)",
+                     "completion bash >> ~/.bash_completion")  # fmt: skip
+    completion.add_argument("shell", choices=SHELLS)
     return parser
 
 
@@ -167,6 +183,7 @@ def _demo_arguments(command: argparse.ArgumentParser) -> None:
     )
     _report_argument(command, "report.html in --out")
     _training_arguments(command)
+    command.set_defaults(settings={})  # of the file of --config
 
 
 def _train_arguments(command: argparse.ArgumentParser) -> None:
@@ -178,6 +195,7 @@ def _train_arguments(command: argparse.ArgumentParser) -> None:
     _foreground_arguments(command)
     command.add_argument("--resume", action="store_true", help="go on with what is in --out")
     command.add_argument("--overwrite", action="store_true", help="replace a model in --out")
+    command.set_defaults(settings={})
 
 
 def _kind_argument(command: argparse.ArgumentParser) -> None:

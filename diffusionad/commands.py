@@ -59,7 +59,7 @@ def demo(args: Namespace) -> int:
     dataset = bundled()
     console.say(f"bundled images of ball screws (BSData, CC BY-SA 4.0): {dataset}")
     budget = args.time_budget
-    if budget is None and args.steps is None:
+    if budget is None and args.steps is None and "steps" not in args.settings:
         budget = DEMO_BUDGET
     model = _new_model(args)
     _fit(console, model, dataset, args, budget=budget, resume=False)
@@ -91,10 +91,13 @@ def train(args: Namespace) -> int:
             raise InputError(f"{file}: no such file, so nothing to resume")
         model = _load(file, seed=None)
         kept = {**to_dict(model.config), **to_dict(model.train_config)}
-        for name in ("preset", "image_size", "batch_size", "seed", "kind"):
-            if getattr(args, name) not in (None, kept[name]):
-                option = name.replace("_", "-")
-                raise InputError(f"--{option}: this run has {kept[name]} and keeps it")
+        for name, value in {**_wanted(args), "kind": args.kind}.items():
+            if value not in (None, kept[name]):
+                option = f"--{name.replace('_', '-')}"
+                where = (
+                    option if getattr(args, name, None) is not None else f"{args.config}: {name}"
+                )
+                raise InputError(f"{where}: this run has {kept[name]} and keeps it")
     elif file.exists() and not args.overwrite:
         raise InputError(f"{file}: exists already; add --resume or --overwrite, or choose another")
     else:
@@ -290,7 +293,11 @@ def info(args: Namespace) -> int:
         "threads": _core.get_num_threads(),
         "processors": system.processors(),
     }
-    if args.model is None:
+    if args.system:
+        result["system"] = system.report()
+        for title, values in result["system"].items():
+            console.pairs(title, values)
+    elif args.model is None:
         console.pairs("versions", result["versions"])
         console.pairs(
             "core",
@@ -300,7 +307,7 @@ def info(args: Namespace) -> int:
             },
         )
         console.pairs("presets", {name: row.about for name, row in PRESETS.items()})
-    else:
+    if args.model is not None:
         header = checkpoints.read_header(args.model)
         result["model"] = dataclasses.asdict(header)
         sizes = {name: f"{count:,} parameters" for name, count in header.parameters.items()}
@@ -356,6 +363,34 @@ def export(args: Namespace) -> int:
     return 0
 
 
+def serve(args: Namespace) -> int:
+    """Answer HTTP requests for scores and maps until a signal ends it."""
+    from diffusionad.serving import command
+    from diffusionad.serving.arguments import limits
+
+    console = _console(args)
+    model = _load(args.model, args.seed)
+    name = Path(args.model).name
+
+    def ready(url: str) -> None:
+        console.say(f"{name} at {url}; Ctrl-C ends it")
+        _write_json(args, {"url": url, "model": args.model, "threshold": model.threshold})
+
+    command.serve(model, name, limits(args), args.host, args.port, ready)
+    return 0
+
+
+def completion(args: Namespace) -> int:
+    """Print what makes a shell complete commands, options and file names."""
+    from diffusionad import completion as completing
+    from diffusionad.cli import build_parser
+
+    script = completing.script(build_parser(), args.shell)
+    _console(args).say(script)
+    _write_json(args, {"shell": args.shell, "script": script})
+    return 0
+
+
 COMMANDS: Mapping[str, Callable[[Namespace], int]] = {
     "demo": demo,
     "train": train,
@@ -367,7 +402,9 @@ COMMANDS: Mapping[str, Callable[[Namespace], int]] = {
     "synthesize": synthesize,
     "convert": convert,
     "export": export,
+    "serve": serve,
     "info": info,
+    "completion": completion,
 }
 
 
@@ -375,12 +412,13 @@ COMMANDS: Mapping[str, Callable[[Namespace], int]] = {
 
 
 def _new_model(args: Namespace) -> DiffusionAD:
-    return dad.DiffusionAD(
-        preset=args.preset or "compact",
-        image_size=args.image_size,
-        seed=args.seed or 0,
-        batch_size=args.batch_size,
-    )
+    return dad.DiffusionAD(**_wanted(args))
+
+
+def _wanted(args: Namespace) -> dict[str, Any]:
+    """Settings of the file of --config; what options say goes before them."""
+    options = {name: getattr(args, name) for name in ("preset", "image_size", "batch_size", "seed")}
+    return {**args.settings, **{k: value for k, value in options.items() if value is not None}}
 
 
 def _recipe(args: Namespace) -> Recipe:

@@ -198,6 +198,12 @@ class TrainConfig:
         return {name: weight for name, weight in weights.items() if weight > 0}
 
 
+TABLES: Mapping[str, type[ModelConfig] | type[TrainConfig]] = {
+    "model": ModelConfig,
+    "train": TrainConfig,
+}  # of a TOML file
+
+
 @dataclass(frozen=True)
 class Preset:
     """A named pair of settings, and one line on what it is for."""
@@ -316,22 +322,27 @@ def to_toml(model: ModelConfig, train: TrainConfig) -> str:
 
 def from_toml(path: PathLike) -> tuple[ModelConfig, TrainConfig]:
     """Read what to_toml wrote. Raises InputError that names the file."""
-    import tomlkit
-    from tomlkit.exceptions import ParseError
-
-    try:
-        values = tomlkit.parse(Path(path).read_text(encoding="utf-8")).unwrap()
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read: {reason(error)}") from error
-    except (ParseError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: not valid TOML: {error}") from error
-    tables = {name: values.pop(name, {}) for name in ("model", "train")}
+    values = read_toml(path)
+    tables = {name: values.pop(name, {}) for name in TABLES}
     if values or not all(isinstance(table, dict) for table in tables.values()):
         raise InputError(f"{path}: expected the tables [model] and [train] and nothing else")
     try:
         return from_dict(ModelConfig, tables["model"]), from_dict(TrainConfig, tables["train"])
     except InputError as error:
         raise InputError(f"{path}: {error}") from error
+
+
+def read_toml(path: PathLike) -> dict[str, Any]:
+    """A TOML file as plain values. Raises InputError that names the file."""
+    import tomlkit
+    from tomlkit.exceptions import TOMLKitError
+
+    try:
+        return tomlkit.parse(Path(path).read_text(encoding="utf-8")).unwrap()
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read: {reason(error)}") from error
+    except (TOMLKitError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: not valid TOML: {error}") from error
 
 
 def _names(kind: type[ModelConfig] | type[TrainConfig]) -> list[str]:

@@ -15,6 +15,10 @@ class InputError(DiffusionADError, ValueError):
     exit_code = 2
 
 
+class TooManyPixels(InputError):
+    """An image that declares more pixels than are allowed; none of them was decoded."""
+
+
 class WriteError(DiffusionADError, OSError):
     """A file could not be written; an earlier file of that name is left as it was."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import re
 import struct
@@ -24,7 +25,7 @@ from diffusionad.arrays import (
     as_array,
     as_pixels,
 )
-from diffusionad.errors import InputError
+from diffusionad.errors import InputError, TooManyPixels
 from diffusionad.files import PathLike, atomic_path, reason
 
 if TYPE_CHECKING:
@@ -41,6 +42,8 @@ ImageSource: TypeAlias = "OneImage | Iterable[OneImage]"
 EXTENSIONS = frozenset(
     {".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".gif", ".ppm", ".pgm"}
 )
+# What these extensions stand for; of others Pillow would even run a program (EPS: Ghostscript).
+_FORMATS = ("PNG", "JPEG", "BMP", "TIFF", "WEBP", "GIF", "PPM")
 _EXIF_ORIENTATION = 0x0112
 _WARNINGS = threading.Lock()  # the filters of warnings belong to the process, not to a thread
 _BROKEN = (OSError, SyntaxError, ValueError, TypeError, EOFError, IndexError, KeyError)
@@ -56,6 +59,20 @@ def read_image(path: PathLike) -> Bytes:
     Pillow's limit on pixels.
     """
     with _opened(path) as image:
+        return np.ascontiguousarray(_to_rgb(image))
+
+
+def decode_image(data: bytes, name: str, max_pixels: int) -> Bytes:
+    """Decode an image file that someone sent, as read_image would read it: uint8 [H, W, 3].
+
+    Only formats of EXTENSIONS are tried. Raises InputError that calls the image `name`, and
+    TooManyPixels, before a pixel is decoded, for an image that declares more than `max_pixels`.
+    """
+    with _opened(io.BytesIO(data), name, _FORMATS) as image:
+        if image.width * image.height > max_pixels:
+            raise TooManyPixels(
+                f"{name}: expected at most {max_pixels:,} pixels, got {image.width}x{image.height}"
+            )
         return np.ascontiguousarray(_to_rgb(image))
 
 
@@ -247,37 +264,48 @@ def write_png(path: PathLike, pixels: Bytes) -> None:
 
 
 @contextmanager
-def _opened(path: PathLike) -> Iterator[Image.Image]:
+def _opened(
+    source: PathLike | io.BytesIO, name: str = "", formats: tuple[str, ...] | None = None
+) -> Iterator[Image.Image]:
     """Open an image file; whatever Pillow raises, also while decoding, names the file."""
     from PIL import Image, UnidentifiedImageError
 
-    file = Path(path)
+    file = source if isinstance(source, io.BytesIO) else Path(source)
+    name = name or str(file)
     try:
-        if file.is_dir():
-            raise InputError(f"{file}: expected an image file, got a folder")
-        if file.stat().st_size == 0:
-            raise InputError(f"{file}: the file is empty")
+        _require_content(file, name)
         with _WARNINGS, warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
-            image = Image.open(file)
+            image = Image.open(file, formats=formats)
         with image:
             yield image
     except InputError:
         raise
     except FileNotFoundError as error:
-        raise InputError(f"{file}: no such file") from error
+        raise InputError(f"{name}: no such file") from error
     except UnidentifiedImageError as error:
-        raise InputError(f"{file}: not an image that can be read") from error
+        raise InputError(f"{name}: not an image that can be read") from error
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise InputError(
-            f"{file}: the image has more than {Image.MAX_IMAGE_PIXELS:,} pixels, the limit "
+        raise TooManyPixels(
+            f"{name}: the image has more than {Image.MAX_IMAGE_PIXELS:,} pixels, the limit "
             "against decompression bombs (PIL.Image.MAX_IMAGE_PIXELS)"
         ) from error
     except PermissionError as error:
-        raise InputError(f"{file}: {reason(error)}") from error
+        raise InputError(f"{name}: {reason(error)}") from error
     except (*_BROKEN, struct.error, zlib.error) as error:
         text = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise InputError(f"{file}: the image is broken: {text}") from error
+        raise InputError(f"{name}: the image is broken: {text}") from error
+
+
+def _require_content(file: Path | io.BytesIO, name: str) -> None:
+    if isinstance(file, io.BytesIO):
+        size = file.getbuffer().nbytes
+    elif file.is_dir():
+        raise InputError(f"{name}: expected an image file, got a folder")
+    else:
+        size = file.stat().st_size
+    if size == 0:
+        raise InputError(f"{name}: the file is empty")
 
 
 def _is_pillow(item: Any) -> bool:

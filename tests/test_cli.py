@@ -21,7 +21,7 @@ from diffusionad.cli import main, parse_duration
 
 COMMANDS = (
     "demo", "train", "evaluate", "predict", "benchmark", "ablate", "datasets", "synthesize",
-    "convert", "export", "info",
+    "convert", "export", "serve", "info", "completion",
 )  # fmt: skip
 
 
@@ -86,8 +86,9 @@ def fails(capsys: pytest.CaptureFixture[str], code: int, *arguments: object) -> 
 def test_every_command_has_help_with_an_example_and_the_common_options(capsys, command):
     assert run(command, "--help") == 0
     text = capsys.readouterr().out
-    for word in ("--json FILE", "--threads N", "--seed N", "--quiet", f"diffusionad {command}"):
+    for word in ("--json FILE", "--threads N", "--seed N", "--quiet", "--config FILE"):
         assert word in text
+    assert f"diffusionad {command}" in text
 
 
 def test_help_and_version(capsys):

@@ -113,6 +113,20 @@ def test_train_evaluate_predict_info(capsys, tmp_path, data, trained):
         assert word in text
 
 
+def test_a_run_can_be_repeated_from_its_own_file(capsys, tmp_path, data, trained):
+    out, settings = tmp_path / "run", trained / "config.toml"
+    assert run("train", data, "--out", out, "--config", settings, "--quiet") == 0
+    assert tensors(out) == tensors(trained)
+    assert (out / "config.toml").read_bytes() == settings.read_bytes()
+
+    again = ("train", data, "--out", out, "--resume", "--config", out / "config.toml")
+    assert run(*again, "--quiet") == 0
+    text = settings.read_text(encoding="utf-8")
+    (out / "config.toml").write_text(text.replace("unet_lr = 0.001", "unet_lr = 0.002"))
+    capsys.readouterr()
+    assert "config.toml: unet_lr: this run has 0.001 and keeps it" in fails(capsys, 2, *again)
+
+
 def test_resume_on_the_command_line(capsys, tmp_path, data, trained):
     out = tmp_path / "run"
     shutil.copytree(trained, out)

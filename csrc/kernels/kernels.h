@@ -55,6 +55,7 @@ void dad_gemm(bool transpose_a, bool transpose_b, ptrdiff_t M, ptrdiff_t N, ptrd
 
 /* Keeps BLAS at one thread; called once when the module is loaded. */
 void dad_gemm_init(void);
+const char *dad_blas_name(void); /* version, options, processor */
 
 /* ---- conv2d.c (with conv2d_*.c) -------------------------------------------------- */
 

@@ -66,6 +66,25 @@ static PyObject *set_num_threads(PyObject *self, PyObject *args) {
     Py_RETURN_NONE;
 }
 
+/* What a bug report should tell of this build. */
+static PyObject *build_info(PyObject *self, PyObject *args) {
+    (void)self, (void)args;
+#if defined(__clang__)
+    const char *compiler = "Clang " __clang_version__;
+#elif defined(__GNUC__)
+    const char *compiler = "GCC " __VERSION__;
+#else
+    const char *compiler = "unknown";
+#endif
+#ifdef _OPENMP
+    const int openmp = _OPENMP;
+#else
+    const int openmp = 0;
+#endif
+    return Py_BuildValue("{s:s, s:i, s:s}", "compiler", compiler, "openmp", openmp, "blas",
+                         dad_blas_name());
+}
+
 static PyMethodDef module_methods[] = {
     {"simd_level", simd_level, METH_NOARGS,
      "simd_level()\n--\n\nName of the SIMD level in use."},
@@ -74,6 +93,9 @@ static PyMethodDef module_methods[] = {
     {"set_simd_level", set_simd_level, METH_VARARGS,
      "set_simd_level(name, /)\n--\n\n"
      "Use one of simd_levels(). Not while another thread computes."},
+    {"build_info", build_info, METH_NOARGS,
+     "build_info()\n--\n\n"
+     "The compiler, the date of OpenMP's version (yyyymm, 0 without), and OpenBLAS."},
     {"get_num_threads", get_num_threads, METH_NOARGS,
      "get_num_threads()\n--\n\nThreads that a call uses."},
     {"set_num_threads", set_num_threads, METH_VARARGS,

@@ -1,0 +1,143 @@
+"""Options from files: the command line wins, and what is wrong with a file is one line."""
+
+from __future__ import annotations
+
+import pytest
+import tomlkit
+from test_cli import fails
+
+from diffusionad import commands, option_files
+from diffusionad.cli import build_parser
+
+
+def parsed(*arguments: object):
+    return option_files.parse(build_parser(), [str(argument) for argument in arguments])
+
+
+@pytest.fixture
+def file(tmp_path):
+    """A function that writes the file and returns its path."""
+
+    def write(text: str):
+        (tmp_path / "c.toml").write_text(text, encoding="utf-8")
+        return tmp_path / "c.toml"
+
+    return write
+
+
+def test_a_file_gives_options_and_arguments(file):
+    path = file(
+        'data = "mvtec"\ncategory = "bottle"\nout = "runs"\ntime-budget = "20m"\n'
+        "image_size = 64\nresume = true\noverwrite = false\nthreads = 3\n"
+    )
+    args = parsed("train", "--config", path)
+    assert (args.data, args.category, args.out, args.time_budget) == (
+        "mvtec",
+        "bottle",
+        "runs",
+        1200,
+    )
+    assert (args.image_size, args.resume, args.overwrite, args.threads) == (64, True, False, 3)
+    assert (args.preset, args.steps, args.settings) == (None, None, {})
+
+
+@pytest.mark.parametrize("named", [["--config", "{}"], ["--config={}"]])
+def test_the_command_line_wins(file, named):
+    path = file('data = "mvtec"\nout = "a"\ncategory = "bottle"\nsteps = 10\nthreads = 2\n')
+    given = [part.format(path) for part in named]
+    args = parsed("train", *given, "visa", "--out", "b", "--time-budget", "90s", "--threads", 4)
+    assert (args.data, args.out, args.category, args.threads) == ("visa", "b", "bottle", 4)
+    assert (args.steps, args.time_budget) == (None, 90)  # they exclude each other
+    assert parsed("train", *given, "--steps", 7).steps == 7
+
+
+def test_lists(file):
+    path = file('data = "mvtec"\nout = "o"\nseeds = [0, 2]\nmodel = ["a", "b"]\nt-s = "none"\n')
+    args = parsed("ablate", "--config", path)
+    assert (args.seeds, args.models, args.t_s) == ((0, 2), ["a", "b"], ())
+    assert parsed("ablate", "--config", path, "--model", "c").models == ["c"]
+    path = file('model = "m"\nimages = ["a.png", "b.png"]\nout = "o"\n')
+    assert parsed("predict", "--config", path).images == ["a.png", "b.png"]
+    assert parsed("predict", "--config", path, "n", "c.png").images == ["c.png"]
+    path = file('model = "m"\nmax-upload = "1MB"\nmax-wait = 0\n')
+    args = parsed("serve", "--config", path)
+    assert (args.model, args.max_upload, args.max_wait) == ("m", 1_000_000, 0.0)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("step = 3", "step: no such option of diffusionad train; the nearest is steps"),
+        (
+            "time_bugdet = 3",
+            "time_bugdet: no such option of diffusionad train; the nearest is time-b",
+        ),
+        ("heatmaps = 'a'", "heatmaps: no such option of diffusionad train; the nearest is"),
+        ("config = 'a'", "config: no such option"),
+        ("help = true", "help: no such option"),
+        ("steps = 0", "steps: expected a whole number of 1 or more, got '0'"),
+        ("steps = 2.5", "steps: expected a whole number"),
+        ("steps = true", "steps: expected a text or a number, got True"),
+        ("steps = 1979-05-27", "steps: expected a text or a number"),
+        ("resume = 1", "resume: expected true or false, got 1"),
+        ("preset = 'huge'", "preset: expected compact or paper, got 'huge'"),
+        ("out = ''", "out: expected a path, got an empty text"),
+        ("steps = 3\ntime-budget = '1m'", "steps: expected one of them, got both"),
+        ("[other]\na = 1", "other: no such option"),
+        ("train = 3", "train: no such option"),
+        ("[train]\nunet_rl = 1.0", "[train] unet_rl: no such setting; the nearest is unet_lr"),
+        ("[model]\nsteps = 3", "[model] steps: no such setting; the nearest is"),
+        ("[train]\nunet_lr = -1.0", "unet_lr: expected more than 0"),
+        ("[model]\npreset = 3", "preset: no '3'"),
+        ("steps =", "not valid TOML"),
+        ("steps = 1\nsteps = 2", "not valid TOML"),
+    ],
+)
+def test_what_is_wrong_with_a_file_is_one_line(capsys, file, text, words):
+    line = fails(capsys, 2, "train", "d", "--out", "o", "--config", file(text))
+    assert "c.toml: " in line
+    assert words in line
+
+
+def test_files_that_there_are_not(capsys, tmp_path):
+    words = "none.toml: cannot be read: no such file or directory"
+    assert words in fails(capsys, 2, "info", "--config", tmp_path / "none.toml")
+    assert "cannot be read: is a directory" in fails(capsys, 2, "info", "--config", tmp_path)
+    assert "--config: expected a path" in fails(capsys, 2, "info", "--config", "")
+    assert "--config: expected one argument" in fails(capsys, 2, "info", "--config")
+    (tmp_path / "c.toml").write_bytes(b"out = '\xff'")
+    assert "not valid TOML" in fails(capsys, 2, "info", "--config", tmp_path / "c.toml")
+    assert "fly" in fails(capsys, 2, "fly", "--config", tmp_path / "c.toml")
+
+
+def test_what_is_required_stays_required(capsys, file):
+    assert "DATA" in fails(capsys, 2, "train", "--config", file("out = 'o'"))
+    assert "--out" in fails(capsys, 2, "train", "d", "--config", file("steps = 3"))
+
+
+def test_settings_are_for_commands_that_train_one_model(capsys, file):
+    path = file("[train]\nunet_lr = 0.01")
+    words = "[train]: diffusionad evaluate takes options, no settings"
+    assert words in fails(capsys, 2, "evaluate", "m", "d", "--config", path)
+    assert parsed("demo", "--config", path).settings == {"unet_lr": 0.01}
+
+
+def test_settings_start_from_their_preset_and_options_go_before_them(file):
+    path = file(
+        "image-size = 32\n[model]\nimage_size = 96\nt_s = 150\nseed = 4\n"
+        "[train]\nsteps = 2\nbatch_size = 3"
+    )
+    made = commands._new_model(
+        parsed("train", "d", "--out", "o", "--config", path, "--batch-size", 5)
+    )
+    assert (made.config.image_size, made.config.t_s, made.config.base_channels) == (32, 150, 32)
+    assert made.seed == 4
+    assert (made.train_config.batch_size, made.train_config.steps) == (5, 2)
+    assert made.train_config.unet_lr == 1e-3
+
+
+def test_a_preset_that_contradicts_the_settings(capsys, file):
+    path = file(tomlkit.dumps({"model": {"preset": "compact", "image_size": 64}}))
+    line = fails(capsys, 2, "train", "d", "--out", "o", "--config", path, "--preset", "paper")
+    assert "settings are of preset compact, --preset says paper" in line
+    assert parsed("train", "d", "--out", "o", "--config", path, "--preset", "compact").settings
