@@ -13,12 +13,43 @@ void openblas_set_num_threads(int count);
 #define BLAS(name) scipy_##name
 #endif
 
-void dad_gemm_init(void) { BLAS(openblas_set_num_threads)(1); }
-
 void dad_gemm(bool transpose_a, bool transpose_b, ptrdiff_t M, ptrdiff_t N, ptrdiff_t K,
               float alpha, const float *A, ptrdiff_t lda, const float *B, ptrdiff_t ldb,
               float beta, float *C, ptrdiff_t ldc) {
     BLAS(cblas_sgemm)(CblasRowMajor, transpose_a ? CblasTrans : CblasNoTrans,
                       transpose_b ? CblasTrans : CblasNoTrans, (int)M, (int)N, (int)K,
                       alpha, A, (int)lda, B, (int)ldb, beta, C, (int)ldc);
+}
+
+/* OpenBLAS chooses its kernels by processor, and 0.3.34 has unfinished ones for Arm's SME:
+ * wrong numbers and no error. A^T B + C of small integers is exact on any that work. */
+static bool multiplies_rightly(void) {
+    enum { M = 3, N = 5, K = 4 };
+    float A[K * M], B[K * N], C[M * N];
+    for (int i = 0; i < K * M; i++) {
+        A[i] = (float)(i % 7 - 3);
+    }
+    for (int i = 0; i < K * N; i++) {
+        B[i] = (float)(i % 5 + 1);
+    }
+    for (int i = 0; i < M * N; i++) {
+        C[i] = (float)i;
+    }
+    dad_gemm(true, false, M, N, K, 1.0f, A, M, B, N, 1.0f, C, N);
+    bool right = true;
+    for (int m = 0; m < M; m++) {
+        for (int n = 0; n < N; n++) {
+            float sum = (float)(m * N + n);
+            for (int k = 0; k < K; k++) {
+                sum += A[k * M + m] * B[k * N + n];
+            }
+            right = right && sum == C[m * N + n];
+        }
+    }
+    return right;
+}
+
+bool dad_gemm_init(void) {
+    BLAS(openblas_set_num_threads)(1);
+    return multiplies_rightly();
 }
