@@ -1,7 +1,7 @@
 """Makes format_N.tar.xz: a run's folder as this version writes it, and what its model predicts.
 
-A format that was released keeps its file, so this is run once per format number:
-python tests/golden/make_format.py. Most weights are cleared: as they are, the archive would be of megabytes.
+A format that was released keeps its file, so this is run once per number of a format:
+python tests/golden/make_format.py. Most weights are cleared, to make the archive small.
 """
 
 from __future__ import annotations
