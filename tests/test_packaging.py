@@ -13,6 +13,7 @@ import tarfile
 from pathlib import Path
 
 import pytest
+import tomlkit
 
 import diffusionad as dad
 
@@ -52,6 +53,20 @@ def distribution(requirement: str) -> str:
 
 def test_version_is_said_once():
     assert dad.__version__ == importlib.metadata.version("diffusionad")
+
+
+def test_supported_pythons_are_the_same_everywhere():
+    settings = tomlkit.parse((ROOT / "pyproject.toml").read_text()).unwrap()
+    prefix = "Programming Language :: Python :: "
+    classifiers = [c.removeprefix(prefix) for c in settings["project"]["classifiers"]]
+    versions = [version for version in classifiers if re.fullmatch(r"3\.[0-9]+", version)]
+    assert settings["project"]["requires-python"] == f">={versions[0]}"
+    wheels = settings["tool"]["cibuildwheel"]["build"]
+    assert wheels == [f"cp{version.replace('.', '')}-*" for version in versions]
+    assert f"for version in {' '.join(versions)};" in (ROOT / ".ci" / "pythons").read_text()
+    assert (
+        f"Python {versions[0]} to {versions[-1]}." in (ROOT / "docs/compatibility.md").read_text()
+    )
 
 
 def test_few_dependencies_at_run_time():
