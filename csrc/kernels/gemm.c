@@ -21,8 +21,9 @@ void dad_gemm(bool transpose_a, bool transpose_b, ptrdiff_t M, ptrdiff_t N, ptrd
                       alpha, A, (int)lda, B, (int)ldb, beta, C, (int)ldc);
 }
 
-/* OpenBLAS chooses its kernels by processor, and 0.3.34 has unfinished ones for Arm's SME:
- * wrong numbers and no error. A^T B + C of small integers is exact on any that work. */
+/* OpenBLAS chooses its kernels by processor, and 0.3.34 from PyPI has empty ones for Arm's
+ * SME: wrong numbers and no error (seen under qemu). A^T B + C of small integers is exact
+ * on any that work. */
 static bool multiplies_rightly(void) {
     enum { M = 3, N = 5, K = 4 };
     float A[K * M], B[K * N], C[M * N];
