@@ -62,13 +62,8 @@ notebooks: $(VENV)/.core $(VENV)/.with-notebooks ## execute every notebook
 	        $$notebook; \
 	done
 
-package: $(VENV)/.core ## build a wheel, install it into an environment of its own, use it
-	rm -rf build/package build/lib.*
-	$(PIP) wheel --no-deps --wheel-dir build/package .
-	$(BIN)/python -m venv build/package/venv
-	build/package/venv/bin/python -m pip --disable-pip-version-check --quiet \
-	    install build/package/*.whl
-	cd build/package && venv/bin/diffusionad info
+package: $(VENV)/.core $(VENV)/.with-package ## build sdist and wheel, use the wheel in an environment of its own
+	VENV=$(abspath $(VENV)) .ci/wheel
 
 clean: ## remove .venv and everything that was built
 	rm -rf $(VENV) build dist *.egg-info diffusionad/_core*.so

@@ -4,6 +4,7 @@ Environment:
   DIFFUSIONAD_SYSTEM_BLAS=1   link the system's OpenBLAS (found by pkg-config) instead of the
                               PyPI package scipy-openblas32
   DIFFUSIONAD_OPENMP=0        build without threads
+  DIFFUSIONAD_SIMD=0          build the baseline of the inner loops only
   DIFFUSIONAD_WERROR=1        warnings are errors (CI)
   DIFFUSIONAD_SANITIZE=1      AddressSanitizer and UndefinedBehaviorSanitizer (CI)
 """
@@ -11,7 +12,6 @@ Environment:
 from __future__ import annotations
 
 import os
-import platform
 import shlex
 import shutil
 import subprocess
@@ -50,12 +50,19 @@ def flag(name: str, default: str = "0") -> bool:
     return os.environ.get(name, default) not in ("", "0")
 
 
-def on_x86() -> bool:
-    return platform.machine().lower() in ("x86_64", "amd64")
-
-
 def levels() -> dict[str, list[str]]:
-    return X86_LEVELS if on_x86() else {"baseline": []}
+    """SIMD levels to build, by what the target has: sysconfig knows of cross-compilation."""
+    on_x86 = sysconfig.get_platform().endswith(("x86_64", "amd64"))
+    return X86_LEVELS if on_x86 and flag("DIFFUSIONAD_SIMD", "1") else {"baseline": []}
+
+
+def openmp() -> tuple[list[str], list[str]]:
+    """Compile flags and link flags of threads."""
+    if not flag("DIFFUSIONAD_OPENMP", "1"):
+        return ["-Wno-unknown-pragmas"], []
+    if sys.platform == "darwin":  # Apple's Clang has OpenMP, but neither its library nor a flag
+        return ["-Xpreprocessor", "-fopenmp"], ["-lomp"]
+    return ["-fopenmp"], ["-fopenmp"]
 
 
 def blas() -> tuple[list[str], list[str], list[str]]:
@@ -76,10 +83,11 @@ def blas() -> tuple[list[str], list[str], list[str]]:
     import scipy_openblas32 as openblas
 
     library = Path(openblas.get_lib_dir())
+    origin = {"darwin": "@loader_path", "win32": None}.get(sys.platform, "$ORIGIN")
     return (
         [f"-I{openblas.get_include_dir()}"],
         [f"-L{library}", f"-l{openblas.get_library()}"],
-        ["$ORIGIN/../scipy_openblas32/lib"],
+        [f"{origin}/../scipy_openblas32/lib"] if origin else [],
     )
 
 
@@ -93,6 +101,11 @@ def installed_openblas() -> str:
 
 class BuildCore(build_ext):
     """Compiles changed files only, several at once, the simd/ folder once per level."""
+
+    def initialize_options(self) -> None:
+        super().initialize_options()
+        if sys.platform == "win32":  # the core's vectors are an extension of GCC and Clang
+            self.compiler = "mingw32"
 
     def run(self) -> None:
         # setuptools clears `inplace` while it builds, and copies afterwards.
@@ -124,12 +137,10 @@ class BuildCore(build_ext):
         flags = [*FLAGS, *WARNINGS, f"-I{CSRC}", f"-I{python_include}", f"-I{numpy.get_include()}"]
         flags += blas_compile
         link = list(blas_link)
-        if flag("DIFFUSIONAD_OPENMP", "1"):
-            flags.append("-fopenmp")
-            link.append("-fopenmp")
-        else:
-            flags.append("-Wno-unknown-pragmas")
-        if on_x86():
+        threads_compile, threads_link = openmp()
+        flags += threads_compile
+        link += threads_link
+        if "avx2" in levels():
             flags.append("-DDAD_X86_LEVELS")
         if flag("DIFFUSIONAD_WERROR"):
             flags.append("-Werror")
@@ -171,15 +182,10 @@ class BuildCore(build_ext):
             objects = list(pool.map(compile_one, jobs))
         output = Path(self.get_ext_fullpath(ext.name))
         output.parent.mkdir(parents=True, exist_ok=True)
-        self.spawn(
-            [*self.compiler.linker_so, *objects, *link]
-            + [f"-Wl,-rpath,{path}" for path in run_paths]
-            + ["-lm", "-o", str(output)]
-        )
-
-    def get_source_files(self) -> list[str]:
-        sources = [p for p in sorted(CSRC.rglob("*")) if p.suffix in (".c", ".h", ".inc")]
-        return [str(p.relative_to(ROOT)) for p in sources]
+        link += [f"-Wl,-rpath,{path}" for path in run_paths]
+        link += [f"-L{path}" for path in self.library_dirs]
+        link += [f"-l{name}" for name in self.get_libraries(ext)]  # Python's own, on Windows
+        self.spawn([*self.compiler.linker_so, *objects, *link, "-lm", "-o", str(output)])
 
 
 setup(

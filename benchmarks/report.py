@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from diffusionad.console import Console
+
 Row = Mapping[str, Any]
 ENGINES = {
     "ours": "diffusionad",
@@ -84,23 +86,12 @@ def sweep_cells(row: Row) -> list[str]:
 
 
 def show(data: Row) -> None:
-    """The tables by rich."""
-    from rich import box
-    from rich.console import Console
-    from rich.table import Table
-
-    console = Console(highlight=False, markup=False)
-    if not console.is_terminal:
-        console.width = 200
+    """The tables on the console."""
+    console = Console()
     for columns, rows in tables(data):
-        table = Table(box=box.SIMPLE_HEAD)
-        for index, column in enumerate(columns):
-            table.add_column(column, justify="right" if index else "left", no_wrap=not index)
-        for row in rows:
-            table.add_row(*row)
-        console.print(table)
-    for line in roofline(data):
-        console.print(line)
+        console.table("", columns, rows)
+    for text in roofline(data):
+        console.say(text)
 
 
 def markdown(data: Row) -> str:

@@ -1,16 +1,18 @@
-"""What the commands show: tables and progress, in colour on a terminal, plain lines elsewhere.
+"""What the commands show: tables, and progress as a bar on a terminal, as lines elsewhere.
 
-Results go to stdout, progress to stderr; rich is imported only for a terminal.
+Results go to stdout, progress to stderr; tqdm is imported only for a terminal.
 """
 
 from __future__ import annotations
 
+import os
+import shutil
 import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 if TYPE_CHECKING:
     from diffusionad.datasets import Category, Report
@@ -36,9 +38,7 @@ class Console:
         """A table on stdout; the first column is text, the others line up on the right."""
         if not self.results:
             return
-        if sys.stdout.isatty():
-            _rich_table(title, columns, rows)
-            return
+        styled = _styled(sys.stdout)
         widths = [max(map(len, cells)) for cells in zip(columns, *rows, strict=True)]
         print(f"\n{title}" if title else "")
         for row in (columns, *rows):
@@ -46,7 +46,8 @@ class Console:
                 continue
             cells = [row[0].ljust(widths[0])]
             cells += [cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True)]
-            print("  " + "  ".join(cells).rstrip())
+            line = "  " + "  ".join(cells).rstrip()
+            print(f"\x1b[1m{line}\x1b[0m" if row is columns and styled else line)
         sys.stdout.flush()
 
     def pairs(self, title: str, values: Mapping[str, Any]) -> None:
@@ -106,7 +107,7 @@ class Console:
         if self.quiet:
             yield lambda done, of, text: None
         elif sys.stderr.isatty():
-            with _rich_bar(what, total) as update:
+            with _terminal_bar(what, total) as update:
                 yield update
         else:
             yield _PlainBar(what)
@@ -127,6 +128,11 @@ class _PlainBar:
         of = f"{done}/{total}" if total else str(done)
         with suppress(OSError):  # a reader that has left must not end a run of hours
             print(f"{self.what} {of}  {text}".rstrip(), file=sys.stderr, flush=True)
+
+
+def _styled(stream: TextIO) -> bool:
+    """Whether to use colours: on a terminal whose user did not ask for none (no-color.org)."""
+    return stream.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
 
 
 def training_text(progress: Progress) -> str:
@@ -165,38 +171,21 @@ def number(value: float | None, digits: int = 4) -> str:
     return "-" if value is None else f"{value:.{digits}f}"
 
 
-def _rich_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    from rich import box
-    from rich.console import Console as RichConsole
-    from rich.table import Table
-
-    table = Table(title=title or None, title_justify="left", box=box.SIMPLE_HEAD)
-    for index, column in enumerate(columns):
-        table.add_column(column, justify="right" if index else "left", no_wrap=bool(index))
-    for row in rows:
-        table.add_row(*row)
-    RichConsole(highlight=False, markup=False).print(table)
-
-
 @contextmanager
-def _rich_bar(what: str, total: int | None) -> Iterator[Callable[[int, int | None, str], None]]:
-    from rich.console import Console as RichConsole
-    from rich.progress import BarColumn, TextColumn
-    from rich.progress import Progress as Bars
+def _terminal_bar(what: str, total: int | None) -> Iterator[Callable[[int, int | None, str], None]]:
+    from tqdm import tqdm
 
-    console = RichConsole(stderr=True)
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(bar_width=12),
-        TextColumn("{task.fields[text]}", markup=False),
-    )
-    room = console.width - len(what) - 12 - 3  # cut here: rich would squeeze the bar instead
-    with Bars(*columns, console=console, refresh_per_second=4) as progress:
-        task = progress.add_task(what, total=total, text="")
+    size = shutil.get_terminal_size()  # tqdm's own is 0 by 0 on a terminal that does not tell it
+    layout = "{desc} {bar:12} {n_fmt}/{total_fmt}{postfix}"
+    with tqdm(
+        total=total, desc=what, bar_format=layout, file=sys.stderr, mininterval=0.25,
+        ncols=size.columns, nrows=size.lines, colour="green" if _styled(sys.stderr) else None,
+    ) as bar:  # fmt: skip
 
         def update(done: int, of: int | None, text: str) -> None:
-            count = f"{done}/{of}" if of else str(done)
-            line = f"{count}  {text}".rstrip()[: max(0, room)]
-            progress.update(task, completed=done, total=of or None, text=line)
+            bar.ncols = shutil.get_terminal_size().columns
+            bar.total = of or None
+            bar.set_postfix_str(text, refresh=False)
+            bar.update(done - bar.n)
 
         yield update

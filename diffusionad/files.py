@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import logging
 import os
@@ -14,6 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from diffusionad.errors import InputError, WriteError
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
 
 log = logging.getLogger(__name__)
 
@@ -49,19 +53,24 @@ def run_folder(path: PathLike) -> Iterator[Path]:
     folder = make_folder(path)
     with contextlib.ExitStack() as stack:
         try:
-            handle = os.open(folder, os.O_RDONLY)
-            stack.callback(os.close, handle)
             tempfile.TemporaryFile(dir=folder).close()
+            if fcntl is not None:  # else folders can neither be opened nor locked
+                handle = os.open(folder, os.O_RDONLY)
+                stack.callback(os.close, handle)
+                _lock(folder, handle)
         except OSError as error:
             raise WriteError(f"{folder}: cannot write: {reason(error)}") from error
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise InputError(f"{folder}: another run is writing to this folder") from error
-        except OSError as error:
-            # Some network file systems have no locks; a run works without.
-            log.info("%s: not locked: %s", folder, reason(error))
         yield folder
+
+
+def _lock(folder: Path, handle: int) -> None:
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        raise InputError(f"{folder}: another run is writing to this folder") from error
+    except OSError as error:
+        # Some network file systems have no locks; a run works without.
+        log.info("%s: not locked: %s", folder, reason(error))
 
 
 @contextlib.contextmanager
@@ -91,7 +100,7 @@ def atomic_path(path: PathLike, *, durable: bool = True) -> Iterator[Path]:
             _flush(temporary)
         os.replace(temporary, target)
         temporary = None
-        if durable:
+        if durable and fcntl is not None:
             _flush(target.parent)
     except OSError as error:
         if isinstance(error, WriteError):
@@ -146,7 +155,8 @@ def _use_default_permissions(path: Path) -> None:
 
 
 def _flush(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
+    # Windows flushes only what is open for writing, and Linux opens no folder that way.
+    handle = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
     try:
         os.fsync(handle)
     finally:

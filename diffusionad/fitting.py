@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from . import _core, checkpoints, normality, system, training_log
-from .config import TrainConfig, from_dict, to_dict, to_toml, update
+from .config import ModelConfig, TrainConfig, from_dict, to_dict, to_toml, update
 from .errors import InputError
 from .files import PathLike, remove_temporaries, write_text
 from .images import Bytes, write_png
@@ -155,9 +155,9 @@ class Fit:
         for name, ours in self.inputs.items():
             if values.get(name) != ours:
                 raise InputError(f"{path}: this run was trained with other {name}")
-        if values.get("model") != to_dict(self.model.config):
-            raise InputError(f"{path}: this run's model has other settings")
         try:
+            if from_dict(ModelConfig, values["model"]) != self.model.config:
+                raise InputError(f"{path}: this run's model has other settings")
             self.model.train_config = from_dict(TrainConfig, values["train"])
             planned = self.model.train_config.steps
             if steps is not None and steps != planned:

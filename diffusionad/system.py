@@ -33,7 +33,10 @@ def versions() -> dict[str, str]:
 
 
 def peak_memory_mb() -> float:
-    """The most memory that this process has held at once so far (VmHWM), in MiB."""
+    """The most memory that this process has held at once so far (VmHWM), in MiB.
+
+    0 where the system does not say (Windows).
+    """
     try:
         with open("/proc/self/status", encoding="ascii") as status:
             for line in status:
@@ -41,8 +44,10 @@ def peak_memory_mb() -> float:
                     return int(line.split()[1]) / 1024
     except OSError:
         pass
-    import resource
-
+    try:
+        import resource
+    except ImportError:
+        return 0.0
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak / (1024 * 1024 if platform.system() == "Darwin" else 1024)
 

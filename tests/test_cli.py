@@ -421,7 +421,7 @@ def test_the_module_runs_and_stands_a_closed_pipe():
 def test_help_does_not_import_what_it_does_not_need():
     script = (
         "import sys; from diffusionad.cli import build_parser; build_parser().format_help();"
-        "print([m for m in ('rich', 'PIL', 'safetensors', 'tomlkit') if m in sys.modules])"
+        "print([m for m in ('tqdm', 'PIL', 'safetensors', 'tomlkit') if m in sys.modules])"
     )
     command = [sys.executable, "-c", script]
     done = subprocess.run(command, capture_output=True, text=True, check=True)

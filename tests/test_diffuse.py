@@ -88,7 +88,8 @@ def test_guide(shape: tuple[int, ...], w: float) -> None:
         np.testing.assert_allclose(got[name], want[name], atol=5e-5, err_msg=name)
     np.testing.assert_array_equal(_core.norm_guided_eps(*arguments, w), got["eps_hat"])
     if w == 0.0:
-        np.testing.assert_array_equal(got["x0_hat"], got["x0_s"])
+        # Not bit for bit: where multiply-add is one instruction the two are contracted differently.
+        np.testing.assert_allclose(got["x0_hat"], got["x0_s"], rtol=0, atol=1e-6)
 
 
 @pytest.mark.parametrize("case", CASES)

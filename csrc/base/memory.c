@@ -8,6 +8,13 @@
 #ifdef __linux__
 #include <sys/mman.h>
 #endif
+#ifdef _WIN32 /* has no aligned_alloc, and memory that free() does not take back */
+#include <malloc.h>
+#define aligned_alloc(alignment, bytes) _aligned_malloc(bytes, alignment)
+#define aligned_free _aligned_free
+#else
+#define aligned_free free
+#endif
 
 enum { CACHE_LINE = 64, HUGE_PAGE = 2 << 20 };
 
@@ -27,7 +34,7 @@ float *dad_alloc(ptrdiff_t count) {
     return buffer;
 }
 
-void dad_free(float *buffer) { free(buffer); }
+void dad_free(float *buffer) { aligned_free(buffer); }
 
 void *dad_grow(void *items, int *capacity, int count, size_t size) {
     if (count < *capacity) {

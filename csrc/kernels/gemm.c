@@ -14,8 +14,6 @@ char *openblas_get_config(void);
 #define BLAS(name) scipy_##name
 #endif
 
-void dad_gemm_init(void) { BLAS(openblas_set_num_threads)(1); }
-
 const char *dad_blas_name(void) { return BLAS(openblas_get_config)(); }
 
 void dad_gemm(bool transpose_a, bool transpose_b, ptrdiff_t M, ptrdiff_t N, ptrdiff_t K,
@@ -24,4 +22,38 @@ void dad_gemm(bool transpose_a, bool transpose_b, ptrdiff_t M, ptrdiff_t N, ptrd
     BLAS(cblas_sgemm)(CblasRowMajor, transpose_a ? CblasTrans : CblasNoTrans,
                       transpose_b ? CblasTrans : CblasNoTrans, (int)M, (int)N, (int)K,
                       alpha, A, (int)lda, B, (int)ldb, beta, C, (int)ldc);
+}
+
+/* OpenBLAS chooses its kernels by processor, and 0.3.34 from PyPI has empty ones for Arm's
+ * SME: wrong numbers and no error (seen under qemu). A^T B + C of small integers is exact
+ * on any that work. */
+static bool multiplies_rightly(void) {
+    enum { M = 3, N = 5, K = 4 };
+    float A[K * M], B[K * N], C[M * N];
+    for (int i = 0; i < K * M; i++) {
+        A[i] = (float)(i % 7 - 3);
+    }
+    for (int i = 0; i < K * N; i++) {
+        B[i] = (float)(i % 5 + 1);
+    }
+    for (int i = 0; i < M * N; i++) {
+        C[i] = (float)i;
+    }
+    dad_gemm(true, false, M, N, K, 1.0f, A, M, B, N, 1.0f, C, N);
+    bool right = true;
+    for (int m = 0; m < M; m++) {
+        for (int n = 0; n < N; n++) {
+            float sum = (float)(m * N + n);
+            for (int k = 0; k < K; k++) {
+                sum += A[k * M + m] * B[k * N + n];
+            }
+            right = right && sum == C[m * N + n];
+        }
+    }
+    return right;
+}
+
+bool dad_gemm_init(void) {
+    BLAS(openblas_set_num_threads)(1);
+    return multiplies_rightly();
 }

@@ -53,8 +53,9 @@ void dad_gemm(bool transpose_a, bool transpose_b, ptrdiff_t M, ptrdiff_t N, ptrd
               float alpha, const float *A, ptrdiff_t lda, const float *B, ptrdiff_t ldb,
               float beta, float *C, ptrdiff_t ldc);
 
-/* Keeps BLAS at one thread; called once when the module is loaded. */
-void dad_gemm_init(void);
+/* Keeps BLAS at one thread; called once when the module is loaded. False where BLAS
+ * computes wrong products. */
+bool dad_gemm_init(void);
 const char *dad_blas_name(void); /* version, options, processor */
 
 /* ---- conv2d.c (with conv2d_*.c) -------------------------------------------------- */

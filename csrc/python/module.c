@@ -121,7 +121,13 @@ static int module_exec(PyObject *module) {
     if (PyArray_ImportNumPyAPI() < 0 || choose_level() < 0) {
         return -1;
     }
-    dad_gemm_init();
+    if (!dad_gemm_init()) {
+        PyErr_SetString(
+            PyExc_ImportError,
+            "OpenBLAS multiplies wrongly on this processor; choose other kernels "
+            "of it, such as OPENBLAS_CORETYPE=ARMV8 on Arm");
+        return -1;
+    }
     PyMethodDef *tables[] = {
         dad_conv_methods,       dad_elementwise_methods, dad_image_methods,
         dad_layer_methods,      dad_loss_methods,        dad_map_methods,

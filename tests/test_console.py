@@ -1,0 +1,73 @@
+"""What a command shows on a terminal, and elsewhere."""
+
+from __future__ import annotations
+
+import os
+import pty
+import re
+import subprocess
+import sys
+
+import pytest
+
+from diffusionad.console import Console
+
+IMPORTS = """
+from diffusionad.console import Console
+from diffusionad.model import Progress
+"""
+BAR = """
+with Console().counting("images", 3) as count:
+    for done in range(1, 4):
+        count(done, 3)
+with Console().training() as show:
+    for step in range(1, 6):
+        show(Progress(step, 5, {"total": 0.25, "noise": 0.5}, 20.0, 61.0))
+"""
+
+
+def on_terminal(script: str) -> str:
+    """What a script writes to a terminal of 80 columns."""
+    ours, theirs = pty.openpty()
+    done = subprocess.Popen(
+        [sys.executable, "-c", IMPORTS + script],
+        stdin=theirs, stdout=theirs, stderr=theirs, env={**os.environ, "COLUMNS": "80"},
+    )  # fmt: skip
+    os.close(theirs)
+    written = b""
+    try:
+        while block := os.read(ours, 65536):
+            written += block
+    except OSError:  # how a terminal ends whose other side is closed
+        pass
+    os.close(ours)
+    assert done.wait() == 0, written.decode()
+    return written.decode()
+
+
+def test_a_table_elsewhere_is_plain(capsys):
+    Console().table("all", ("name", "AUROC"), [("screw", "0.9"), ("tile", "0.75")])
+    assert capsys.readouterr().out.splitlines() == [
+        "", "all", "  name   AUROC", "  screw    0.9", "  tile    0.75",
+    ]  # fmt: skip
+
+
+def test_bars_end_full_and_fit_the_terminal():
+    shown = re.sub(r"\x1b\[[0-9;]*m", "", on_terminal(BAR))
+    lines = shown.replace("\r\n", "\n").split("\n")
+    images, train = (line.split("\r")[-1] for line in lines[:2])
+    assert images.startswith("images ")
+    assert "3/3" in images
+    assert train.startswith("train ")
+    assert "5/5, 1m01s left  20.0 images/s  total 0.2500" in train
+    assert max(len(part) for line in lines for part in line.split("\r")) <= 80
+
+
+@pytest.mark.parametrize("total", [None, 0, 2])
+def test_bars_stand_a_total_that_is_unknown_or_none(total):
+    shown = on_terminal(
+        f"with Console()._bar('x', {total}) as update:\n    update(0, {total}, '')\n"
+        f"    update(2, {total}, 'left')"
+    )
+    assert "Traceback" not in shown
+    assert "2/" in shown

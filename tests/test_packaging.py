@@ -1,0 +1,156 @@
+"""What a user's installation gets: all files, few dependencies, no extras, and a core that says
+how it was built."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tarfile
+from pathlib import Path
+
+import pytest
+import tomlkit
+
+import diffusionad as dad
+
+ROOT = Path(__file__).parent.parent
+OF_GIT = {".gitignore", ".github"}
+OF_SDIST = {"PKG-INFO", "setup.cfg", "diffusionad.egg-info"}
+
+
+def python(script: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-c", script],
+        capture_output=True,
+        text=True,
+        check=False,
+        env=os.environ | environment,
+    )
+
+
+def tracked() -> list[str]:
+    """Files of this checkout that git has or would take."""
+    command = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
+    if not (ROOT / ".git").exists() or shutil.which("git") is None:
+        pytest.skip("not a git checkout")
+    names = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    return [name for name in names.split("\0") if name and (ROOT / name).exists()]
+
+
+def needed() -> list[str]:
+    """What is required without any extra."""
+    lines = importlib.metadata.requires("diffusionad") or []
+    return [line for line in lines if "extra ==" not in line]
+
+
+def distribution(requirement: str) -> str:
+    return re.match(r"[\w-]+", requirement)[0]
+
+
+def test_version_is_said_once():
+    assert dad.__version__ == importlib.metadata.version("diffusionad")
+
+
+def test_supported_pythons_are_the_same_everywhere():
+    settings = tomlkit.parse((ROOT / "pyproject.toml").read_text()).unwrap()
+    prefix = "Programming Language :: Python :: "
+    classifiers = [c.removeprefix(prefix) for c in settings["project"]["classifiers"]]
+    versions = [version for version in classifiers if re.fullmatch(r"3\.[0-9]+", version)]
+    assert settings["project"]["requires-python"] == f">={versions[0]}"
+    wheels = settings["tool"]["cibuildwheel"]["build"]
+    assert wheels == [f"cp{version.replace('.', '')}-*" for version in versions]
+    assert f"for version in {' '.join(versions)};" in (ROOT / ".ci" / "pythons").read_text()
+    assert (
+        f"Python {versions[0]} to {versions[-1]}." in (ROOT / "docs/compatibility.md").read_text()
+    )
+
+
+def test_few_dependencies_at_run_time():
+    names = {distribution(line) for line in needed()}
+    assert names == {"numpy", "scipy-openblas32", "pillow", "safetensors", "tqdm", "tomlkit"}
+
+
+def test_import_pulls_in_needed_packages_only():
+    """No extra, and nothing else that happens to be installed."""
+    script = """if True:
+        import importlib.metadata
+        import sys
+        before = set(sys.modules)
+        import diffusionad
+        new = {name.partition(".")[0] for name in set(sys.modules) - before}
+        owners = {
+            file.parts[0].partition(".")[0]: distribution.metadata["Name"].lower()
+            for distribution in importlib.metadata.distributions()
+            for file in distribution.files or []
+        }
+        print(*sorted({owners[name] for name in new & set(owners)}))
+    """
+    done = python(script)
+    assert done.returncode == 0, done.stderr
+    loaded = set(done.stdout.split())
+    assert "numpy" in loaded
+    assert loaded <= {distribution(line) for line in needed()} | {"diffusionad"}
+
+
+def test_sdist_has_what_git_has(tmp_path):
+    """Built from a copy of the tracked files, so that nothing else can get into it."""
+    pytest.importorskip("setuptools", minversion="77")
+    names = tracked()
+    for name in names:
+        (tmp_path / "tree" / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy2(ROOT / name, tmp_path / "tree" / name)
+    script = "import sys; from setuptools import build_meta; build_meta.build_sdist(sys.argv[1])"
+    subprocess.run(
+        [sys.executable, "-c", script, str(tmp_path)],
+        cwd=tmp_path / "tree",
+        capture_output=True,
+        check=True,
+    )
+    with tarfile.open(next(tmp_path.glob("*.tar.gz"))) as archive:
+        packed = {file.name.partition("/")[2] for file in archive if file.isfile()}
+    expected = {name for name in names if name.partition("/")[0] not in OF_GIT}
+    assert {name for name in packed if name.partition("/")[0] not in OF_SDIST} == expected
+
+
+def test_package_data_of_a_wheel():
+    """What is not Python in the package must be named in pyproject.toml to be installed."""
+    data = [
+        name
+        for name in tracked()
+        if name.startswith("diffusionad/") and not name.endswith((".py", ".pyi"))
+    ]
+    others = [n for n in data if not n.startswith("diffusionad/data/")]
+    pages = ["diffusionad/report/report.html", "diffusionad/serving/page.html"]
+    assert others == ["diffusionad/py.typed", *pages]
+    assert any(name.endswith("ATTRIBUTION.md") for name in data)
+
+
+def test_without_posix_locks(tmp_path):
+    """As on Windows: files are written, and runs are only not kept apart."""
+    script = f"""if True:
+        import sys
+        sys.modules["fcntl"] = sys.modules["resource"] = None
+        import numpy as np
+        import diffusionad as dad
+        from diffusionad import system
+        images = np.zeros((2, 32, 32, 3), np.uint8)
+        model = dad.DiffusionAD(image_size=32, channel_mults=(1,), attention_resolutions=())
+        model.fit(images, steps=1, out={str(tmp_path / "run")!r})
+        print(dad.load({str(tmp_path / "run" / "model.safetensors")!r}).threshold is not None)
+        print(system.peak_memory_mb() >= 0)
+    """
+    done = python(script)
+    assert (done.stdout.split(), done.stderr) == (["True", "True"], "")
+
+
+def test_names_of_simd_levels():
+    """The documentation and DIFFUSIONAD_ISA go by them; other processors have the baseline."""
+    levels = dad._core.simd_levels()
+    assert levels == ["baseline", "avx2", "avx512"][: len(levels)]
+    refused = python("import diffusionad", DIFFUSIONAD_ISA="neon")
+    assert refused.returncode == 1
+    assert 'this processor has no level "neon"' in refused.stderr
