@@ -229,6 +229,7 @@ _COMPACT = Preset(
         seg_channels=16,
         pretrained=True,
         standardised=True,
+        top_k=12,  # the share of pixels that the paper's 50 are at 256 px
     ),
     TrainConfig(
         steps=2_000,
@@ -252,7 +253,7 @@ PRESETS: Mapping[str, Preset] = {
         "compact's networks at 64 px: a first try in a minute, large defects only",
         "0.1 s a training step, 0.4 GB, 250 images/s",
         dataclasses.replace(
-            _COMPACT.model, preset="tiny", image_size=64, attention_resolutions=(8, 4)
+            _COMPACT.model, preset="tiny", image_size=64, attention_resolutions=(8, 4), top_k=3
         ),
         _COMPACT.train,
     ),
@@ -261,7 +262,11 @@ PRESETS: Mapping[str, Preset] = {
         "compact's networks at 256 px: smaller defects, for an hour or a night",
         "1.2 s a training step, 1.5 GB, 18 images/s",
         dataclasses.replace(
-            _COMPACT.model, preset="standard", image_size=256, attention_resolutions=(32, 16)
+            _COMPACT.model,
+            preset="standard",
+            image_size=256,
+            attention_resolutions=(32, 16),
+            top_k=50,
         ),
         _COMPACT.train,
     ),
@@ -278,7 +283,8 @@ def preset(name: str, **overrides: Any) -> tuple[ModelConfig, TrainConfig]:
     """Settings of a preset with some of them changed; None leaves one as it is.
 
     At another image size, presets with pretrained weights have attention at the same levels, so
-    that these fit; the paper's has it at the same resolutions, as the reference.
+    that these fit, and scores are of the same share of pixels; the paper's has both as they are,
+    like the reference.
 
     Raises InputError for an unknown preset, an unknown setting or a value out of range.
 
@@ -295,11 +301,16 @@ def preset(name: str, **overrides: Any) -> tuple[ModelConfig, TrainConfig]:
     if given:
         known = ", ".join([*_names(ModelConfig), *_names(TrainConfig)])
         raise InputError(f"{next(iter(given))}: no such setting; there are: {known}")
-    size = of_model.get("image_size")
-    if chosen.model.pretrained and isinstance(size, int):
-        scaled = [r * size // chosen.model.image_size for r in chosen.model.attention_resolutions]
-        of_model.setdefault("attention_resolutions", scaled)
+    if chosen.model.pretrained and isinstance(of_model.get("image_size"), int):
+        of_model = _resized(chosen.model, of_model["image_size"]) | of_model
     return update(chosen.model, of_model), update(chosen.train, of_train)
+
+
+def _resized(model: ModelConfig, size: int) -> dict[str, Any]:
+    """Settings that go with another image size."""
+    attention = [level * size // model.image_size for level in model.attention_resolutions]
+    pixels = round(model.top_k * (size / model.image_size) ** 2)
+    return {"attention_resolutions": attention, "top_k": max(1, pixels)}
 
 
 def settings(name: str, **overrides: Any) -> tuple[ModelConfig, TrainConfig]:

@@ -33,15 +33,15 @@ def test_defaults_are_the_papers():
     assert (train.unet_lr, train.seg_lr, train.seg_cosine_t_max) == (1e-4, 1e-5, 10)
 
 
-def test_attention_stays_at_its_levels_where_weights_are_pretrained():
-    assert config.preset("compact", image_size=64)[0].attention_resolutions == (8, 4)
+def test_sizes_go_together_where_weights_are_pretrained():
     assert config.preset("compact", image_size=64)[0] == dataclasses.replace(
         config.preset("tiny")[0], preset="compact"
     )
     chosen = config.preset("compact", image_size=64, attention_resolutions=(16,))[0]
-    assert chosen.attention_resolutions == (16,)
+    assert (chosen.attention_resolutions, chosen.top_k) == ((16,), 3)
+    assert config.preset("compact", image_size=256, top_k=7)[0].top_k == 7
     paper = config.preset("paper", image_size=128)[0]
-    assert paper.attention_resolutions == config.PRESETS["paper"].model.attention_resolutions
+    assert paper == dataclasses.replace(config.PRESETS["paper"].model, image_size=128)
 
 
 def test_settings_are_frozen_and_none_changes_nothing():
@@ -86,7 +86,9 @@ def test_bad_settings_are_named(changes, words):
 def test_some_loss_has_to_count():
     with pytest.raises(InputError, match="at least one above 0"):
         TrainConfig(noise_weight=0, focal_weight=0, smooth_l1_weight=0)
-    with pytest.raises(InputError, match="preset: no 'huge'; there are: tiny, compact, standard, paper"):
+    with pytest.raises(
+        InputError, match="preset: no 'huge'; there are: tiny, compact, standard, paper"
+    ):
         config.preset("huge")
 
 
