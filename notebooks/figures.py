@@ -165,23 +165,30 @@ def plots(across: int = 1, height: float = 2.7, **options: Any) -> tuple[Figure,
     return figure, [axes] if across == 1 else list(axes)
 
 
-def show(figure: Figure, alt: str, photo: bool | None = None) -> None:
-    """Display a figure as a JPEG file if it shows photographs, else as PNG of few colours.
+def show(figure: Figure | Pillow.Image, alt: str, photo: bool | None = None) -> None:
+    """Display a figure or picture as a JPEG file if it shows photographs, else as PNG of few colours.
 
     `alt` says in words what is to be seen, for those who cannot see it.
     """
-    figure.canvas.draw()
-    pixels = Pillow.fromarray(np.asarray(figure.canvas.buffer_rgba())[..., :3].copy())
-    if photo is None:
-        photo = any(axes.images for axes in figure.axes)
-    plt.close(figure)
+    if isinstance(figure, Figure):
+        figure.canvas.draw()
+        pixels = Pillow.fromarray(np.asarray(figure.canvas.buffer_rgba())[..., :3].copy())
+        photo = any(axes.images for axes in figure.axes) if photo is None else photo
+        plt.close(figure)
+    else:
+        pixels, photo = figure, photo is not False
+    display(Image(_small_file(pixels, photo), format="jpeg" if photo else "png", alt=alt))
+
+
+def _small_file(pixels: Pillow.Image, photo: bool) -> bytes:
+    file = io.BytesIO()
+    if not photo:
+        few = pixels.quantize(128, method=Pillow.Quantize.MAXCOVERAGE, dither=Pillow.Dither.NONE)
+        few.save(file, "PNG", optimize=True)
+        return file.getvalue()
     for quality in (90, 84, 76, 66, 54, 42):
         file = io.BytesIO()
-        if photo:
-            pixels.save(file, "JPEG", quality=quality, optimize=True)
-        else:
-            few = pixels.quantize(128, method=Pillow.Quantize.MAXCOVERAGE, dither=Pillow.Dither.NONE)
-            few.save(file, "PNG", optimize=True)
+        pixels.save(file, "JPEG", quality=quality, optimize=True)
         if file.tell() <= LARGEST:
             break
-    display(Image(file.getvalue(), format="jpeg" if photo else "png", alt=alt))
+    return file.getvalue()
