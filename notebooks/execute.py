@@ -34,6 +34,7 @@ def execute(path: Path) -> nbformat.NotebookNode:
         timeout=1200,
         kernel_name="python3",
         record_timing=False,
+        coalesce_streams=True,
         resources={"metadata": {"path": str(HERE)}},
     )
     client.execute()
