@@ -1,4 +1,4 @@
-"""Execute notebooks in order, each in a process of its own; `--store` puts the outputs into the files.
+"""Execute notebooks in order, each in a process of its own; `--store` keeps the outputs in them.
 
     python notebooks/execute.py [--store] [NOTEBOOK ...]
 
@@ -34,6 +34,7 @@ def execute(path: Path) -> nbformat.NotebookNode:
         timeout=1200,
         kernel_name="python3",
         record_timing=False,
+        extra_arguments=["--log-level=ERROR"],
         coalesce_streams=True,
         resources={"metadata": {"path": str(HERE)}},
     )

@@ -60,7 +60,7 @@ def heat(plane: Array, high: float = 1.0) -> Array:
 
 
 def signed(plane: Array, limit: float) -> Array:
-    """Blue below zero, white at zero, red above; an image (3, H, W) counts by its channels' mean."""
+    """Blue below zero, white at zero, red above; of an image (3, H, W) the mean of its channels."""
     plane = np.asarray(plane)
     return _coloured(plane.mean(axis=0) if plane.ndim == 3 else plane, "RdBu_r", -limit, limit)
 
@@ -87,13 +87,12 @@ def _grown(mask: Array) -> Array:
 
 
 def cut(picture: Array, centre: tuple[int, int], side: int) -> Array:
-    """A square part of an array whose last two axes, or first two of a picture, are rows, columns."""
-    first = picture.ndim - 2 if picture.shape[-1] != 3 else 0
-    spans = []
-    for axis, middle in zip((first, first + 1), centre, strict=True):
-        start = int(np.clip(middle - side // 2, 0, picture.shape[axis] - side))
-        spans.append(slice(start, start + side))
-    return picture[(slice(None),) * first + tuple(spans)]
+    """A square part of a picture around a centre (row, column), or as near to it as fits."""
+    top, left = (
+        int(np.clip(middle - side // 2, 0, length - side))
+        for middle, length in zip(centre, picture.shape, strict=False)
+    )
+    return picture[top : top + side, left : left + side]
 
 
 def _coloured(plane: Array, name: str, low: float, high: float) -> Array:
@@ -167,27 +166,27 @@ def plots(across: int = 1, height: float = 2.7, **options: Any) -> tuple[Figure,
     return figure, [axes] if across == 1 else list(axes)
 
 
-def show(figure: Figure | Pillow.Image, alt: str, photo: bool | None = None) -> None:
-    """Display a figure or picture as a JPEG file if it shows photographs, else as PNG of few colours.
+def show(figure: Figure, alt: str) -> None:
+    """Display a figure, as a JPEG file where it shows pictures, else as PNG of few colours.
 
     `alt` says in words what is to be seen, for those who cannot see it.
     """
-    if isinstance(figure, Figure):
-        figure.canvas.draw()
-        pixels = Pillow.fromarray(np.asarray(figure.canvas.buffer_rgba())[..., :3].copy())
-        photo = any(axes.images for axes in figure.axes) if photo is None else photo
-        plt.close(figure)
-    else:
-        pixels, photo = figure, photo is not False
-    display(Image(_small_file(pixels, photo), format="jpeg" if photo else "png", alt=alt))
+    figure.canvas.draw()
+    pixels = Pillow.fromarray(np.asarray(figure.canvas.buffer_rgba())[..., :3].copy())
+    kind = "jpeg" if any(axes.images for axes in figure.axes) else "png"
+    plt.close(figure)
+    display(Image(_jpeg(pixels) if kind == "jpeg" else _png(pixels), format=kind, alt=alt))
 
 
-def _small_file(pixels: Pillow.Image, photo: bool) -> bytes:
+def _png(pixels: Pillow.Image) -> bytes:
     file = io.BytesIO()
-    if not photo:
-        few = pixels.quantize(128, method=Pillow.Quantize.MAXCOVERAGE, dither=Pillow.Dither.NONE)
-        few.save(file, "PNG", optimize=True)
-        return file.getvalue()
+    few = pixels.quantize(128, method=Pillow.Quantize.MAXCOVERAGE, dither=Pillow.Dither.NONE)
+    few.save(file, "PNG", optimize=True)
+    return file.getvalue()
+
+
+def _jpeg(pixels: Pillow.Image) -> bytes:
+    """Of the best quality that is small enough."""
     for quality in (90, 84, 76, 66, 54, 42):
         file = io.BytesIO()
         pixels.save(file, "JPEG", quality=quality, optimize=True)

@@ -38,7 +38,7 @@ def masks(samples: Sequence[Any], side: int = SIDE) -> npt.NDArray[np.bool_]:
 
 
 def train(folder: Path = RUN) -> dad.DiffusionAD:
-    """The compact preset, trained on the bundled good images with seed 0; log and model go there."""
+    """The compact preset, trained on the bundled good images; log and model go to the folder."""
     model = dad.DiffusionAD(preset="compact", seed=0)
     return model.fit(dad.datasets.bundled(), steps=STEPS, out=folder)
 
