@@ -56,11 +56,8 @@ lint: $(VENV)/.core $(VENV)/.with-dev ## clang-format, ruff, mypy, and the stubs
 	$(BIN)/mypy
 	$(BIN)/python -m mypy.stubtest --mypy-config-file pyproject.toml diffusionad._core
 
-notebooks: $(VENV)/.core $(VENV)/.with-notebooks ## execute every notebook
-	@set -e; for notebook in $(sort $(wildcard notebooks/*.ipynb)); do \
-	    $(BIN)/python -m nbconvert --to notebook --execute --output-dir build/notebooks \
-	        $$notebook; \
-	done
+notebooks: $(VENV)/.core $(VENV)/.with-notebooks ## execute every notebook (ARGS=--store: keep the outputs)
+	$(BIN)/python notebooks/execute.py $(ARGS)
 
 package: $(VENV)/.core $(VENV)/.with-package ## build sdist and wheel, use the wheel in an environment of its own
 	VENV=$(abspath $(VENV)) .ci/wheel
