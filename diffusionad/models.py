@@ -389,15 +389,18 @@ class SegmentationNet(_Network):
         return {**self.gradients(), "x": dx}
 
     def state_dict(self) -> StateDict:
+        """Copies of all parameters and buffers, BatchNorm's counts of batches among them."""
         state = super().state_dict()
         state.update({name: np.array(n, np.int64) for name, n in self._batches_tracked.items()})
         return state
 
     def parameter_views(self) -> dict[str, Parameter | npt.NDArray[Any]]:
+        """The state dict, copied value by value when it is converted to arrays."""
         counts = {name: np.array(n, np.int64) for name, n in self._batches_tracked.items()}
         return {**super().parameter_views(), **counts}
 
     def load_state_dict(self, state: Mapping[str, npt.ArrayLike]) -> None:
+        """Replace all parameters and buffers, as UNet's; a missing count of batches is 0."""
         counts = {name: int(np.asarray(state.get(name, 0))) for name in self._batches_tracked}
         super().load_state_dict({k: v for k, v in state.items() if k not in counts})
         self._batches_tracked = counts
