@@ -39,7 +39,7 @@ class Schedule:
 
     Images are float32 with the image count as first dimension; ``t`` is an int, or one per image.
     A table is float64 (timesteps,) and read-only: ``betas`` (β), ``alphas_cumprod`` (ᾱ), roots of
-    ᾱ, 1 − ᾱ, 1/ᾱ and 1/ᾱ − 1, and for iterative denoising the posterior's variance and coefficients.
+    ᾱ, 1 − ᾱ, 1/ᾱ and 1/ᾱ − 1, and the variance and coefficients of iterative denoising.
 
     >>> schedule = Schedule("linear", timesteps=1000)
     >>> float(schedule.alphas_cumprod[0])
