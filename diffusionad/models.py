@@ -54,11 +54,11 @@ class _Network:
     _zero_initialised: tuple[str, ...] = ()
 
     fast: bool = False
-    """Evaluate with Winograd's F(6x6) on maps of 64x64 and more: quicker, with about five times the
+    """Evaluate with Winograd's F(6x6) on maps of 64x64 and more. Quicker, with about five times the
     rounding error (of the order of 1e-5 of the largest value). Training is not affected."""
 
     low_memory: bool = False
-    """Evaluate the images of a batch one after the other: the same results bit for bit, in the
+    """Evaluate the images of a batch one after the other, with the same results bit for bit, in the
     memory that one image takes."""
 
     def _evaluate(self, x: FloatArray, t: FloatArray | None = None) -> FloatArray:

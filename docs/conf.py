@@ -12,7 +12,7 @@ from argparse import _SubParsersAction
 from pathlib import Path
 
 from docutils import nodes
-from docutils.utils.math.latex2mathml import tex2mathml
+from latex2mathml.converter import convert
 from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
 from sphinx.writers.html5 import HTML5Translator
@@ -34,6 +34,10 @@ myst_heading_anchors = 3
 default_role = "code"  # of `names` in docstrings
 autodoc_member_order = "bysource"
 autodoc_typehints_format = "short"
+autodoc_type_aliases = {  # which would else be written out
+    name: name.rpartition(".")[2]
+    for name in ("ArrayLike", "npt.ArrayLike", "PathLike", "ImageSource", "OneImage", "StateDict")
+}
 napoleon_numpy_docstring = False
 
 html_theme = "furo"
@@ -43,12 +47,12 @@ html_math_renderer = "mathml"
 
 
 def _inline(translator: HTML5Translator, node: nodes.math) -> None:
-    translator.body.append(tex2mathml(node.astext()))
+    translator.body.append(convert(node.astext()))
     raise nodes.SkipNode
 
 
 def _block(translator: HTML5Translator, node: nodes.math_block) -> None:
-    translator.body.append(tex2mathml(node.astext(), as_block=True))
+    translator.body.append(convert(node.astext(), display="block"))
     raise nodes.SkipNode
 
 
