@@ -5,9 +5,12 @@ from __future__ import annotations
 import doctest
 import importlib
 import inspect
+import os
 import pkgutil
 import re
 import shlex
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
@@ -124,6 +127,22 @@ def test_python_of_the_how_to_page_runs(tmp_path, monkeypatch):
     for text in blocks(ROOT / "docs" / RUN, "python"):
         exec(text, namespace)
     assert Path("calibrated.safetensors").exists()
+
+
+@pytest.mark.slow
+def test_the_tutorial_runs(tmp_path):
+    install, *steps = blocks(ROOT / "docs" / "tutorial.md", "sh")
+    assert "pip install ." in install  # which the tests are run after
+    script = "".join(steps).replace("--steps 200", "--steps 2")
+    assert "--steps 2\n" in script
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    subprocess.run(
+        ["bash", "-euo", "pipefail", "-c", script],
+        cwd=tmp_path, env={**os.environ, "PATH": path}, check=True,
+    )  # fmt: skip
+    parts = tmp_path / "parts"
+    assert len(list((parts / "results").glob("*.png"))) == 72
+    assert (parts / "report.html").exists()
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
