@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import re
 from argparse import _SubParsersAction
 from pathlib import Path
+from typing import Any
 
 from docutils import nodes
 from latex2mathml.converter import convert
@@ -88,6 +90,13 @@ class Settings(SphinxDirective):
         return self.parse_text_to_nodes("\n".join(rows), allow_section_headings=True)
 
 
+def _plain_names(*about: Any) -> tuple[str | None, str | None]:
+    """A signature without what autodoc writes around an alias that is part of a union."""
+    names = re.compile(r"TypeAliasForwardRef\('(\w+)'\)")
+    signature, returns = (None if text is None else names.sub(r"\1", text) for text in about[-2:])
+    return signature, returns
+
+
 def _write_front(app: Sphinx, error: Exception | None) -> None:
     """The site's own address leads to its first page, which is in the folder docs."""
     if error is None and app.builder.format == "html":
@@ -100,4 +109,5 @@ def setup(app: Sphinx) -> None:
     app.add_html_math_renderer("mathml", (_inline, None), (_block, None))
     app.add_directive("command-help", CommandHelp)
     app.add_directive("settings", Settings)
+    app.connect("autodoc-process-signature", _plain_names)
     app.connect("build-finished", _write_front)
