@@ -307,6 +307,7 @@ def info(args: Namespace) -> int:
             },
         )
         console.pairs("presets", {name: row.about for name, row in PRESETS.items()})
+        console.pairs("cost on two cores", {name: row.cost for name, row in PRESETS.items()})
     if args.model is not None:
         header = checkpoints.read_header(args.model)
         result["model"] = dataclasses.asdict(header)
@@ -428,6 +429,13 @@ def _recipe(args: Namespace) -> Recipe:
     )  # fmt: skip
 
 
+def _cost(model: DiffusionAD) -> str:
+    """What the preset says that it costs; settings that differ from it change that."""
+    row = PRESETS[model.config.preset]
+    usual = dataclasses.replace(row.model, seed=model.config.seed) == model.config
+    return f"{model.config.preset}, on two cores {row.cost}{'' if usual else ' (as it is)'}"
+
+
 def _seeds(args: Namespace) -> tuple[int, ...]:
     if args.seeds is not None and args.seed is not None:
         raise InputError("--seed, --seeds: expected one of the two, got both")
@@ -507,6 +515,7 @@ def _fit(
         f"batches of {model.train_config.batch_size} images, "
         f"{bytes_text(model.training_memory()['total'])} of memory planned"
     )
+    console.say(f"preset    {_cost(model)}")
     start = time.monotonic()
     with console.training() as progress:
         model.fit(

@@ -57,7 +57,7 @@ TIMING_STEPS = 6  # tried, on other networks, to turn a time budget into a step 
 TIMING_SHARE = 0.2  # of a time budget; slow steps are tried less often
 RESERVE = 0.05  # of a time budget, for checkpoints and the end
 CHECKPOINT_SECONDS = 600.0  # at most that much work is lost, whatever checkpoint_every says
-CALIBRATION_IMAGES = 64
+CALIBRATION_IMAGES = 100  # one of them may reach a threshold that 1 % of good images do
 
 
 def settle_kind(config: TrainConfig, of_images: str | None) -> TrainConfig:
@@ -237,13 +237,21 @@ class Fit:
             if self.model.config.standardised:
                 good = self.images.spread(normality.MOST)
                 self.alignment = self.model.measure_normality(good)
-            unseen = self.kept.unseen()
-            self.model.calibrate(
-                self.images.spread(CALIBRATION_IMAGES) if unseen is None else unseen
-            )
+            self._calibrate()
             self._save_results(self.model.save)
         if interrupts:
             raise KeyboardInterrupt
+
+    def _calibrate(self) -> None:
+        """Take held-out images and, where they are too few for so small a rate, others as well."""
+        unseen = self.kept.unseen()
+        held = 0 if unseen is None else len(unseen)
+        images = [] if unseen is None else [unseen]
+        if held < CALIBRATION_IMAGES:
+            images.append(self.images.spread(CALIBRATION_IMAGES - held))
+        self.model.calibrate(np.concatenate(images))
+        if held:
+            self.model.provenance["threshold"] += f", {held} of them held out"
 
     def _hold_out(self) -> None:
         """Take images out of training for the validation; the draw is the seed's alone."""

@@ -124,7 +124,8 @@ class DiffusionAD(Estimator):
     def training_memory(self) -> dict[str, int]:
         """Bytes that a training step takes, known before the first one.
 
-        ``"weights"`` of both networks with gradients and Adam's moments, ``"activations"`` and
+        ``"weights"`` of both networks with gradients, Adam's moments, averages (``ema_decay``) and
+        the best so far (``validation_share``), ``"activations"`` and
         ``"scratch"`` of a batch, of which the UNet sees every image at two noise scales (the
         autoencoder sees it once), and their ``"total"``.
         """
@@ -146,6 +147,8 @@ class DiffusionAD(Estimator):
         ]
         names = {"weights": "weights", "activations": "arena", "scratch": "scratch"}
         sums = {ours: sum(part[name] for part in parts) for ours, name in names.items()}
+        copies = (self.train_config.ema_decay > 0) + (self.train_config.validation_share > 0)
+        sums["weights"] += copies * 4 * self.num_parameters
         return {**sums, "total": sum(sums.values())}
 
     # ---- files --------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from dataclasses import FrozenInstanceError
 
@@ -30,6 +31,17 @@ def test_defaults_are_the_papers():
     assert (model.t_s, model.t_b, model.w, model.top_k) == (200, 400, 1.0, 50)
     assert train.losses == {"noise": 1.0, "focal": 5.0, "smooth_l1": 1.0}
     assert (train.unet_lr, train.seg_lr, train.seg_cosine_t_max) == (1e-4, 1e-5, 10)
+
+
+def test_sizes_go_together_where_weights_are_pretrained():
+    assert config.preset("compact", image_size=64)[0] == dataclasses.replace(
+        config.preset("tiny")[0], preset="compact"
+    )
+    chosen = config.preset("compact", image_size=64, attention_resolutions=(16,))[0]
+    assert (chosen.attention_resolutions, chosen.top_k) == ((16,), 3)
+    assert config.preset("compact", image_size=256, top_k=7)[0].top_k == 7
+    paper = config.preset("paper", image_size=128)[0]
+    assert paper == dataclasses.replace(config.PRESETS["paper"].model, image_size=128)
 
 
 def test_settings_are_frozen_and_none_changes_nothing():
@@ -74,7 +86,9 @@ def test_bad_settings_are_named(changes, words):
 def test_some_loss_has_to_count():
     with pytest.raises(InputError, match="at least one above 0"):
         TrainConfig(noise_weight=0, focal_weight=0, smooth_l1_weight=0)
-    with pytest.raises(InputError, match="preset: no 'huge'; there are: compact, paper"):
+    with pytest.raises(
+        InputError, match="preset: no 'huge'; there are: tiny, compact, standard, paper"
+    ):
         config.preset("huge")
 
 

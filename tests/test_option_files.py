@@ -80,7 +80,7 @@ def test_lists(file):
         ("steps = true", "steps: expected a text or a number, got True"),
         ("steps = 1979-05-27", "steps: expected a text or a number"),
         ("resume = 1", "resume: expected true or false, got 1"),
-        ("preset = 'huge'", "preset: expected compact or paper, got 'huge'"),
+        ("preset = 'huge'", "preset: expected tiny or compact or standard or paper, got 'huge'"),
         ("out = ''", "out: expected a path, got an empty text"),
         ("steps = 3\ntime-budget = '1m'", "steps: expected one of them, got both"),
         ("[other]\na = 1", "other: no such option"),

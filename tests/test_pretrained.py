@@ -40,7 +40,7 @@ def test_other_networks_start_from_random_weights(settings) -> None:
 
 
 def test_the_image_size_does_not_matter() -> None:
-    model = dad.DiffusionAD("compact", image_size=256, attention_resolutions=(32, 16))
+    model = dad.DiffusionAD("compact", image_size=256)
     assert model.started_from == "pretrained weights"
 
 

@@ -82,7 +82,9 @@ def test_the_best_step_is_kept_and_said(tmp_path, images, monkeypatch) -> None:
     assert read.provenance["validation"] == {
         "images": 4, "step": 4, "image_auroc": 0.9, "pixel_auroc": 0.25, "aupro": 0.9,
     }  # fmt: skip
-    assert read.provenance["threshold"] == "reached by at most 0 of 4 good images"
+    note = "reached by at most 0 of 10 good images, 4 of them held out"
+    assert read.provenance["threshold"] == note
+    assert (read.predict(images).scores < read.threshold).all()
     with (tmp_path / "run" / "log.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert [row["val_aupro"] for row in rows] == ["", "0.5", "", "0.9", "", "0.7", "", "0.8"]
