@@ -81,12 +81,12 @@ class Settings(SphinxDirective):
         rows = []
         for part in ("model", "train"):
             given = [getattr(preset, part) for preset in PRESETS.values()]
-            rows += ["", f"## `[{part}]`", "", f"| setting | {' | '.join(PRESETS)} | |"]
-            rows.append("|---" * (len(given) + 2) + "|")
+            rows += ["", f"## `[{part}]`", "", f"| setting | {' | '.join(PRESETS)} |"]
+            rows.append("|---" * (len(given) + 1) + "|")
             for field in dataclasses.fields(given[0]):
                 values = [getattr(one, field.name) for one in given]
                 shown = " | ".join(f"`{value}`" for value in values)
-                rows.append(f"| `{field.name}` | {shown} | {field.metadata['about']} |")
+                rows.append(f"| `{field.name}`: {field.metadata['about']} | {shown} |")
         return self.parse_text_to_nodes("\n".join(rows), allow_section_headings=True)
 
 
