@@ -39,7 +39,8 @@ class DiffusionAD(Estimator):
     ``"paper"``); ``overrides`` change single settings of ModelConfig or TrainConfig. ``image_size``
     is the side, in pixels, to which images are resized; maps have it too. ``fast`` and
     ``low_memory`` are how this computer runs the networks, not settings of the model: a file does
-    not keep them, and they may be set at any time. Raises InputError for unknown settings and bad values.
+    not keep them, and they may be set at any time. Raises InputError for unknown settings and bad
+    values.
 
     >>> import numpy as np
     >>> model = DiffusionAD(preset="compact", image_size=64)
