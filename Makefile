@@ -25,7 +25,7 @@ ASAN_ENV  = PYTHONPATH=$(abspath $(ASAN))/lib PYTHONSAFEPATH=1 PYTHONMALLOC=mall
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test sanitize lint notebooks package clean
+.PHONY: help demo test sanitize lint docs notebooks package clean
 
 help: ## this list
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
@@ -55,6 +55,9 @@ lint: $(VENV)/.core $(VENV)/.with-dev ## clang-format, ruff, mypy, and the stubs
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/python -m mypy.stubtest --mypy-config-file pyproject.toml diffusionad._core
+
+docs: $(VENV)/.core $(VENV)/.with-docs ## the documentation as HTML: build/docs/index.html
+	$(BIN)/sphinx-build --quiet --fail-on-warning --keep-going -c docs . build/docs
 
 notebooks: $(VENV)/.core $(VENV)/.with-notebooks ## execute every notebook (ARGS=--store: keep the outputs)
 	$(BIN)/python notebooks/execute.py $(ARGS)

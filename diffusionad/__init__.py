@@ -1,4 +1,17 @@
-"""Anomaly detection in images of industrial parts by norm-guided one-step denoising diffusion."""
+"""Anomaly detection in images of industrial parts by norm-guided one-step denoising diffusion.
+
+DiffusionAD trains on good images and scores others; load() and load_official() read models. What
+it says is a Prediction of ImageResults, which a ResultFolder writes.
+
+datasets reads images from disk, synthesis makes anomalies, foreground() finds the object, and
+metrics measures. Schedule, UNet, SegmentationNet, denoise() and Trainer are the method piece by
+piece (Zhang et al., arXiv 2303.08730). _core has the functions of the C core.
+
+>>> import diffusionad as dad
+>>> model = dad.DiffusionAD(preset="compact", image_size=32, seed=0)
+>>> model.predict(dad.datasets.bundled().test[0].image).maps.shape
+(1, 32, 32)
+"""
 
 import os
 

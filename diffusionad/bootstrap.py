@@ -31,7 +31,7 @@ def image_intervals(
     Raises InputError for `resamples` below 1, a `level` outside (0, 1), or one class only.
 
     >>> image_intervals([0, 0, 1, 1], [0.1, 0.4, 0.35, 0.8], seed=1)["image_auroc"]
-    (0.5, 1.0)
+    (0.0, 1.0)
     """
     defective, values = inputs.labels(labels), inputs.scores(scores, "scores")
     exact = _core.label_metrics(defective, values)

@@ -76,7 +76,7 @@ class ModelConfig:
     preconditioned: bool = _setting(False, "UNet: noise from x_t and the output, weighted by t")
     dropout: float = _setting(0.0, "UNet: dropout probability in residual blocks")
     seg_channels: int = _setting(64, "segmentation network: width of the first level")
-    seg_patch_size: int = _setting(1, "segmentation network: the same")
+    seg_patch_size: int = _setting(1, "segmentation network: patches as the UNet's")
     schedule: str = _setting("linear", "noise schedule: linear or cosine")
     timesteps: int = _setting(1000, "length of the noise schedule")
     mode: str = _setting("norm_guided", f"repair: {', '.join(MODES)}")

@@ -64,6 +64,11 @@ def denoise(
     ``t_s`` and ``t_b`` are ints, or (N,) ints. Without ``noise``, the noise images of ``seed`` are
     used, the same for every image. Raises ValueError for an unknown mode, steps outside the
     schedule, or noise of another shape than ``x0``.
+
+    >>> unet = UNet(image_size=32, base_channels=32, channel_mults=(1,), num_res_blocks=1)
+    >>> repair = denoise(unet, np.full((1, 3, 32, 32), 0.5, np.float32))
+    >>> repair.x0.shape, repair.x_s_from_b is not None
+    ((1, 3, 32, 32), True)
     """
     schedule = schedule or Schedule("linear")
     if mode not in MODES:

@@ -38,6 +38,8 @@ class Schedule:
     """A noise schedule: float64 tables over the steps 0 .. timesteps − 1, and their use on images.
 
     Images are float32 with the image count as first dimension; ``t`` is an int, or one per image.
+    A table is float64 (timesteps,) and read-only: ``betas`` (β), ``alphas_cumprod`` (ᾱ), roots of
+    ᾱ, 1 − ᾱ, 1/ᾱ and 1/ᾱ − 1, and the variance and coefficients of iterative denoising.
 
     >>> schedule = Schedule("linear", timesteps=1000)
     >>> float(schedule.alphas_cumprod[0])
@@ -67,10 +69,12 @@ class Schedule:
 
     @property
     def kind(self) -> str:
+        """``"linear"`` or ``"cosine"``."""
         return self._kind
 
     @property
     def timesteps(self) -> int:
+        """Length of the schedule; steps count from 0 to timesteps − 1."""
         return self._timesteps
 
     def __repr__(self) -> str:
@@ -89,11 +93,24 @@ class Schedule:
         return self.alphas_cumprod[check_steps(t, images, self.timesteps, name)]
 
     def q_sample(self, x0: Floats, t: ArrayLike, noise: Floats) -> Floats:
-        """The forward process, √ᾱ_t·x0 + √(1 − ᾱ_t)·noise; the shape of x0 (paper, eq. 2)."""
+        """The forward process, √ᾱ_t·x0 + √(1 − ᾱ_t)·noise; the shape of x0 (paper, eq. 2).
+
+        >>> x0, noise = np.full((1, 1, 2, 2), 0.5, np.float32), np.zeros((1, 1, 2, 2), np.float32)
+        >>> x_t = Schedule().q_sample(x0, 200, noise)
+        >>> round(float(x_t[0, 0, 0, 0]), 4)
+        0.4051
+        """
         return _core.q_sample(x0, noise, self.alphas_cumprod_at(t, len(x0)))
 
     def predict_x0(self, x_t: Floats, t: ArrayLike, eps: Floats) -> Floats:
-        """One-step denoising, x_t/√ᾱ_t − √(1/ᾱ_t − 1)·eps, not clipped (paper, eq. 6)."""
+        """One-step denoising, x_t/√ᾱ_t − √(1/ᾱ_t − 1)·eps, not clipped (paper, eq. 6).
+
+        >>> rng = np.random.default_rng(0)
+        >>> x0, noise = rng.random((2, 1, 3, 3, 4), dtype=np.float32)
+        >>> s = Schedule()
+        >>> np.allclose(s.predict_x0(s.q_sample(x0, 200, noise), 200, noise), x0, atol=1e-6)
+        True
+        """
         return _core.predict_x0(x_t, eps, self.alphas_cumprod_at(t, len(x_t)))
 
     def ancestral_step(

@@ -106,7 +106,7 @@ class Detector:
 
     @property
     def fast(self) -> bool:
-        """Whether both networks evaluate faster with more rounding: see UNet.fast."""
+        """Whether both networks evaluate faster, with more rounding; see UNet.fast."""
         return self.unet.fast and self.seg.fast
 
     @fast.setter

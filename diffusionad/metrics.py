@@ -89,12 +89,19 @@ def aupro(masks: ArrayLike, maps: ArrayLike, fpr_limit: float = 0.3) -> float:
     The benchmark's definition: regions are 8-connected, counted over all masks, holes not filled;
     the false-positive rate is over the good pixels of all maps; trapezoids, the last one
     interpolated at `fpr_limit`. `masks` and `maps` are (N, H, W), or (H, W) for one image.
+
+    >>> aupro([[0, 0, 0, 1, 0, 1]], [[0.1, 0.2, 0.5, 0.9, 0.3, 0.4]], fpr_limit=1.0)
+    0.875
     """
     return _core.pixel_metrics(*inputs.masks_and_maps(masks, maps), fpr_limit)["aupro"]
 
 
 def pixel_metrics(masks: ArrayLike, maps: ArrayLike, fpr_limit: float = 0.3) -> dict[str, float]:
-    """`pixel_auroc`, `pixel_ap`, `pixel_f1_max` and `aupro` of maps (N, H, W), from one sort."""
+    """`pixel_auroc`, `pixel_ap`, `pixel_f1_max` and `aupro` of maps (N, H, W), from one sort.
+
+    >>> pixel_metrics([[0, 0, 1, 1]], [[0.1, 0.4, 0.35, 0.8]])["pixel_auroc"]
+    0.75
+    """
     found = _core.pixel_metrics(*inputs.masks_and_maps(masks, maps), fpr_limit)
     return {
         "pixel_auroc": found["auroc"],
@@ -147,6 +154,9 @@ def roc_curve(labels: ArrayLike, scores: ArrayLike) -> tuple[Floats, Floats, Flo
 
     One point per distinct score (`score >= threshold` is positive), after a first one at (0, 0)
     whose threshold is infinite.
+
+    >>> roc_curve([0, 1], [0.25, 0.75])
+    (array([0., 0., 1.]), array([0., 1., 1.]), array([ inf, 0.75, 0.25]))
     """
     fp, tp, _, thresholds = _core.label_curve(
         inputs.labels(labels), inputs.scores(scores, "scores")
@@ -159,6 +169,9 @@ def pr_curve(labels: ArrayLike, scores: ArrayLike) -> tuple[Floats, Floats, Floa
 
     One point per distinct score (`score >= threshold` is positive), after a first one with
     precision 1 and recall 0 whose threshold is infinite.
+
+    >>> pr_curve([0, 1], [0.25, 0.75])[:2]
+    (array([1. , 1. , 0.5]), array([0., 1., 1.]))
     """
     fp, tp, _, thresholds = _core.label_curve(
         inputs.labels(labels), inputs.scores(scores, "scores")

@@ -35,12 +35,14 @@ ProgressCallback = Callable[[Progress], None]
 class DiffusionAD(Estimator):
     """Finds anomalies in images after training on good ones only.
 
-    ``preset`` names the settings to start from (``"compact"``, ``"paper"``); ``overrides`` change
-    single settings of ModelConfig or TrainConfig. ``image_size`` is the side, in pixels, to which
-    images are resized; maps have it too. ``fast`` and ``low_memory`` are how this computer runs the
-    networks, not settings of the model: a file does not keep them, and they may be set at any time.
-    Raises InputError for unknown settings and bad values.
+    ``preset`` names the settings to start from (``"tiny"``, ``"compact"``, ``"standard"``,
+    ``"paper"``); ``overrides`` change single settings of ModelConfig or TrainConfig. ``image_size``
+    is the side, in pixels, to which images are resized; maps have it too. ``fast`` and
+    ``low_memory`` are how this computer runs the networks, not settings of the model: a file does
+    not keep them, and they may be set at any time. Raises InputError for unknown settings and bad
+    values.
 
+    >>> import numpy as np
     >>> model = DiffusionAD(preset="compact", image_size=64)
     >>> model.predict(np.zeros((2, 3, 64, 64), np.float32)).maps.shape
     (2, 64, 64)
@@ -100,6 +102,12 @@ class DiffusionAD(Estimator):
         bit, with the settings and the number of steps of that run. One run at a time may use the
         folder. Raises InputError for unusable input, WriteError where ``out`` cannot be written,
         FloatingPointError on divergence.
+
+        >>> import numpy as np
+        >>> good = np.random.default_rng(0).random((8, 32, 32, 3), np.float32)
+        >>> model = DiffusionAD(image_size=32, batch_size=2, kind="texture").fit(good, steps=2)
+        >>> model.provenance["train_steps"], model.threshold is not None
+        (2, True)
         """
         from .fitting import Fit
 

@@ -54,11 +54,11 @@ class _Network:
     _zero_initialised: tuple[str, ...] = ()
 
     fast: bool = False
-    """Evaluate with Winograd's F(6x6) on maps of 64x64 and more: quicker, with about five times the
+    """Evaluate with Winograd's F(6x6) on maps of 64x64 and more. Quicker, with about five times the
     rounding error (of the order of 1e-5 of the largest value). Training is not affected."""
 
     low_memory: bool = False
-    """Evaluate the images of a batch one after the other: the same results bit for bit, in the
+    """Evaluate the images of a batch one after the other, with the same results bit for bit, in the
     memory that one image takes."""
 
     def _evaluate(self, x: FloatArray, t: FloatArray | None = None) -> FloatArray:
@@ -389,15 +389,18 @@ class SegmentationNet(_Network):
         return {**self.gradients(), "x": dx}
 
     def state_dict(self) -> StateDict:
+        """Copies of all parameters and buffers, BatchNorm's counts of batches among them."""
         state = super().state_dict()
         state.update({name: np.array(n, np.int64) for name, n in self._batches_tracked.items()})
         return state
 
     def parameter_views(self) -> dict[str, Parameter | npt.NDArray[Any]]:
+        """The state dict, copied value by value when it is converted to arrays."""
         counts = {name: np.array(n, np.int64) for name, n in self._batches_tracked.items()}
         return {**super().parameter_views(), **counts}
 
     def load_state_dict(self, state: Mapping[str, npt.ArrayLike]) -> None:
+        """Replace all parameters and buffers, as UNet's; a missing count of batches is 0."""
         counts = {name: int(np.asarray(state.get(name, 0))) for name in self._batches_tracked}
         super().load_state_dict({k: v for k, v in state.items() if k not in counts})
         self._batches_tracked = counts

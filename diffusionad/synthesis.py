@@ -216,7 +216,14 @@ def synthesize_stages(
     seeds: ArrayLike,
     options: SynthesisOptions = DEFAULTS,
 ) -> Stages:
-    """What synthesize_batch() makes, bit for bit, and what it makes it of."""
+    """What synthesize_batch() makes, bit for bit, and what it makes it of.
+
+    >>> always = SynthesisOptions(anomaly_probability=1.0)
+    >>> image = np.full((1, 3, 32, 32), 0.5, np.float32)
+    >>> stages = synthesize_stages(image, None, None, [0], always)
+    >>> stages.labels, stages.noises.shape
+    (array([1]), (1, 1, 32, 32))
+    """
     inputs = _inputs(images, foregrounds, appearances, seeds)
     return Stages(*_core.synthesize(*inputs, **_as_dict(options), stages=True))
 

@@ -47,6 +47,13 @@ class Trainer:
     ``"focal"``, ``"smooth_l1"``, ``"bce"``, ``"dice"``); the default is the reference's.
     ``recompute`` trades a second forward pass of the networks for memory. Every random choice of
     step ``i`` is a function of ``seed`` and ``i`` alone.
+
+    >>> unet = UNet(image_size=32, base_channels=32, channel_mults=(1,), num_res_blocks=1)
+    >>> trainer = Trainer(unet, SegmentationNet(base_channels=4))
+    >>> images = np.full((2, 3, 32, 32), 0.5, np.float32)
+    >>> out = trainer.step(images, np.zeros((2, 1, 32, 32), np.float32), labels=[0, 0])
+    >>> sorted(out.losses)
+    ['focal', 'noise', 'smooth_l1', 'total']
     """
 
     def __init__(

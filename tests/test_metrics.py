@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import doctest
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -430,7 +429,3 @@ def test_other_functions_refuse() -> None:
         _core.nearest_distance(rows.astype(np.float64), rows)
     with pytest.raises(TypeError, match="labels: expected dtype uint8, got int64"):
         _core.label_metrics(*PAIR)
-
-
-def test_examples() -> None:
-    assert doctest.testmod(metrics).failed == 0

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import doctest
 import json
 import os
 import tracemalloc
@@ -15,7 +14,6 @@ from PIL import Image
 from test_model import SIZE, tiny
 
 import diffusionad as dad
-from diffusionad import result_files
 from diffusionad.errors import WriteError
 
 
@@ -194,11 +192,6 @@ def test_places_that_are_no_folder_are_named(tmp_path, model, images):
     with pytest.raises(WriteError, match=r"000001\.npy: cannot write"):
         found.save(tmp_path)
     assert len(rows(tmp_path)) == 1  # what was finished is kept
-
-
-def test_the_example_of_a_folder_is_true():
-    tried = doctest.testmod(result_files)
-    assert (tried.attempted, tried.failed) == (3, 0)
 
 
 def test_large_images_are_read_one_after_the_other(tmp_path, model):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import doctest
 import json
 import os
 from pathlib import Path
@@ -60,13 +59,6 @@ def report(path: Path, model: fakes.FakeModel, data: Dataset, **changes: object)
     result = evaluation.evaluate(model, data, resamples=20) | changes
     write_report(path / "r.html", result, model, data)
     return Page.read(path / "r.html")
-
-
-def test_examples():
-    for module in (examples, sections):
-        tried = doctest.testmod(module)
-        assert tried.attempted
-        assert not tried.failed
 
 
 # ---- what it says -------------------------------------------------------------------------------

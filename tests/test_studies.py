@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import doctest
 import json
 import os
 from pathlib import Path
@@ -29,12 +28,6 @@ TINY = Recipe(image_size=64, batch_size=2, steps=3)
 def data(tmp_path) -> datasets.Dataset:
     layouts.write(tmp_path / "data", "mvtec", "bottle", Counts(4, 2, 3), size=16)
     return datasets.open(tmp_path / "data", category="bottle")
-
-
-def test_examples():
-    tried = doctest.testmod(studies)
-    assert tried.attempted
-    assert not tried.failed
 
 
 # ---- the results file -------------------------------------------------------------------------

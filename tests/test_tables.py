@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import doctest
 import io
 
 import pytest
@@ -20,13 +19,6 @@ TABLE = tables.Table(
     ),
     notes=("a_b: 9 of 20 < 30", "line\nbreak"),
 )
-
-
-def test_examples():
-    for module in (tables, literature):
-        tried = doctest.testmod(module)
-        assert tried.attempted
-        assert not tried.failed
 
 
 def test_markdown():

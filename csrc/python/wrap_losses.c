@@ -112,16 +112,16 @@ PyMethodDef dad_loss_methods[] = {
                "weight [N]."),
     DAD_METHOD(focal_loss,
                "focal_loss(pred, target)\n--\n\nmean(0.5 (1 - exp(-BCE))^4 BCE) on "
-               "probabilities, and its gradient."),
+               "probabilities of any shape, and its gradient by pred."),
     DAD_METHOD(smooth_l1_loss,
-               "smooth_l1_loss(pred, target)\n--\n\nmean of d^2 / 2 where |d| < 1, else "
-               "|d| - 1/2, and its gradient."),
+               "smooth_l1_loss(pred, target)\n--\n\nMean of d^2 / 2 where abs(d) < 1, else "
+               "abs(d) - 1/2, d = pred - target of any shape, and its gradient by pred."),
     DAD_METHOD(bce_loss,
                "bce_loss(pred, target)\n--\n\nMean binary cross-entropy on probabilities, "
-               "logarithms clamped at -100, and its gradient."),
+               "logarithms clamped at -100, and its gradient by pred."),
     DAD_METHOD(
         dice_loss,
         "dice_loss(pred, target)\n--\n\n1 - (2 sum(p t) + 1) / (sum(p) + sum(t) + 1), "
-        "and its gradient."),
+        "p = pred, t = target, and its gradient by pred."),
     {NULL, NULL, 0, NULL},
 };

@@ -331,15 +331,18 @@ PyMethodDef dad_metric_methods[] = {
     DAD_METHOD(
         pixel_metrics,
         "pixel_metrics(masks, maps, fpr_limit=0.3)\n--\n\n"
-        "The same over all pixels of masks and maps (N, H, W), and aupro, from one sort."),
+        "label_metrics over all pixels of masks and maps (N, H, W), and aupro, from one "
+        "sort."),
     DAD_METHOD(
         label_curve,
         "label_curve(labels, scores)\n--\n\n"
         "(false_positives, true_positives, overlap, thresholds), one element per distinct\n"
         "score, from the highest down: what score >= threshold finds."),
-    DAD_METHOD(pixel_curve,
-               "pixel_curve(masks, maps)\n--\n\n"
-               "The same over all pixels; overlap is the mean over 8-connected regions."),
+    DAD_METHOD(
+        pixel_curve,
+        "pixel_curve(masks, maps)\n--\n\n"
+        "label_curve over all pixels of masks and maps (N, H, W); overlap is the mean over "
+        "8-connected regions."),
     DAD_METHOD(
         filled_pro,
         "filled_pro(masks, maps, thresholds)\n--\n\n"

@@ -441,7 +441,8 @@ static PyMethodDef methods[] = {
      "Run on x [N, C, H, W]; training keeps what backward() needs."},
     {"backward", WITH_KEYWORDS(network_backward),
      "backward($self, /, dy)\n--\n\n"
-     "Add to the gradients; returns dx if the forward pass asked for it."},
+     "Add to the gradients, dy being that of the output; returns dx if the forward pass "
+     "asked for it, else None."},
     {"zero_gradients", network_zero_gradients, METH_NOARGS,
      "zero_gradients($self, /)\n--\n\nSet all gradients to zero."},
     {"adam_step", WITH_KEYWORDS(network_adam_step),

@@ -381,28 +381,39 @@ PyMethodDef dad_pipeline_methods[] = {
     DAD_METHOD(
         q_sample,
         "q_sample(x0, noise, abar)\n--\n\n"
-        "sqrt(abar) x0 + sqrt(1 - abar) noise; abar: alphas_cumprod[t], float64 (N,)."),
-    DAD_METHOD(predict_x0, "predict_x0(x_t, eps, abar, clip=False)\n--\n\n"
-                           "x_t / sqrt(abar) - sqrt(1 / abar - 1) eps; clip: to [-1, 1]."),
+        "sqrt(abar) x0 + sqrt(1 - abar) noise, of images (N, C, H, W) (paper, eq. 2); "
+        "abar: alphas_cumprod[t], float64 (N,)."),
+    DAD_METHOD(predict_x0,
+               "predict_x0(x_t, eps, abar, clip=False)\n--\n\n"
+               "x_t / sqrt(abar) - sqrt(1 / abar - 1) eps (paper, eq. 6); clip: "
+               "to [-1, 1]."),
     DAD_METHOD(precondition,
                "precondition(x_t, output, abar)\n--\n\n"
-               "The noise that a preconditioned network's output stands for."),
+               "The noise that a preconditioned network's output stands for (Karras et al. "
+               "2022); x_t and output (N, C, H, W), abar float64 (N,)."),
     DAD_METHOD(precondition_backward,
                "precondition_backward(deps, abar)\n--\n\n"
-               "(doutput, dx_t): dx_t without the part that goes through the network."),
+               "Gradients (doutput, dx_t) of precondition; dx_t without the part that goes "
+               "through the network."),
     DAD_METHOD(
         ancestral_step,
         "ancestral_step(x_t, eps, noise, abar, abar_prev, beta, variance)\n--\n\n"
-        "x_{t-1} of ancestral sampling; noise may be None; the levels are float64 (N,)."),
-    DAD_METHOD(norm_guided_eps,
-               "norm_guided_eps(x_s, x_b, eps_s, eps_b, abar_s, abar_b, w=1.0)\n--\n\n"
-               "The prediction at t_s, corrected towards the coarse repair from t_b."),
-    DAD_METHOD(guide,
-               "guide(x_s, x_b, eps_s, eps_b, abar_s, abar_b, w=1.0)\n--\n\n"
-               "Norm-guided denoising: a dict of x0_hat, x0_s, x0_b, x_s_from_b, eps_hat."),
+        "x at t - 1 of ancestral sampling (DDPM), of images (N, C, H, W); noise None: none "
+        "is added; abar, abar_prev, beta, variance: float64 (N,)."),
+    DAD_METHOD(
+        norm_guided_eps,
+        "norm_guided_eps(x_s, x_b, eps_s, eps_b, abar_s, abar_b, w=1.0)\n--\n\n"
+        "eps_s - sqrt(1 - abar_s) w (x_s' - x_s), where x_s' is the repair from t_b, "
+        "noised to t_s with eps_s (paper, section 3.3). Arrays (N, C, H, W), levels "
+        "float64 (N,)."),
+    DAD_METHOD(
+        guide,
+        "guide(x_s, x_b, eps_s, eps_b, abar_s, abar_b, w=1.0)\n--\n\n"
+        "Norm-guided denoising of norm_guided_eps's arguments: a dict of x0_hat, x0_s, "
+        "x0_b, x_s_from_b, eps_hat, each (N, C, H, W)."),
     DAD_METHOD(
         guide_backward,
         "guide_backward(dx0_hat, x_s, x_b, eps_s, eps_b, abar_s, abar_b, w=1.0)\n--\n\n"
-        "The gradients of eps_s and eps_b, given that of x0_hat."),
+        "Gradients (deps_s, deps_b) of guide, given that of x0_hat (N, C, H, W)."),
     {NULL, NULL, 0, NULL},
 };

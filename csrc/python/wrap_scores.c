@@ -163,11 +163,10 @@ PyMethodDef dad_score_methods[] = {
         nearest_distance,
         "nearest_distance(train, test)\n--\n\n"
         "Euclidean distance from each row of test (N, D) to the nearest of train (M, D)."),
-    DAD_METHOD(
-        departures,
-        "departures(maps, images, repairs)\n--\n\n"
-        "Log odds of maps (N, H, W), and mean |image - repair| over the channels of both "
-        "(N, C, H, W): (N, 2, H, W)."),
+    DAD_METHOD(departures, "departures(maps, images, repairs)\n--\n\n"
+                           "Log odds of maps (N, H, W), and mean abs(image - repair) over "
+                           "the channels of both "
+                           "(N, C, H, W): (N, 2, H, W)."),
     DAD_METHOD(
         standardise,
         "standardise(departures, mean, deviation)\n--\n\n"

@@ -58,6 +58,12 @@ def open(
     `seed`; so it is for a table without the column split. A mask of another size than its image is
     refused, or resized by the nearest pixel with `resize_masks`.
     Raises InputError when something is missing; categories that exist are then named.
+
+    >>> data = open(bundled().root / "train" / "good", test_fraction=0.25, seed=1)
+    >>> data.layout, len(data.train), len(data.test)
+    ('folder', 48, 16)
+    >>> data.train[0].image.shape, data.train[0].label
+    ((256, 256, 3), 0)
     """
     if kind not in (None, *KINDS):
         raise InputError(f"kind: expected {' or '.join(KINDS)}, got {kind!r}")
@@ -95,7 +101,11 @@ def open(
 
 
 def bundled() -> Dataset:
-    """The small real dataset that comes with the package: ball screws of BSData (CC BY-SA 4.0)."""
+    """The small real dataset that comes with the package: ball screws of BSData (CC BY-SA 4.0).
+
+    >>> print(bundled())
+    ball_screw (mvtec): 64 train, 30 test good, 42 test defective
+    """
     return open(Path(__file__).parents[1] / "data" / "bsdata" / "ball_screw", layout="mvtec")
 
 
@@ -103,5 +113,8 @@ def categories(path: PathLike, layout: str = "auto") -> list[str]:
     """Names of a dataset's categories in natural order; of one category's folder its own name.
 
     Each can be given to open(). Raises InputError where there is none.
+
+    >>> categories(bundled().root.parent)
+    ['ball_screw']
     """
     return list(places(Path(path), layout))

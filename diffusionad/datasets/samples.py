@@ -34,12 +34,12 @@ class Sample:
 
     @property
     def has_mask(self) -> bool:
-        """Whether it is known where the defects are: always for a good image."""
+        """Whether it is known where the defects are, as it always is for a good image."""
         return self.label == 0 or self.mask_path is not None
 
     @property
     def mask(self) -> Mask | None:
-        """Defect pixels, bool [H, W]: all False for a good image, None where no mask exists.
+        """Defect pixels, bool [H, W]; all False for a good image, None where no mask exists.
 
         Raises InputError if the file cannot be read or has another size than the image.
         """
@@ -74,7 +74,7 @@ class Dataset:
 
     @property
     def without_mask(self) -> list[Sample]:
-        """Defective images without a mask: they count for image metrics only."""
+        """Defective images without a mask, which count for image metrics only."""
         return [sample for sample in self.test if not sample.has_mask]
 
     def fingerprint(self, *, train_only: bool = False) -> str:
