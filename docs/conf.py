@@ -46,6 +46,8 @@ html_theme = "furo"
 html_title = f"diffusionad {release}"
 html_copy_source = False
 html_math_renderer = "mathml"
+html_static_path = ["math.css"]
+html_css_files = ["math.css"]
 
 
 def _inline(translator: HTML5Translator, node: nodes.math) -> None:
