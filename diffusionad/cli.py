@@ -207,9 +207,10 @@ def _kind_argument(command: argparse.ArgumentParser) -> None:
 def _foreground_arguments(command: argparse.ArgumentParser) -> None:
     _kind_argument(command)
     command.add_argument(
-        "--foreground", type=_path, metavar="DIR",
-        help="masks of the part, named as images; without it DISthresh beside the images, "
-        "or for objects what is found in them",
+        "--foreground", type=_path, metavar="PATH",
+        help="a folder of masks of the part, named as images, or the ONNX file of a network that "
+        "finds it (extra: foreground); without it DISthresh beside the images, or for objects "
+        "what is found in them",
     )  # fmt: skip
 
 

@@ -94,8 +94,9 @@ class DiffusionAD(Estimator):
         ``kind`` is ``"object"`` (defects lie on the object) or ``"texture"`` (in random parts of
         the image, never made from the image itself); else the dataset's own kind counts, and for
         images of none defects lie anywhere. ``foreground`` is a folder with a mask per image, of
-        the same name, to which defects are confined; without it `<category>/DISthresh/good` is
-        used where there is one, and for objects the masks are found (see saliency).
+        the same name, to which defects are confined, or the ONNX file of a network that finds
+        them (see saliency_network); without it `<category>/DISthresh/good` is used where there is
+        one, and for objects the masks are found (see saliency).
 
         With ``out``, model, state and log are written there at every checkpoint, when done and when
         interrupted (Ctrl-C waits for the end of a step); ``resume`` goes on from there, bit for

@@ -9,7 +9,7 @@ import os
 import zipfile
 import zlib
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,12 +25,15 @@ from diffusionad.files import PathLike, atomic_path
 from diffusionad.images import (
     Bytes,
     Floats,
+    Mask,
     as_items,
     list_images,
     read_image,
     resize,
+    to_bytes,
     to_network,
 )
+from diffusionad.saliency_network import SUFFIX, SaliencyNetwork
 from diffusionad.synthesis import KINDS
 
 log = logging.getLogger(__name__)
@@ -142,11 +145,14 @@ def choose_foregrounds(
 ) -> tuple[Bytes | None, str | None]:
     """Masks uint8 (N, size, size) and where they come from; None and None: the whole image.
 
-    In this order: the masks in `folder`; for what is no texture, those that lie beside the images;
-    for an object, what the extractor finds, "found".
+    In this order: the masks in `folder`, or what the network finds whose ONNX file it is; for what
+    is no texture, masks that lie beside the images; for an object, what the extractor finds,
+    "found".
     """
     if folder is None and kind != "texture":
         folder = own_masks(images)
+    if folder is not None and Path(folder).suffix == SUFFIX:
+        return network_foregrounds(images, SaliencyNetwork(folder), cache), Path(folder).name
     if folder is not None:
         size = images.pixels.shape[-2]
         return load_foregrounds(folder, images.names, size), Path(folder).name
@@ -163,20 +169,54 @@ def find_foregrounds(
     It learns from all images, or from the files `learn_from` of which they are a few. Where it is
     unsure the whole image is the foreground; a warning says of how many.
     """
+
+    def find() -> Iterator[tuple[Mask, str]]:
+        source: Any = images.paths or images.pixels
+        finder = saliency.ForegroundFinder(source if learn_from is None else learn_from)
+        for index in range(len(images.pixels)):
+            found = finder.find(source[index])
+            yield found.mask, found.reason
+
+    return _kept_masks(images, cache, str(saliency.VERSION), find)
+
+
+def network_foregrounds(
+    images: TrainingImages, network: SaliencyNetwork, cache: Path | None = None
+) -> Bytes:
+    """The masks of a network, like those of find_foregrounds()."""
+
+    def find() -> Iterator[tuple[Mask, str]]:
+        for index, pixels in enumerate(images.pixels):
+            if images.paths:
+                image = read_image(images.paths[index])
+            else:
+                image = to_bytes(pixels.transpose(1, 2, 0))
+            mask = network.find(image)
+            yield mask, "" if mask.any() else "the network finds nothing"
+
+    return _kept_masks(
+        images, cache, datasets.fingerprint([network.path], network.path.parent), find
+    )
+
+
+def _kept_masks(
+    images: TrainingImages,
+    cache: Path | None,
+    finder: str,
+    find: Callable[[], Iterator[tuple[Mask, str]]],
+) -> Bytes:
+    """At network size, from the file `cache` if `finder` has left them there for these images."""
     size, count = images.pixels.shape[-2], len(images.pixels)
-    key = f"{saliency.VERSION} {images.origin['images']} {size}"
+    key = f"{finder} {images.origin['images']} {size}"
     if cache is not None and (kept := _read_masks(cache, key, (count, size, size))) is not None:
         return kept
-    source: Any = images.paths or images.pixels
     masks = np.empty((count, size, size), np.uint8)
     reasons: Counter[str] = Counter()
-    finder = saliency.ForegroundFinder(source if learn_from is None else learn_from)
-    for index in range(count):
-        found = finder.find(source[index])
-        mask = resize(found.mask * np.uint8(255), size, size) >= 128
+    for index, (found, reason) in enumerate(find()):
+        mask = resize(found * np.uint8(255), size, size) >= 128
         # An object of less than a pixel would leave no place for an anomaly.
         masks[index] = (mask if mask.any() else ~mask) * np.uint8(255)
-        reasons[found.reason] += 1
+        reasons[reason] += 1
     unsure = count - reasons.pop("", 0)
     if unsure:
         log.warning(
@@ -191,7 +231,7 @@ def find_foregrounds(
 
 
 def _read_masks(cache: Path, key: str, shape: tuple[int, ...]) -> Bytes | None:
-    """What find_foregrounds() left for the same images; None where there is none, or no more."""
+    """What _kept_masks() left for the same images; None where there is none, or no more."""
     try:
         with np.load(cache, allow_pickle=False) as kept:
             if str(kept["key"]) == key:
