@@ -33,6 +33,7 @@ from diffusionad.images import (
     write_png,
 )
 from diffusionad.prediction import Prediction
+from diffusionad.saliency_network import SaliencyNetwork, is_network
 from diffusionad.studies import Recipe
 from diffusionad.tiling import OVERLAP, Tiles
 from diffusionad.torch_files import is_torch_file
@@ -83,7 +84,9 @@ def train(args: Namespace) -> int:
     dataset = open_dataset(args.data, args.layout, args.category, kind=args.kind)
     for name in ("anomaly_source", "foreground"):
         given = getattr(args, name)
-        if given is not None and not list_images(given, recursive=True):
+        if name == "foreground" and given is not None and is_network(given):
+            SaliencyNetwork(given)  # what is wrong with it is said before anything is written
+        elif given is not None and not list_images(given, recursive=True):
             raise InputError(f"{given}: no images in this folder")
     file = Path(args.out) / MODEL_FILE
     if args.resume:

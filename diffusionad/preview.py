@@ -60,7 +60,7 @@ def preview(
     Args:
         dataset: its kind decides between object and texture.
         anomaly_source: folder of textures; without it they are generated.
-        foreground: folder of masks, named as the images.
+        foreground: folder of masks, named as the images, or a network's ONNX file.
         size: side of the images, in pixels.
 
     Raises:

@@ -16,9 +16,13 @@ from diffusionad.errors import InputError, MissingPackage
 from diffusionad.files import PathLike
 from diffusionad.images import Bytes, Mask, resize
 
-SUFFIX = ".onnx"
 USUAL_SIDE = 1024  # of IS-Net's input, where the file leaves it open
 MEAN = 0.5  # taken from values in [0, 1], as IS-Net was trained
+
+
+def is_network(path: PathLike) -> bool:
+    """Whether a path that may be a folder of masks is meant as a network."""
+    return Path(path).suffix == ".onnx"
 
 
 class SaliencyNetwork:
@@ -30,10 +34,10 @@ class SaliencyNetwork:
     """
 
     def __init__(self, path: PathLike) -> None:
-        runtime = _import_onnxruntime()
         self.path = Path(path)
         if not self.path.is_file():
             raise InputError(f"{self.path}: no such file")
+        runtime = _import_onnxruntime()
         options = runtime.SessionOptions()
         options.intra_op_num_threads = _core.get_num_threads()
         options.log_severity_level = 4  # errors come as exceptions

@@ -33,7 +33,7 @@ from diffusionad.images import (
     to_bytes,
     to_network,
 )
-from diffusionad.saliency_network import SUFFIX, SaliencyNetwork
+from diffusionad.saliency_network import SaliencyNetwork, is_network
 from diffusionad.synthesis import KINDS
 
 log = logging.getLogger(__name__)
@@ -151,7 +151,7 @@ def choose_foregrounds(
     """
     if folder is None and kind != "texture":
         folder = own_masks(images)
-    if folder is not None and Path(folder).suffix == SUFFIX:
+    if folder is not None and is_network(folder):
         return network_foregrounds(images, SaliencyNetwork(folder), cache), Path(folder).name
     if folder is not None:
         size = images.pixels.shape[-2]

@@ -143,6 +143,8 @@ def test_bad_data_is_one_line_that_names_it(capsys, tmp_path, data, model):
         (["train", data, "--layout", "x", "--out", out], "layout: no 'x'"),
         (["train", data, "--anomaly-source", "dtd", "--out", out], "dtd: no such folder"),
         (["train", data, "--foreground", tmp_path / "empty", "--out", out], "empty: no images"),
+        (["train", data, "--foreground", "n.onnx", "--out", out], "n.onnx: no such file"),
+        (["synthesize", data, "--out", "a.png", "--foreground", "n.onnx"], "n.onnx: no such file"),
         (["train", data, "--resume", "--out", out], "nothing to resume"),
         (["synthesize", tmp_path / "none", "--out", "a.png"], "none: no such folder"),
         (["synthesize", data, "--out", out], "expected a file that ends with .png"),
