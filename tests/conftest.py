@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator
 
 import pytest
 
 from diffusionad import _core
+
+
+def pytest_configure() -> None:
+    """Tests interrupt programs that they start; a job in the background passes on to them that
+    it ignores interrupts, a handler it does not."""
+    if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(autouse=True)
