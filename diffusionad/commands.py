@@ -82,12 +82,12 @@ def train(args: Namespace) -> int:
     """Train a model and leave it, its log and its settings under --out."""
     console = _console(args)
     dataset = open_dataset(args.data, args.layout, args.category, kind=args.kind)
-    for name in ("anomaly_source", "foreground"):
-        given = getattr(args, name)
-        if name == "foreground" and given is not None and is_network(given):
-            SaliencyNetwork(given)  # what is wrong with it is said before anything is written
-        elif given is not None and not list_images(given, recursive=True):
-            raise InputError(f"{given}: no images in this folder")
+    folders = [args.anomaly_source, args.foreground]
+    if args.foreground is not None and is_network(args.foreground):
+        SaliencyNetwork(folders.pop())  # what is wrong with it is said before anything is written
+    for folder in folders:
+        if folder is not None and not list_images(folder, recursive=True):
+            raise InputError(f"{folder}: no images in this folder")
     file = Path(args.out) / MODEL_FILE
     if args.resume:
         if not file.exists():
@@ -434,7 +434,9 @@ def _recipe(args: Namespace) -> Recipe:
 
 def _cost(model: DiffusionAD) -> str:
     """What the preset says that it costs; settings that differ from it change that."""
-    row = PRESETS[model.config.preset]
+    row = PRESETS.get(model.config.preset)
+    if row is None:  # of a file
+        return model.config.preset
     usual = dataclasses.replace(row.model, seed=model.config.seed) == model.config
     return f"{model.config.preset}, on two cores {row.cost}{'' if usual else ' (as it is)'}"
 

@@ -8,7 +8,7 @@ from diffusionad.errors import MissingPackage
 from diffusionad.option_files import commands_of
 
 FOLDERS = ("DIR",)
-FILES = ("DATA", "FILE", "IMAGE_OR_FOLDER", "IN", "MODEL", "OUT")
+FILES = ("DATA", "FILE", "IMAGE_OR_FOLDER", "IN", "MODEL", "OUT", "PATH")
 
 
 def script(parser: argparse.ArgumentParser, shell: str) -> str:
@@ -19,9 +19,7 @@ def script(parser: argparse.ArgumentParser, shell: str) -> str:
     try:
         import shtab
     except ImportError as error:
-        raise MissingPackage(
-            "shtab is not installed: pip install 'diffusionad[completion]'"
-        ) from error
+        raise MissingPackage("shtab", "completion") from error
     for command in commands_of(parser).values():
         for action in command._actions:
             if action.metavar in FOLDERS:

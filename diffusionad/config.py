@@ -248,26 +248,27 @@ _COMPACT = Preset(
     ),
 )
 
+
+def _resized(model: ModelConfig, size: int) -> dict[str, Any]:
+    """Settings that go with another image size: attention's levels, the paper's share of pixels."""
+    attention = tuple(level * size // model.image_size for level in model.attention_resolutions)
+    paper = ModelConfig()
+    pixels = round(paper.top_k * (size / paper.image_size) ** 2)
+    return {"image_size": size, "attention_resolutions": attention, "top_k": max(1, pixels)}
+
+
 PRESETS: Mapping[str, Preset] = {
     "tiny": Preset(
         "compact's networks at 64 px: a first try in a minute, large defects only",
         "0.1 s a training step, 0.3 GB, 330 images/s",
-        dataclasses.replace(
-            _COMPACT.model, preset="tiny", image_size=64, attention_resolutions=(8, 4), top_k=3
-        ),
+        dataclasses.replace(_COMPACT.model, preset="tiny", **_resized(_COMPACT.model, 64)),
         _COMPACT.train,
     ),
     "compact": _COMPACT,
     "standard": Preset(
         "compact's networks at 256 px: smaller defects, for an hour or a night",
         "1.6 s a training step, 1.8 GB, 18 images/s",
-        dataclasses.replace(
-            _COMPACT.model,
-            preset="standard",
-            image_size=256,
-            attention_resolutions=(32, 16),
-            top_k=50,
-        ),
+        dataclasses.replace(_COMPACT.model, preset="standard", **_resized(_COMPACT.model, 256)),
         _COMPACT.train,
     ),
     "paper": Preset(
@@ -304,13 +305,6 @@ def preset(name: str, **overrides: Any) -> tuple[ModelConfig, TrainConfig]:
     if chosen.model.pretrained and isinstance(of_model.get("image_size"), int):
         of_model = _resized(chosen.model, of_model["image_size"]) | of_model
     return update(chosen.model, of_model), update(chosen.train, of_train)
-
-
-def _resized(model: ModelConfig, size: int) -> dict[str, Any]:
-    """Settings that go with another image size."""
-    attention = [level * size // model.image_size for level in model.attention_resolutions]
-    pixels = round(model.top_k * (size / model.image_size) ** 2)
-    return {"attention_resolutions": attention, "top_k": max(1, pixels)}
 
 
 def settings(name: str, **overrides: Any) -> tuple[ModelConfig, TrainConfig]:

@@ -25,3 +25,6 @@ class WriteError(DiffusionADError, OSError):
 
 class MissingPackage(DiffusionADError, ImportError):
     """Something asked for needs a package that is an extra; the message says which."""
+
+    def __init__(self, package: str, extra: str) -> None:
+        super().__init__(f"{package} is not installed: pip install 'diffusionad[{extra}]'")

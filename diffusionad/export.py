@@ -137,7 +137,7 @@ def _import_onnx() -> Any:
     try:
         import onnx
     except ImportError as error:
-        raise MissingPackage("onnx is not installed: pip install 'diffusionad[onnx]'") from error
+        raise MissingPackage("onnx", "onnx") from error
     return onnx
 
 

@@ -89,7 +89,5 @@ def _import_onnxruntime() -> Any:
     try:
         import onnxruntime
     except ImportError as error:
-        raise MissingPackage(
-            "onnxruntime is not installed: pip install 'diffusionad[foreground]'"
-        ) from error
+        raise MissingPackage("onnxruntime", "foreground") from error
     return onnxruntime

@@ -34,8 +34,15 @@ def test_defaults_are_the_papers():
 
 
 def test_sizes_go_together_where_weights_are_pretrained():
+    for name, size, attention, top_k in (("tiny", 64, (8, 4), 3), ("standard", 256, (32, 16), 50)):
+        model = config.preset(name)[0]
+        found = (model.preset, model.image_size, model.attention_resolutions, model.top_k)
+        assert found == (name, size, attention, top_k)
     assert config.preset("compact", image_size=64)[0] == dataclasses.replace(
         config.preset("tiny")[0], preset="compact"
+    )
+    assert config.preset("compact", image_size=256)[0] == dataclasses.replace(
+        config.preset("standard")[0], preset="compact"
     )
     chosen = config.preset("compact", image_size=64, attention_resolutions=(16,))[0]
     assert (chosen.attention_resolutions, chosen.top_k) == ((16,), 3)

@@ -72,6 +72,8 @@ def test_bash_completes_commands_options_choices_and_paths(script):
     assert completed(script, "diffusionad", "train", "--preset", "p") == ["paper"]
     assert completed(script, "diffusionad", "predict", "ph") == ["photo.png", "photos"]
     assert completed(script, "diffusionad", "evaluate", "--heatmaps", "ph") == ["photos"]
+    either = completed(script, "diffusionad", "train", "--foreground", "ph")
+    assert either == ["photo.png", "photos"]
 
 
 @pytest.mark.parametrize("shell", SHELLS)

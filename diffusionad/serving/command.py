@@ -20,8 +20,7 @@ try:
 
     from diffusionad.serving.app import Service
 except ImportError as error:
-    name = error.name or "fastapi"
-    raise MissingPackage(f"{name} is not installed: pip install 'diffusionad[serve]'") from error
+    raise MissingPackage(error.name or "fastapi", "serve") from error
 
 if TYPE_CHECKING:
     from diffusionad.model import DiffusionAD
