@@ -26,8 +26,9 @@ import numpy.typing as npt
 import diffusionad as dad
 from diffusionad import _core, metrics
 from diffusionad.denoising import Repair
+from diffusionad.evaluation import evaluate
 from diffusionad.files import write_json
-from diffusionad.images import resize, to_network
+from diffusionad.images import to_network
 
 Floats = npt.NDArray[np.float32]
 Row = dict[str, Any]
@@ -40,47 +41,25 @@ NORMALITY_IMAGES = 128
 
 
 class Study:
-    """One category: its images at the networks' size, and what needs no training."""
+    """One category, and what needs no training there."""
 
     def __init__(self, root: Path, name: str, category: str) -> None:
         self.root, self.name, self.category = root, name, category
         self.data = dad.datasets.open(root, category=category)
 
-    def images(self, size: int) -> tuple[Floats, Floats]:
-        """Of training and test, float32 (N, 3, size, size)."""
+    def baselines(self) -> Row:
         train, test = (
-            to_network([sample.path for sample in part], size)
+            to_network([sample.path for sample in part], SMALL)
             for part in (self.data.train, self.data.test)
         )
-        return train, test
-
-    def labels(self) -> npt.NDArray[np.bool_]:
-        return np.array([sample.label for sample in self.data.test], np.bool_)
-
-    def masks(self, size: int) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_]]:
-        """Masks (N, size, size), and which test images have one that can be trusted."""
-        found = np.zeros((len(self.data.test), size, size), np.bool_)
-        known = np.ones(len(found), np.bool_)
-        for index, sample in enumerate(self.data.test):
-            if sample.mask is not None:
-                found[index] = resize(sample.mask * np.uint8(255), size, size) >= 128
-            elif sample.label:
-                known[index] = False
-        return found, known
-
-    def baselines(self) -> Row:
-        train, test = self.images(SMALL)
+        labels = np.array([sample.label for sample in self.data.test], np.bool_)
         row: Row = {}
         for suffix, shown in (("", test), (", matched", matched(test, train))):
-            far = _core.nearest_distance(train.reshape(len(train), -1), flat(shown))
-            grey = metrics.auroc(self.labels(), shown.mean(axis=(1, 2, 3)))
-            row[f"nearest image{suffix}"] = float(metrics.auroc(self.labels(), far))
+            far = _core.nearest_distance(*(part.reshape(len(part), -1) for part in (train, shown)))
+            grey = metrics.auroc(labels, shown.mean(axis=(1, 2, 3)))
+            row[f"nearest image{suffix}"] = float(metrics.auroc(labels, far))
             row[f"mean grey{suffix}"] = float(max(grey, 1 - grey))
         return row
-
-
-def flat(images: Floats) -> Floats:
-    return np.ascontiguousarray(images.reshape(len(images), -1))
 
 
 def matched(images: Floats, like: Floats) -> Floats:
@@ -107,36 +86,43 @@ def train(study: Study, seed: int, folder: Path, args: argparse.Namespace) -> No
 def measure(study: Study, path: Path) -> Row:
     """The metrics of every variant of one trained model."""
     model = dad.load(path)
-    size = model.config.image_size
-    images, test = study.images(size)
-    masks, known = study.masks(size)
-    good = images[np.linspace(0, len(images) - 1, NORMALITY_IMAGES).astype(int)]
-
-    def found(shown: Floats) -> dict[str, float]:
-        maps = np.concatenate(
-            [model.predict(shown[i : i + 64]).maps for i in range(0, len(shown), 64)]
-        )
-        scores = metrics.image_scores(maps, top_k=model.config.top_k)
-        return {
-            "image_auroc": float(metrics.auroc(study.labels(), scores)),
-            "pixel_auroc": float(metrics.auroc(masks[known].ravel(), maps[known].ravel())),
-            "aupro": float(metrics.aupro(masks[known], maps[known])),
-        }
-
-    row: Row = {"as it is": found(test), "brightness matched": found(matched(test, images))}
-    row["steps"] = model.provenance["train_steps"]
-    row["seconds"] = model.provenance["train_seconds"]
-    relative = model.normality is not None
-    model.set_params(mode="one_step")
-    if relative:
-        model.measure_normality(good)
-    row["one-step"] = found(test)
-    model = dad.load(path)
-    model._repair = lambda x0: Repair(x0=x0, x_s=x0)  # type: ignore[method-assign]
-    if relative:
-        model.measure_normality(good)
-    row["input for repair"] = found(test)
+    good = to_network([sample.path for sample in study.data.train], model.config.image_size)
+    row: Row = {
+        "steps": model.provenance["train_steps"],
+        "seconds": model.provenance["train_seconds"],
+        "as it is": found(study, model),
+        "brightness matched": found(study, _Matched(model, good)),
+    }
+    for variant in ("one-step", "input for repair"):
+        model = dad.load(path)
+        if variant == "one-step":
+            model.set_params(mode="one_step")
+        else:
+            model._repair = lambda x0: Repair(x0=x0, x_s=x0)  # type: ignore[method-assign]
+        if model.normality is not None:  # it is of other repairs
+            chosen = np.linspace(0, len(good) - 1, NORMALITY_IMAGES).astype(int)
+            model.measure_normality(good[chosen])
+        row[variant] = found(study, model)
     return row
+
+
+def found(study: Study, model: Any) -> dict[str, float]:
+    result = evaluate(model, study.data, resamples=0)
+    return {metric: result[metric] for metric in METRICS}
+
+
+class _Matched:
+    """A model that sees every image at the brightness of others."""
+
+    def __init__(self, model: dad.DiffusionAD, like: Floats) -> None:
+        self._model, self._like = model, like
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._model, name)
+
+    def predict(self, images: Any, **options: Any) -> dad.Prediction:
+        shown = to_network(images, self._model.config.image_size)
+        return self._model.predict(matched(shown, self._like), **options)
 
 
 def table(rows: Sequence[Row], seeds: Sequence[int]) -> Iterator[str]:

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import os
-import pty
 import re
-import subprocess
-import sys
 
 import pytest
+from programs import on_terminal
 
 from diffusionad.console import Console
 
@@ -26,23 +24,9 @@ with Console().training() as show:
 """
 
 
-def on_terminal(script: str) -> str:
-    """What a script writes to a terminal of 80 columns."""
-    ours, theirs = pty.openpty()
-    done = subprocess.Popen(
-        [sys.executable, "-c", IMPORTS + script],
-        stdin=theirs, stdout=theirs, stderr=theirs, env={**os.environ, "COLUMNS": "80"},
-    )  # fmt: skip
-    os.close(theirs)
-    written = b""
-    try:
-        while block := os.read(ours, 65536):
-            written += block
-    except OSError:  # how a terminal ends whose other side is closed
-        pass
-    os.close(ours)
-    assert done.wait() == 0, written.decode()
-    return written.decode()
+def shown(script: str) -> str:
+    """What a terminal of 80 columns gets."""
+    return on_terminal(IMPORTS + script, {**os.environ, "COLUMNS": "80"})
 
 
 def test_a_table_elsewhere_is_plain(capsys):
@@ -53,8 +37,8 @@ def test_a_table_elsewhere_is_plain(capsys):
 
 
 def test_bars_end_full_and_fit_the_terminal():
-    shown = re.sub(r"\x1b\[[0-9;]*m", "", on_terminal(BAR))
-    lines = shown.replace("\r\n", "\n").split("\n")
+    text = re.sub(r"\x1b\[[0-9;]*m", "", shown(BAR))
+    lines = text.replace("\r\n", "\n").split("\n")
     images, train = (line.split("\r")[-1] for line in lines[:2])
     assert images.startswith("images ")
     assert "3/3" in images
@@ -65,9 +49,9 @@ def test_bars_end_full_and_fit_the_terminal():
 
 @pytest.mark.parametrize("total", [None, 0, 2])
 def test_bars_stand_a_total_that_is_unknown_or_none(total):
-    shown = on_terminal(
+    text = shown(
         f"with Console()._bar('x', {total}) as update:\n    update(0, {total}, '')\n"
         f"    update(2, {total}, 'left')"
     )
-    assert "Traceback" not in shown
-    assert "2/" in shown
+    assert "Traceback" not in text
+    assert "2/" in text

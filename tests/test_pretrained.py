@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import importlib.util
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+from programs import load_script
 
 import diffusionad as dad
 from diffusionad import checkpoints, pretrained
@@ -65,12 +64,7 @@ def test_a_model_says_what_it_started_from(tmp_path) -> None:
 
 
 def test_the_script_that_made_them_runs(tmp_path, monkeypatch) -> None:
-    spec = importlib.util.spec_from_file_location("pretrain", SCRIPT)
-    assert spec is not None
-    assert spec.loader is not None
-    script = importlib.util.module_from_spec(spec)
-    monkeypatch.setitem(sys.modules, "pretrain", script)
-    spec.loader.exec_module(script)
+    script = load_script(SCRIPT, monkeypatch)
     monkeypatch.setattr(script, "POOL", 4)
     monkeypatch.setattr(script, "BATCH", 2)
     for name in ("a", "b"):

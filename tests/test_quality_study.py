@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import sys
 from pathlib import Path
@@ -10,6 +9,7 @@ from types import ModuleType
 
 import numpy as np
 import pytest
+from programs import load_script
 
 import diffusionad as dad
 from diffusionad.images import write_png
@@ -19,13 +19,7 @@ SCRIPT = Path(__file__).parent.parent / "benchmarks" / "quality.py"
 
 @pytest.fixture
 def quality(monkeypatch) -> ModuleType:
-    spec = importlib.util.spec_from_file_location("quality", SCRIPT)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    monkeypatch.setitem(sys.modules, "quality", module)
-    spec.loader.exec_module(module)
-    return module
+    return load_script(SCRIPT, monkeypatch)
 
 
 @pytest.fixture

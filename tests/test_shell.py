@@ -6,7 +6,6 @@ import getpass
 import json
 import os
 import platform
-import pty
 import re
 import shutil
 import subprocess
@@ -14,6 +13,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from programs import on_terminal
 from test_cli import COMMANDS, fails, run
 
 import diffusionad
@@ -101,23 +101,11 @@ def test_completion_as_json_and_without_its_package(capsys, monkeypatch):
 # ---- colours ------------------------------------------------------------------------------------
 
 
-def on_terminal(**variables: str) -> str:
+def shown(**variables: str) -> str:
     """What a terminal of 100 columns gets."""
     environment = {k: v for k, v in ENVIRONMENT.items() if k not in ("NO_COLOR", "FORCE_COLOR")}
     environment |= {"TERM": "xterm-256color", "COLUMNS": "100", **variables}
-    ours, theirs = pty.openpty()
-    command = [sys.executable, "-c", CONSOLE]
-    process = subprocess.Popen(command, stdout=theirs, stderr=theirs, env=environment)
-    os.close(theirs)
-    pieces = []
-    try:
-        while piece := os.read(ours, 65536):
-            pieces.append(piece)
-    except OSError:  # how Linux tells that the other end has closed
-        pass
-    os.close(ours)
-    assert process.wait() == 0
-    text = b"".join(pieces).decode()
+    text = on_terminal(CONSOLE, environment)
     assert "bottle" in text
     assert "2/2" in text
     return text
@@ -130,9 +118,9 @@ def coloured(text: str) -> bool:
 
 
 def test_colours_are_for_terminals_and_those_who_want_them():
-    assert coloured(on_terminal())
-    assert not coloured(on_terminal(NO_COLOR="1"))
-    assert not COLOUR.search(on_terminal(TERM="dumb"))
+    assert coloured(shown())
+    assert not coloured(shown(NO_COLOR="1"))
+    assert not COLOUR.search(shown(TERM="dumb"))
     piped = subprocess.run(
         [sys.executable, "-c", CONSOLE], capture_output=True, text=True, check=True, env=ENVIRONMENT
     )
