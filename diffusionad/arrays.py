@@ -15,7 +15,7 @@ from typing import Any, Protocol, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from diffusionad.errors import InputError
+from diffusionad.errors import InputError, words_of
 
 Pixels: TypeAlias = npt.NDArray[Any]  # uint8, or float32 in [0, 1]: [H, W, 3]
 
@@ -47,8 +47,8 @@ def as_array(value: Any, name: str) -> npt.NDArray[Any] | None:
         if hasattr(value, "__dlpack__"):
             return np.from_dlpack(value)
     except (TypeError, ValueError, RuntimeError, AttributeError, BufferError) as error:
-        text = " ".join(str(error).split()) or type(error).__name__
-        raise InputError(f"{name}: this {type(value).__name__} gives no array: {text}") from error
+        what = f"{name}: this {type(value).__name__} gives no array"
+        raise InputError(f"{what}: {words_of(error)}") from error
     return None
 
 

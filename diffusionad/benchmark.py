@@ -24,7 +24,7 @@ from diffusionad.config import to_dict, update
 from diffusionad.console import Console, duration_text
 from diffusionad.datasets import LAYOUTS, Counts, Dataset, categories
 from diffusionad.datasets import open as open_dataset
-from diffusionad.errors import InputError, WriteError
+from diffusionad.errors import InputError, WriteError, words_of
 from diffusionad.evaluation import IMAGE_METRICS, PIXEL_METRICS, PROTOCOLS
 from diffusionad.files import PathLike, make_folder, remove_temporaries, run_folder, write_text
 from diffusionad.images import Bytes, read_image, to_network, write_png
@@ -165,7 +165,7 @@ def _do(study: Study, plan: Plan, name: str, seed: int, console: Console) -> Non
     except (_Changed, WriteError):
         raise
     except (ValueError, ArithmeticError, MemoryError) as error:
-        reason = " ".join(str(error).split()) or type(error).__name__
+        reason = words_of(error)
         log.warning("%s: %s", title, reason)
         row = _failed(plan, name, seed, reason)
     study.put(row, "category", "seed")

@@ -18,7 +18,7 @@ from typing import NoReturn
 from diffusionad import option_files
 from diffusionad.config import PRESETS
 from diffusionad.datasets import KINDS, LAYOUTS
-from diffusionad.errors import DiffusionADError, InputError
+from diffusionad.errors import DiffusionADError, InputError, words_of
 from diffusionad.serving.arguments import add_arguments as add_serving_arguments
 
 INTERRUPTED = 130
@@ -513,10 +513,9 @@ def one_line(error: BaseException) -> str:
     if isinstance(error, OSError) and error.strerror:
         what = "output" if error.filename is None else os.fsdecode(error.filename)
         return f"{what}: {error.strerror.lower()}"
-    text = " ".join(str(error).split())
-    if isinstance(error, (DiffusionADError, ValueError, ArithmeticError, OSError)) and text:
-        return text
-    return f"{type(error).__name__}: {text} (DIFFUSIONAD_DEBUG=1 shows where)"
+    if isinstance(error, (DiffusionADError, ValueError, ArithmeticError, OSError)) and str(error):
+        return words_of(error)
+    return f"{type(error).__name__}: {words_of(error)} (DIFFUSIONAD_DEBUG=1 shows where)"
 
 
 def _log_to_stderr(quiet: bool) -> logging.Handler:

@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 
+def words_of(error: BaseException) -> str:
+    """An error's message as one line; its type where it has none."""
+    return " ".join(str(error).split()) or type(error).__name__
+
+
 class DiffusionADError(Exception):
     """Base of the package's own errors; `exit_code` is what the command line ends with."""
 

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from diffusionad import _core
-from diffusionad.errors import InputError, MissingPackage
+from diffusionad.errors import InputError, MissingPackage, words_of
 from diffusionad.files import PathLike
 from diffusionad.images import Bytes, Mask, resize
 
@@ -47,7 +47,7 @@ class SaliencyNetwork:
             )
         except Exception as error:  # onnxruntime has a class for each kind of failure
             raise InputError(
-                f"{self.path}: not a network for ONNX Runtime: {_line(error)}"
+                f"{self.path}: not a network for ONNX Runtime: {words_of(error)}"
             ) from error
         first = self._session.get_inputs()[0]
         shape = list(first.shape)
@@ -69,7 +69,7 @@ class SaliencyNetwork:
         try:
             found = np.asarray(self._session.run(None, inputs)[0], dtype=np.float32)
         except Exception as error:
-            raise InputError(f"{self.path}: the network failed: {_line(error)}") from error
+            raise InputError(f"{self.path}: the network failed: {words_of(error)}") from error
         if found.ndim < 2 or found.size != found.shape[-2] * found.shape[-1]:
             raise InputError(f"{self.path}: expected one map, got {list(found.shape)}")
         levels = found.reshape(1, *found.shape[-2:])
@@ -79,10 +79,6 @@ class SaliencyNetwork:
         sized = _core.resize_f32((levels - low) / (high - low), *image.shape[:2])
         mask: Mask = sized[0] >= 0.5
         return mask
-
-
-def _line(error: Exception) -> str:
-    return " ".join(str(error).split())
 
 
 def _import_onnxruntime() -> Any:
