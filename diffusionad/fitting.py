@@ -28,6 +28,7 @@ from .config import ModelConfig, TrainConfig, from_dict, to_dict, to_toml, updat
 from .errors import InputError
 from .files import PathLike, remove_temporaries, write_text
 from .images import Bytes, write_png
+from .inference import RANDOM_WEIGHTS
 from .kept import Kept, under
 from .models import SegmentationNet, UNet
 from .sources import (
@@ -165,11 +166,11 @@ class Fit:
             for name, network in self.model.networks.items():
                 network.load_training_state(under(name, tensors))
             self.kept.restore(tensors, values.get("best"))
+            self.before = dict(values.get("fine_tuned_from", {}))
+            self.started_from = str(values.get("started_from", RANDOM_WEIGHTS))
             self.trainer = self._new_trainer(self.model.unet, self.model.seg)
             self.trainer.iteration = int(values["iteration"])
             self.seconds_before = float(values["seconds"])
-            self.before = dict(values.get("fine_tuned_from", {}))
-            self.started_from = str(values.get("started_from", "random weights"))
         except InputError:
             raise
         except (KeyError, ValueError, TypeError) as error:
@@ -290,11 +291,14 @@ class Fit:
 
     def _new_trainer(self, unet: UNet, seg: SegmentationNet) -> Trainer:
         config = self.model.train_config
+        seg_lr = config.seg_lr
+        if config.seg_lr_steps > 0 and self.started_from != RANDOM_WEIGHTS:
+            seg_lr = min(seg_lr, config.seg_lr_steps / config.steps)
         return Trainer(
             unet,
             seg,
             unet_lr=config.unet_lr,
-            seg_lr=config.seg_lr,
+            seg_lr=seg_lr,
             seg_cosine_t_max=config.seg_cosine_t_max,
             guidance=config.guidance,
             schedule=self.model.schedule,
@@ -316,6 +320,8 @@ class Fit:
         images, defects, labels = synthesize_batch(*inputs, _synthesis_options(config))
         if self.model.config.mode == "autoencoder":
             return trainer.step_autoencoder(images, defects, drawn)
+        if rng.random() < config.clean_share:
+            return trainer.step(images, defects, np.zeros_like(labels), clean=drawn)
         return trainer.step(images, defects, labels)
 
     def _steps_within(self, time_budget: float) -> int:

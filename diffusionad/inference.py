@@ -42,6 +42,7 @@ from .tiling import OVERLAP, Tiles
 
 FALSE_ALARM_RATE = 0.01  # of good images, at the threshold that fit() sets
 SIZES = ("model", "input")
+RANDOM_WEIGHTS = "random weights"  # a model's started_from
 
 
 class Detector:
@@ -87,7 +88,7 @@ class Detector:
             return "pretrained weights"
         for network in self.networks.values():
             network.initialise(self.config.seed)
-        return "random weights"
+        return RANDOM_WEIGHTS
 
     @property
     def threshold(self) -> float | None:
