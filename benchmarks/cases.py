@@ -194,6 +194,7 @@ CASES: Mapping[str, Case] = named(
     Case("pass-8", "batch of 8, per image", partial(pass_rows, batch=8, fresh=True), paper),
     Case("train-paper", "training step, batch 1", training(paper, 1, True), paper),
     Case("train-small", "training step, batch 8", training(small_training, 8, False)),
+    Case("train-compact", "the same with compact's networks", training(compact, 8, False)),
     Case("compact", "decoded image to score, compact preset, per image", detect_rows),
     Case("threads", "ours with 1 to n threads", thread_rows),
     Case("metrics", "AUPRO, AUROC, AP of maps, against ADEval's bins", metrics_rows),

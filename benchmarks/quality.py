@@ -6,7 +6,9 @@ Every model is made by the command `diffusionad train`, whose wall clock the bud
 measured on the whole test part four times: as it is; without norm guidance; with the image in
 place of its repair, which shows what the repair is worth; and with test images whose brightness is
 that of the training images, which takes a shortcut away. Beside that stand two baselines without
-any training. Called again, it goes on from what lies in OUT; `--table` only prints.
+any training and, with `--reference STEPS`, the same networks trained so many steps by the reference
+implementation's recipe, from random weights. Called again, it goes on from what lies in OUT;
+`--table` only prints.
 """
 
 from __future__ import annotations
@@ -25,6 +27,7 @@ import numpy.typing as npt
 
 import diffusionad as dad
 from diffusionad import _core, metrics
+from diffusionad.config import PRESETS, ModelConfig, TrainConfig, to_dict
 from diffusionad.denoising import Repair
 from diffusionad.evaluation import evaluate
 from diffusionad.files import write_json
@@ -35,6 +38,7 @@ Row = dict[str, Any]
 
 METRICS = ("image_auroc", "pixel_auroc", "aupro")
 VARIANTS = ("as it is", "one-step", "input for repair", "brightness matched")
+RECIPE = "the reference's recipe"
 BASELINES = ("nearest image", "mean grey", "nearest image, matched", "mean grey, matched")
 SMALL = 64  # pixels a side, for the baselines
 NORMALITY_IMAGES = 128
@@ -106,6 +110,21 @@ def measure(study: Study, path: Path) -> Row:
     return row
 
 
+def by_recipe(study: Study, seed: int, args: argparse.Namespace) -> Row:
+    """The preset's networks with the reference's losses, rates and random weights."""
+    recipe = to_dict(TrainConfig(batch_size=PRESETS[args.preset].train.batch_size))
+    model = dad.DiffusionAD(
+        args.preset,
+        seed=seed,
+        pretrained=False,
+        standardised=False,
+        top_k=ModelConfig.top_k,
+        **recipe,
+    )
+    model.fit(study.data, anomaly_source=args.anomaly_source, steps=args.reference)
+    return {"steps": args.reference, **found(study, model)}
+
+
 def found(study: Study, model: Any) -> dict[str, float]:
     result = evaluate(model, study.data, resamples=0)
     return {metric: result[metric] for metric in METRICS}
@@ -131,16 +150,17 @@ def table(rows: Sequence[Row], seeds: Sequence[int]) -> Iterator[str]:
     yield "|---|---|---|---|---|"
     for row in rows:
         runs = [row["seeds"][str(seed)] for seed in seeds if str(seed) in row["seeds"]]
-        steps = ", ".join(str(run["steps"]) for run in runs)
-        for variant in VARIANTS:
-            if not runs:
-                break
+        for variant in (*VARIANTS, RECIPE):
+            there = [run for run in runs if variant in run]
+            if not there:
+                continue
             cells = []
             for metric in METRICS:
-                values = [run[variant][metric] for run in runs]
+                values = [run[variant][metric] for run in there]
                 spread = max(values) - min(values)
                 cells.append(f"{statistics.mean(values):.3f} ({spread:.3f})")
-            shown = steps if variant == VARIANTS[0] else ""
+            steps = [run if variant == VARIANTS[0] else run[variant] for run in there]
+            shown = ", ".join(str(one["steps"]) for one in steps if "steps" in one)
             yield f"| {row['name']}, {variant} | {' | '.join(cells)} | {shown} |"
         for name in BASELINES:
             yield f"| {row['name']}, {name} | {row['baselines'][name]:.3f} | – | – | |"
@@ -155,6 +175,7 @@ def main() -> None:
     parser.add_argument("--preset", default="compact")
     parser.add_argument("--seeds", default="0,1,2")
     parser.add_argument("--anomaly-source")
+    parser.add_argument("--reference", type=int, metavar="STEPS", help="steps of its recipe")
     parser.add_argument("--table", action="store_true", help="print what there is, train nothing")
     args = parser.parse_args()
     seeds = [int(seed) for seed in args.seeds.split(",")]
@@ -171,13 +192,18 @@ def main() -> None:
                 row["baselines"] = study.baselines()
             for seed in seeds:
                 folder = file.parent / f"seed_{seed}"
-                if args.table or str(seed) in row["seeds"]:
+                run = row["seeds"].setdefault(str(seed), {})
+                if args.table:
                     continue
-                folder.mkdir(parents=True, exist_ok=True)
-                train(study, seed, folder, args)
-                row["seeds"][str(seed)] = measure(study, folder / "model.safetensors")
-                write_json(file, row)
-                print(study.name, "seed", seed, row["seeds"][str(seed)], flush=True)
+                if VARIANTS[0] not in run:
+                    folder.mkdir(parents=True, exist_ok=True)
+                    train(study, seed, folder, args)
+                    run |= measure(study, folder / "model.safetensors")
+                    write_json(file, row)
+                if args.reference and RECIPE not in run:
+                    run[RECIPE] = by_recipe(study, seed, args)
+                    write_json(file, row)
+                print(study.name, "seed", seed, run, flush=True)
             rows.append(row)
     print("\n".join(table([row for row in rows if "baselines" in row], seeds)))
 

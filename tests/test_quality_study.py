@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from argparse import Namespace
 from pathlib import Path
 from types import ModuleType
 
@@ -67,11 +68,19 @@ def test_a_study_measures_every_variant_and_goes_on(quality, data, tmp_path, mon
 
     monkeypatch.setattr(quality, "train", train)
     monkeypatch.setattr(quality, "NORMALITY_IMAGES", 4)
-    for seeds in ("0", "0,1"):
-        command = ["quality.py", str(tmp_path / "out"), str(data), "--seeds", seeds]
+    recipes = []
+
+    def by_recipe(study, seed, args):
+        recipes.append((seed, args.reference))
+        return {"steps": args.reference, **dict.fromkeys(quality.METRICS, 0.5)}
+
+    monkeypatch.setattr(quality, "by_recipe", by_recipe)
+    for seeds, more in (("0", []), ("0,1", ["--reference", "7"]), ("0,1", ["--reference", "7"])):
+        command = ["quality.py", str(tmp_path / "out"), str(data), "--seeds", seeds, *more]
         monkeypatch.setattr(sys, "argv", command)
         quality.main()
     assert trained == [0, 1]
+    assert recipes == [(0, 7), (1, 7)]
     row = json.loads((tmp_path / "out" / "data" / "part" / "row.json").read_text())
     assert row["baselines"]["mean grey"] == 1.0
     assert row["baselines"]["mean grey, matched"] < 1.0
@@ -84,3 +93,26 @@ def test_a_study_measures_every_variant_and_goes_on(quality, data, tmp_path, mon
     first = next(line for line in lines if "| data/part, as it is |" in line and "1, 1" in line)
     values = [row["seeds"][seed]["as it is"]["aupro"] for seed in "01"]
     assert f"{sum(values) / 2:.3f} ({max(values) - min(values):.3f})" in first
+    recipe = next(line for line in lines if "| data/part, the reference's recipe |" in line)
+    assert recipe.endswith("| 0.500 (0.000) | 0.500 (0.000) | 0.500 (0.000) | 7, 7 |")
+
+
+def test_the_reference_is_trained_by_its_own_recipe(quality, data, monkeypatch):
+    seen = []
+
+    class Noted(dad.DiffusionAD):
+        def fit(self, *given, **options):
+            seen.append((self, options["steps"]))
+            return self
+
+    monkeypatch.setattr(quality.dad, "DiffusionAD", Noted)
+    monkeypatch.setattr(quality, "found", lambda study, model: {"aupro": 0.5})
+    study = quality.Study(data, "data/part", "part")
+    args = Namespace(preset="compact", reference=7, anomaly_source=None)
+    assert quality.by_recipe(study, 3, args) == {"steps": 7, "aupro": 0.5}
+    ((model, steps),) = seen
+    config, reference = model.train_config, dad.config.TrainConfig()
+    assert (steps, model.started_from, model.seed) == (7, "random weights", 3)
+    assert config.losses == reference.losses
+    assert (config.unet_lr, config.seg_lr) == (reference.unet_lr, reference.seg_lr)
+    assert (config.anneal, config.ema_decay, config.batch_size) == (False, 0.0, 8)
