@@ -132,10 +132,10 @@ class TrainConfig:
     batch_size: int = _setting(16, "images per step")
     unet_lr: float = _setting(1e-4, "Adam's learning rate of the UNet")
     seg_lr: float = _setting(1e-5, "Adam's learning rate of the segmentation network")
-    seg_lr_steps: float = _setting(
+    lr_steps: float = _setting(
         0.0,
-        "segmentation network that was trained before: its learning rate times the steps is at "
-        "most this, so that longer runs go no further; 0: no limit",
+        "of weights that were trained before: both rates times the steps are at most this, so that "
+        "longer runs go no further; 0: no limit",
     )
     seg_cosine_t_max: int = _setting(
         10, "half the period, in steps, of the segmentation rate's cosine; 0: constant"
@@ -158,11 +158,6 @@ class TrainConfig:
         0.0, "share of the good images (4 to 32) held out to choose the best step and the threshold"
     )
     validations: int = _setting(8, "how often, in a run, they are looked at")
-    clean_share: float = _setting(
-        0.0,
-        "share of the steps whose repairs start from the images before their anomalies: the "
-        "segmentation network then learns to compare",
-    )
     anomaly_probability: float = _setting(0.5, "share of images that get a synthetic anomaly")
     smallest_exponent: int = _setting(0, "synthesis: Perlin grids have at least 2^this cells")
     largest_exponent: int = _setting(5, "synthesis: and at most 2^this")
@@ -181,12 +176,12 @@ class TrainConfig:
     def __post_init__(self) -> None:
         _check_types(self)
         _at_least(self, 1, "steps", "batch_size", "checkpoint_every", "validations")
-        _at_least(self, 0, "seg_cosine_t_max", "seg_lr_steps", "warmup", "weight_decay", "guidance")
+        _at_least(self, 0, "seg_cosine_t_max", "lr_steps", "warmup", "weight_decay", "guidance")
         _at_least(self, 0, *(f"{name}_weight" for name in LOSSES))
         for name in ("unet_lr", "seg_lr"):
             if getattr(self, name) <= 0:
                 raise InputError(f"{name}: expected more than 0, got {getattr(self, name)}")
-        for name in ("clean_share", "anomaly_probability", "self_probability"):
+        for name in ("anomaly_probability", "self_probability"):
             if not 0.0 <= getattr(self, name) <= 1.0:
                 raise InputError(f"{name}: expected 0 to 1, got {getattr(self, name)}")
         for name in ("ema_decay", "validation_share"):
@@ -246,6 +241,7 @@ _COMPACT = Preset(
         batch_size=8,
         unet_lr=1e-3,
         seg_lr=1e-3,
+        lr_steps=0.06,
         anneal=True,
         warmup=20,
         smooth_l1_weight=0.0,

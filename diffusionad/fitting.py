@@ -291,14 +291,13 @@ class Fit:
 
     def _new_trainer(self, unet: UNet, seg: SegmentationNet) -> Trainer:
         config = self.model.train_config
-        seg_lr = config.seg_lr
-        if config.seg_lr_steps > 0 and self.started_from != RANDOM_WEIGHTS:
-            seg_lr = min(seg_lr, config.seg_lr_steps / config.steps)
+        limited = config.lr_steps > 0 and self.started_from != RANDOM_WEIGHTS
+        most = config.lr_steps / config.steps if limited else math.inf
         return Trainer(
             unet,
             seg,
-            unet_lr=config.unet_lr,
-            seg_lr=seg_lr,
+            unet_lr=min(config.unet_lr, most),
+            seg_lr=min(config.seg_lr, most),
             seg_cosine_t_max=config.seg_cosine_t_max,
             guidance=config.guidance,
             schedule=self.model.schedule,
@@ -320,8 +319,6 @@ class Fit:
         images, defects, labels = synthesize_batch(*inputs, _synthesis_options(config))
         if self.model.config.mode == "autoencoder":
             return trainer.step_autoencoder(images, defects, drawn)
-        if rng.random() < config.clean_share:
-            return trainer.step(images, defects, np.zeros_like(labels), clean=drawn)
         return trainer.step(images, defects, labels)
 
     def _steps_within(self, time_budget: float) -> int:
