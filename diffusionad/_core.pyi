@@ -109,6 +109,16 @@ def conv2d(
     image_bias: _Floats | None = None,
     residual: _Floats | None = None,
 ) -> _Floats: ...
+def conv2d_moments(
+    x: _Floats,
+    w: _Floats,
+    b: _Floats | None = None,
+    stride: int = 1,
+    padding: int = 1,
+    algorithm: _Algorithm = "auto",
+    image_bias: _Floats | None = None,
+    residual: _Floats | None = None,
+) -> tuple[_Floats, _Floats]: ...
 def conv2d_backward(
     dy: _Floats,
     x: _Floats,

@@ -47,7 +47,7 @@ ptrdiff_t dad_op_moment_slices(const dad_node *node, const dad_node *input, bool
 }
 
 ptrdiff_t dad_op_moments_size(const dad_node *node, const dad_node *input, bool fast) {
-    return dad_op_moment_slices(node, input, fast) * 3 * node->C;
+    return dad_op_moment_slices(node, input, fast) * DAD_MOMENTS * node->C;
 }
 
 /* Scratch starts with the folded BatchNorm, scale [O] and bias [O]. */

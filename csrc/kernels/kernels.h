@@ -118,13 +118,13 @@ typedef struct {
     bool residual_doubled;   /* it is [N, HO / 2, WO / 2, O] (Winograd's algorithms) */
     const float *scale;      /* [O]: a BatchNorm, folded */
     dad_activation activation;
-    float *moments; /* [N, slices, 3, O]: statistics of y for a GroupNorm to come, where
+    float *moments; /* [N, slices, DAD_MOMENTS, O]: of y, for a GroupNorm to come, where
                        dad_conv2d_moment_slices says how many */
 } dad_conv2d_epilogue;
 
-/* Into how many slices of equal size the pixels of an image are cut for the moments; 0:
- * this shape has none. A slice holds, per channel, a shift s, the sum of y - s and of its
- * square. */
+/* Into how many slices the pixels of an image are cut for the moments; 0: this shape has
+ * none. A slice holds, per channel, how many y it has, a shift s near them, the sum of
+ * y - s and of its square. */
 ptrdiff_t dad_conv2d_moment_slices(const dad_conv2d_shape *shape);
 
 /* Which passes see the filter how: the gradient of the input is itself a convolution. */
@@ -167,7 +167,7 @@ void dad_group_norm_forward(float *y, float *stats, const float *x, const float 
 typedef struct {
     const float *x;       /* [N, P, C] */
     ptrdiff_t C;          /* of this part: both together have shape->C */
-    const float *moments; /* [N, slices, 3, C], or NULL */
+    const float *moments; /* [N, slices, DAD_MOMENTS, C], or NULL */
     ptrdiff_t slices;
 } dad_group_norm_part;
 ptrdiff_t dad_group_norm_evaluate_scratch(const dad_group_norm_shape *shape);

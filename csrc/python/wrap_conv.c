@@ -147,8 +147,9 @@ static bool parse_conv2d(conv2d_arguments *a, dad_conv2d_shape *shape, PyObject 
            (!a->residual || dad_check_shape(a->residual, "residual", 4, y_dims));
 }
 
-static PyObject *conv2d(PyObject *self, PyObject *args, PyObject *kwargs) {
-    (void)self;
+/* With `moments` where they are asked for. */
+static PyArrayObject *run_conv2d(PyArrayObject **moments, PyObject *args,
+                                 PyObject *kwargs) {
     conv2d_arguments a = {0};
     dad_conv2d_shape shape;
     PyArrayObject *y = NULL;
@@ -160,7 +161,10 @@ static PyObject *conv2d(PyObject *self, PyObject *args, PyObject *kwargs) {
         goto done;
     }
     output_shape(dims, &shape);
-    if (!(y = dad_output(NPY_FLOAT32, 4, dims)) ||
+    const npy_intp slices = moments ? dad_conv2d_moment_slices(&shape) : 0;
+    const npy_intp moment_dims[] = {shape.N, slices, DAD_MOMENTS, shape.O};
+    if ((moments && !(*moments = dad_output(NPY_FLOAT32, 4, moment_dims))) ||
+        !(y = dad_output(NPY_FLOAT32, 4, dims)) ||
         !(x_nhwc = dad_scratch(PyArray_SIZE(a.x))) ||
         !(y_nhwc = dad_scratch(PyArray_SIZE(y))) ||
         !(residual = dad_scratch(a.residual ? PyArray_SIZE(y) : 0)) ||
@@ -176,7 +180,9 @@ static PyObject *conv2d(PyObject *self, PyObject *args, PyObject *kwargs) {
     const dad_conv2d_input input = {.x = x_nhwc};
     const dad_conv2d_epilogue epilogue = {.bias = dad_floats(a.b),
                                           .image_bias = dad_floats(a.image_bias),
-                                          .residual = a.residual ? residual : NULL};
+                                          .residual = a.residual ? residual : NULL,
+                                          .moments =
+                                              slices > 0 ? dad_floats(*moments) : NULL};
     to_panels(panels, a.w, &shape);
     dad_conv2d_forward(y_nhwc, &input, panels, &epilogue, &shape, scratch);
     dad_nhwc_to_nchw(dad_floats(y), y_nhwc, dims[0], dims[1], dims[2] * dims[3]);
@@ -193,7 +199,30 @@ done:
     if (!computed) {
         Py_CLEAR(y);
     }
-    return (PyObject *)y;
+    return y;
+}
+
+static PyObject *conv2d(PyObject *self, PyObject *args, PyObject *kwargs) {
+    (void)self;
+    return (PyObject *)run_conv2d(NULL, args, kwargs);
+}
+
+PyDoc_STRVAR(
+    conv2d_moments_doc,
+    "conv2d_moments(x, w, b=None, stride=1, padding=1, algorithm=\"auto\",\n"
+    "image_bias=None, residual=None)\n--\n\n"
+    "What conv2d gives, and its moments (N, slices, 4, O), as a GroupNorm would use\n"
+    "them: per slice of an image how many values it has, a shift, the sum of value -\n"
+    "shift and of its square. No slices where the algorithm does not give them.");
+
+static PyObject *conv2d_moments(PyObject *self, PyObject *args, PyObject *kwargs) {
+    (void)self;
+    PyArrayObject *moments = NULL;
+    PyArrayObject *y = run_conv2d(&moments, args, kwargs);
+    PyObject *result = y != NULL ? PyTuple_Pack(2, y, moments) : NULL;
+    Py_XDECREF(y);
+    Py_XDECREF(moments);
+    return result;
 }
 
 PyDoc_STRVAR(conv2d_backward_doc,
@@ -369,6 +398,7 @@ done:
 PyMethodDef dad_conv_methods[] = {
     DAD_METHOD(conv2d_seconds, conv2d_seconds_doc),
     DAD_METHOD(conv2d, conv2d_doc),
+    DAD_METHOD(conv2d_moments, conv2d_moments_doc),
     DAD_METHOD(conv2d_backward, conv2d_backward_doc),
     {NULL, NULL, 0, NULL},
 };

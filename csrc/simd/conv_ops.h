@@ -13,6 +13,8 @@
 enum {
     DAD_PANEL = 16,     /* channels in a panel, and in a group of a strip */
     DAD_PANEL_PAIR = 2, /* panels that one product takes at most */
+    DAD_MOMENTS = 4,    /* rows: how many values, a shift, the sums of value - shift and of
+                           its square */
 };
 
 /* Where a strip is cut from: one image [H, W, C]; doubled: [H / 2, W / 2, C], each pixel
@@ -37,8 +39,8 @@ typedef struct {
     const float *residual;             /* as y, or NULL */
     int residual_doubled;              /* each of its pixels stands for 2x2 */
     ptrdiff_t residual_row_stride;
-    float *moments; /* [3] rows of DAD_PANEL, moments_stride apart: shift, sum and sum of
-                       squares of y - shift; for whole tiles and panels only. Or NULL */
+    float *moments; /* [DAD_MOMENTS] rows of DAD_PANEL, moments_stride apart, to which those
+                       of y are added; for whole panels only. Or NULL */
     ptrdiff_t moments_stride;
     int first;  /* of the tiles that these moments add up */
     int stream; /* y is larger than the caches, and its panels are cache lines */
