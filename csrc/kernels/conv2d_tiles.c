@@ -11,7 +11,7 @@ dad_tiling dad_tiling_of(const dad_conv2d_shape *shape, ptrdiff_t multiple) {
     t.columns = dad_ceil_div(t.W, t.ops->tile);
     t.per_image = dad_round_up(t.rows * t.columns, multiple);
     t.tiles = shape->N * t.per_image;
-    t.points = (t.ops->tile + 2) * (t.ops->tile + 2);
+    t.points = t.ops->points;
     return t;
 }
 

@@ -39,6 +39,7 @@ enum {
 typedef struct {
     dad_tiling tiling;
     ptrdiff_t C, O;
+    bool doubled;    /* see dad_conv2d_shape */
     ptrdiff_t chunk; /* tiles per product */
     ptrdiff_t block; /* tiles whose V exists at once */
     ptrdiff_t u_point, u_panel, v_tile, v_point, m_point, m_panel;
@@ -59,7 +60,8 @@ static dad_tiling make_tiling(const dad_conv2d_shape *shape) {
 }
 
 static winograd_plan make_plan(const dad_conv2d_shape *s) {
-    winograd_plan p = {.tiling = make_tiling(s), .C = s->C, .O = s->O};
+    winograd_plan p = {
+        .tiling = make_tiling(s), .C = s->C, .O = s->O, .doubled = s->doubled};
     const ptrdiff_t tiles = p.tiling.tiles, points = p.tiling.points;
     const ptrdiff_t chunk = s->C < WIDE_CHANNELS ? PRIVATE_CHUNK : WIDE_CHUNK;
     p.shared =
@@ -142,7 +144,7 @@ static void transform_input(float *v, const winograd_job *job, ptrdiff_t first,
     dad_tile_map map = {.data = second ? in->x2 : in->x,
                         .C = second ? p->C - C1 : C1,
                         .halo = 1,
-                        .doubled = in->doubled,
+                        .doubled = p->doubled,
                         .transform = p->tiling.ops->input};
     if (in->norm != NULL) {
         map.scale = in->norm + (second ? C1 : 0);

@@ -67,12 +67,15 @@ typedef enum {
     DAD_CONV_WINOGRAD2, /* 3x3, stride 1, padding 1: F(2x2, 3x3) */
     DAD_CONV_WINOGRAD4, /* F(4x4, 3x3) */
     DAD_CONV_WINOGRAD6, /* F(6x6, 3x3) */
+    DAD_CONV_DOUBLED,   /* of a map at half the size */
 } dad_conv_algorithm;
 
 typedef struct {
     ptrdiff_t N, H, W, C;  /* x [N, H, W, C] */
     ptrdiff_t O, KH, KW;   /* w [O, C, KH, KW] */
     ptrdiff_t stride, pad; /* the same both ways */
+    bool doubled; /* forward, Winograd's algorithms: x is [N, H / 2, W / 2, C], as before an
+                     upsampling, and a pixel stands for 2x2; H, W even */
     dad_conv_algorithm algorithm;
 } dad_conv2d_shape;
 
@@ -98,14 +101,12 @@ void dad_filter_from_panels(float *w, const float *panels, ptrdiff_t O, ptrdiff_
                             ptrdiff_t taps);
 
 /* The map that a convolution reads. It may come in two parts, as a concatenation that was
- * never made; and, for 3x3 filters with stride 1, at half the size, as an upsampling that
- * was never made, and before a GroupNorm with SiLU that was never applied. */
+ * never made; and, for 3x3 filters with stride 1, before a GroupNorm with SiLU that was
+ * never applied. */
 typedef struct {
     const float *x;  /* [N, H, W, C]; with x2 its first C1 channels, [N, H, W, C1] */
     const float *x2; /* [N, H, W, C - C1], or NULL; C1 is a multiple of 16 */
     ptrdiff_t C1;
-    bool
-        doubled; /* x and x2 are [N, H / 2, W / 2, ..]: a pixel stands for 2x2; H, W even */
     const float *norm; /* [N, 2, C]: silu(x * norm[n, 0] + norm[n, 1]) is read; or NULL */
 } dad_conv2d_input;
 
