@@ -67,8 +67,11 @@ def test_it_is_the_convolution_of_the_upsampled_map(
 
     residual, image_bias = draw(*expected.shape, seed=2), draw(n, o, seed=3)
     y = _core.conv2d(x, w, image_bias=image_bias, residual=residual, **options)
-    added = image_bias[:, :, None, None] + residual - b[:, None, None]
-    assert_close(y, expected + added)
+    added = image_bias[:, :, None, None] - b[:, None, None]
+    assert_close(y, expected + added + residual)
+    half = residual[..., ::2, ::2]
+    y = _core.conv2d(x, w, image_bias=image_bias, residual=half, **options)
+    assert_close(y, expected + added + twice(half))
 
 
 @pytest.mark.parametrize("level", LEVELS)
@@ -119,7 +122,9 @@ def test_bits_do_not_depend_on_threads_or_batch(shape: tuple[int, ...], level: s
         for got, expected in zip(_core.conv2d_moments(x, w, b, **options), want, strict=True):
             np.testing.assert_array_equal(got, expected)
         for n in range(3):
-            np.testing.assert_array_equal(_core.conv2d(x[n : n + 1], w, b, **options)[0], want[0][n])
+            np.testing.assert_array_equal(
+                _core.conv2d(x[n : n + 1], w, b, **options)[0], want[0][n]
+            )
 
 
 def test_infinities_and_nans_stay_in_their_image() -> None:
@@ -139,9 +144,11 @@ def test_infinities_and_nans_stay_in_their_image() -> None:
         ("algorithm", {"algorithm": "im2col", "doubled": True}),
         ("doubled", {"doubled": True, "stride": 2}),
         ("doubled", {"doubled": True, "padding": 0}),
-        ("residual", {"doubled": True, "residual": np.zeros((1, 3, 4, 4), np.float32)}),
+        ("residual", {"doubled": True, "residual": np.zeros((1, 3, 4, 8), np.float32)}),
     ],
 )
 def test_bad_arguments_are_named(name: str, options: dict[str, object]) -> None:
     with pytest.raises(ValueError, match=f"^{name}: "):
-        _core.conv2d(np.zeros((1, 2, 4, 4), np.float32), np.zeros((3, 2, 3, 3), np.float32), **options)
+        _core.conv2d(
+            np.zeros((1, 2, 4, 4), np.float32), np.zeros((3, 2, 3, 3), np.float32), **options
+        )

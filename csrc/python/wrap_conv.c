@@ -117,7 +117,7 @@ PyDoc_STRVAR(
     "Convolution of x (N, C, H, W) with w (O, C, KH, KW), plus b (O,), image_bias\n"
     "(N, O) and residual (N, O, HO, WO) where given. algorithm: auto, pointwise,\n"
     "im2col, winograd2, winograd4, winograd6 or doubled. doubled: of x upsampled to\n"
-    "twice its size, nearest (3x3 only).");
+    "twice its size, nearest (3x3 only); the residual then too, if it is of half size.");
 
 typedef struct {
     PyArrayObject *x, *w, *b, *image_bias, *residual;
@@ -129,6 +129,11 @@ static void release(conv2d_arguments *a) {
     Py_XDECREF(a->b);
     Py_XDECREF(a->image_bias);
     Py_XDECREF(a->residual);
+}
+
+/* Whether the residual has half the output's size, which a doubled map's may. */
+static bool residual_is_half(const conv2d_arguments *a, const dad_conv2d_shape *shape) {
+    return shape->doubled && a->residual && PyArray_DIM(a->residual, 2) == shape->H / 2;
 }
 
 static bool parse_conv2d(conv2d_arguments *a, dad_conv2d_shape *shape, PyObject *args,
@@ -152,10 +157,14 @@ static bool parse_conv2d(conv2d_arguments *a, dad_conv2d_shape *shape, PyObject 
     const npy_intp image_dims[] = {shape->N, shape->O};
     npy_intp y_dims[4];
     output_shape(y_dims, shape);
+    const bool half = residual_is_half(a, shape);
+    const npy_intp residual_dims[] = {y_dims[0], y_dims[1],
+                                      half ? y_dims[2] / 2 : y_dims[2],
+                                      half ? y_dims[3] / 2 : y_dims[3]};
     return (!a->b || dad_check_shape(a->b, "b", 1, &image_dims[1])) &&
            (!a->image_bias ||
             dad_check_shape(a->image_bias, "image_bias", 2, image_dims)) &&
-           (!a->residual || dad_check_shape(a->residual, "residual", 4, y_dims));
+           (!a->residual || dad_check_shape(a->residual, "residual", 4, residual_dims));
 }
 
 /* With `moments` where they are asked for. */
@@ -192,6 +201,7 @@ static PyArrayObject *run_conv2d(PyArrayObject **moments, PyObject *args,
     const dad_conv2d_epilogue epilogue = {.bias = dad_floats(a.b),
                                           .image_bias = dad_floats(a.image_bias),
                                           .residual = a.residual ? residual : NULL,
+                                          .residual_doubled = residual_is_half(&a, &shape),
                                           .moments =
                                               slices > 0 ? dad_floats(*moments) : NULL};
     to_panels(panels, a.w, &shape);
