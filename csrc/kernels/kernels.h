@@ -3,7 +3,8 @@
  *
  *   layout.c       NCHW <-> NHWC
  *   conv2d.c       convolution: the choice of algorithm, sums; conv2d_winograd.c 3x3,
- *                  conv2d_matmul.c 1x1 and im2col, conv2d_filter.c their filters
+ *                  conv2d_doubled.c 3x3 of upsampled maps, conv2d_matmul.c 1x1 and im2col,
+ *                  conv2d_filter.c their filters
  *   group_norm.c   GroupNorm, with SiLU
  *   batch_norm.c   BatchNorm, with ReLU, training and evaluation
  *   attention.c    multi-head self-attention over a map
