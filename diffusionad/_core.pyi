@@ -22,7 +22,7 @@ _Steps: TypeAlias = tuple[NDArray[np.uint32], _Counts, _Items]
 _Curve: TypeAlias = tuple[_Counts, _Counts, _Doubles, _Doubles]
 
 _Algorithm: TypeAlias = Literal[
-    "auto", "pointwise", "im2col", "winograd2", "winograd4", "winograd6"
+    "auto", "pointwise", "im2col", "winograd2", "winograd4", "winograd6", "doubled"
 ]
 _Operation: TypeAlias = Literal["pack", "forward", "backward_data", "backward_filter"]
 _What: TypeAlias = Literal["value", "average", "gradient", "m", "v"]
@@ -108,7 +108,19 @@ def conv2d(
     algorithm: _Algorithm = "auto",
     image_bias: _Floats | None = None,
     residual: _Floats | None = None,
+    doubled: bool = False,
 ) -> _Floats: ...
+def conv2d_moments(
+    x: _Floats,
+    w: _Floats,
+    b: _Floats | None = None,
+    stride: int = 1,
+    padding: int = 1,
+    algorithm: _Algorithm = "auto",
+    image_bias: _Floats | None = None,
+    residual: _Floats | None = None,
+    doubled: bool = False,
+) -> tuple[_Floats, _Floats]: ...
 def conv2d_backward(
     dy: _Floats,
     x: _Floats,
@@ -118,7 +130,11 @@ def conv2d_backward(
     algorithm: _Algorithm = "auto",
 ) -> tuple[_Floats, _Floats, _Floats]: ...
 def conv2d_seconds(
-    operation: _Operation, x: _Floats, w: _Floats, algorithm: _Algorithm = "auto"
+    operation: _Operation,
+    x: _Floats,
+    w: _Floats,
+    algorithm: _Algorithm = "auto",
+    doubled: bool = False,
 ) -> float: ...
 def group_norm(
     x: _Floats,

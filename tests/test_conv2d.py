@@ -161,6 +161,57 @@ def test_bits_do_not_depend_on_threads(
             np.testing.assert_array_equal(first, second)
 
 
+# O, H, W: tiles that do and do not divide the map, few and many of them, one panel and more
+MOMENTS = [
+    ("winograd2", (16, 8, 8)),
+    ("winograd2", (32, 5, 3)),
+    ("winograd4", (48, 16, 16)),
+    ("winograd4", (32, 10, 9)),
+    ("winograd4", (32, 37, 38)),
+    ("winograd6", (16, 6, 13)),
+    ("winograd6", (16, 24, 12)),
+    ("winograd6", (80, 64, 64)),
+    ("winograd6", (32, 50, 53)),
+]
+
+
+def sums(moments: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Of all values of each image and channel: how many, their mean and variance."""
+    count, shift, part, square = np.moveaxis(moments.astype(np.float64), 2, 0)
+    total = count.sum(1)
+    mean = (count * shift + part).sum(1) / total
+    apart = shift - mean[:, None]
+    return total, mean, (square + apart * (2 * part + count * apart)).sum(1) / total
+
+
+@pytest.mark.parametrize("level", LEVELS)
+@pytest.mark.parametrize(("algorithm", "shape"), MOMENTS)
+@pytest.mark.parametrize("offset", [0.0, 1000.0])
+def test_moments(algorithm: str, shape: tuple[int, ...], offset: float, level: str) -> None:
+    o, h, width = shape
+    _core.set_simd_level(level)
+    x, w, b = draw(3, 5, h, width), draw(o, 5, 3, 3), draw(o) + np.float32(offset)
+    y, moments = _core.conv2d_moments(x, w, b, algorithm=algorithm)
+    np.testing.assert_array_equal(y, _core.conv2d(x, w, b, algorithm=algorithm))
+    count, mean, variance = sums(moments)
+    exact = y.astype(np.float64)
+    np.testing.assert_array_equal(count, h * width)
+    np.testing.assert_allclose(mean, exact.mean((2, 3)), rtol=1e-6, atol=1e-5)
+    np.testing.assert_allclose(variance, exact.var((2, 3)), rtol=3e-6)
+    alone = _core.conv2d_moments(x[1:2], w, b, algorithm=algorithm)[1]
+    np.testing.assert_array_equal(moments[1:2], alone)
+    for threads in (1, 2, 3, 4):
+        _core.set_num_threads(threads)
+        again = _core.conv2d_moments(x, w, b, algorithm=algorithm)[1]
+        np.testing.assert_array_equal(again, moments)
+
+
+@pytest.mark.parametrize(("algorithm", "o"), [("im2col", 32), ("winograd4", 33)])
+def test_no_moments_without_a_tile_transform_or_whole_panels(algorithm: str, o: int) -> None:
+    _, moments = _core.conv2d_moments(draw(2, 5, 12, 12), draw(o, 5, 3, 3), algorithm=algorithm)
+    assert moments.shape == (2, 0, 4, o)
+
+
 def test_auto_is_one_of_the_named_algorithms() -> None:
     large, small = draw(1, 4, 12, 12), draw(1, 4, 8, 8)
     w3, w1 = draw(5, 4, 3, 3), draw(5, 4, 1, 1)

@@ -370,6 +370,28 @@ def test_what_evaluation_leaves_out_changes_nothing(options: dict[str, Any]) -> 
     assert_close(core.forward(x, t), core.forward(x, t, training=True), 8e-6)
 
 
+@pytest.mark.usefixtures("every_level")
+@pytest.mark.parametrize(
+    ("height", "width", "options"),
+    [
+        (96, 64, {}),
+        (48, 112, {"resblock_updown": False}),
+        (56, 104, {"base_channels": 64, "image_size": 16, "channel_mults": (1, 2)}),
+    ],
+)
+def test_large_upsampled_maps_are_convolved_at_half_their_size(
+    height: int, width: int, options: dict[str, Any]
+) -> None:
+    core = tiny_unet(**options)._core
+    x, t = draw(3, 3, height, width), times(9, 700, 0)
+    want = core.forward(x, t)
+    assert_close(want, core.forward(x, t, training=True), 8e-6)
+    for count in THREADS:
+        _core.set_num_threads(count)
+        np.testing.assert_array_equal(core.forward(x, t), want)
+    np.testing.assert_array_equal(core.forward(x[1:2], t[1:2]), want[1:2])
+
+
 def test_batch_norm_in_the_convolution_uses_the_running_statistics() -> None:
     net = tiny_segmenter()
     x = draw(2, 6, 32, 64)

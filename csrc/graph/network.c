@@ -217,11 +217,6 @@ static void find_fused(dad_task *task, const dad_network *network, const dad_ste
     task->coefficients = tensor(network, step->fused.coefficients);
     for (int i = 0; i < 2; i++) {
         task->moments[i] = tensor(network, step->fused.moments[i]);
-        if (task->moments[i] != NULL) {
-            const dad_node *producer = &graph->nodes[step->fused.producer[i]];
-            task->slices[i] =
-                dad_op_moment_slices(producer, &graph->nodes[producer->in[0]], task->fast);
-        }
     }
     if (step->fused.norm != DAD_NONE) {
         const dad_node *norm = &graph->nodes[step->fused.norm];

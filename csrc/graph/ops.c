@@ -25,11 +25,12 @@ static void nothing(const dad_task *task) { (void)task; }
 
 /* ---- convolution ----------------------------------------------------------------- */
 
+/* doubled: the input is an upsampling that was never made. */
 static dad_conv2d_shape conv_shape(const dad_node *node, const dad_node *input, ptrdiff_t N,
-                                   bool fast) {
+                                   bool fast, bool doubled) {
     const bool large = input->H * input->W >= FAST_MAP;
-    return (dad_conv2d_shape){.algorithm =
-                                  fast && large ? DAD_CONV_WINOGRAD6 : DAD_CONV_AUTO,
+    return (dad_conv2d_shape){.algorithm = fast && large && !doubled ? DAD_CONV_WINOGRAD6
+                                                                     : DAD_CONV_AUTO,
                               .N = N,
                               .H = input->H,
                               .W = input->W,
@@ -38,16 +39,19 @@ static dad_conv2d_shape conv_shape(const dad_node *node, const dad_node *input, 
                               .KH = node->kernel,
                               .KW = node->kernel,
                               .stride = node->stride,
-                              .pad = node->kernel / 2};
+                              .pad = node->kernel / 2,
+                              .doubled = doubled};
 }
 
-ptrdiff_t dad_op_moment_slices(const dad_node *node, const dad_node *input, bool fast) {
-    dad_conv2d_shape shape = conv_shape(node, input, 1, fast);
+static dad_conv2d_shape task_shape(const dad_task *task) {
+    return conv_shape(task->node, task->input[0], task->N, task->fast,
+                      task->fused->half[0]);
+}
+
+ptrdiff_t dad_op_moment_slices(const dad_node *node, const dad_node *input, bool fast,
+                               bool doubled) {
+    dad_conv2d_shape shape = conv_shape(node, input, 1, fast, doubled);
     return dad_conv2d_moment_slices(&shape);
-}
-
-ptrdiff_t dad_op_moments_size(const dad_node *node, const dad_node *input, bool fast) {
-    return dad_op_moment_slices(node, input, fast) * 3 * node->C;
 }
 
 /* Scratch starts with the folded BatchNorm, scale [O] and bias [O]. */
@@ -56,7 +60,7 @@ static ptrdiff_t folded_size(const dad_task *task) {
 }
 
 static ptrdiff_t conv_scratch(const dad_task *task, bool backward) {
-    dad_conv2d_shape shape = conv_shape(task->node, task->input[0], task->N, task->fast);
+    dad_conv2d_shape shape = task_shape(task);
     if (!backward) {
         return folded_size(task) + dad_conv2d_forward_scratch(&shape);
     }
@@ -65,13 +69,10 @@ static ptrdiff_t conv_scratch(const dad_task *task, bool backward) {
 }
 
 static void conv_forward(const dad_task *task) {
-    dad_conv2d_shape shape = conv_shape(task->node, task->input[0], task->N, task->fast);
+    dad_conv2d_shape shape = task_shape(task);
     const dad_fused *fused = task->fused;
-    const dad_conv2d_input input = {.x = task->x[0],
-                                    .x2 = task->x2,
-                                    .C1 = fused->C1,
-                                    .doubled = fused->half[0],
-                                    .norm = task->coefficients};
+    const dad_conv2d_input input = {
+        .x = task->x[0], .x2 = task->x2, .C1 = fused->C1, .norm = task->coefficients};
     dad_conv2d_epilogue epilogue = {.bias = task->bias,
                                     .image_bias = task->x[1],
                                     .residual = task->x[2],
@@ -90,7 +91,7 @@ static void conv_forward(const dad_task *task) {
 }
 
 static void conv_backward(const dad_task *task) {
-    dad_conv2d_shape shape = conv_shape(task->node, task->input[0], task->N, task->fast);
+    dad_conv2d_shape shape = task_shape(task);
     dad_conv2d_backward_filter(task->dweight, task->dbias, task->x[0], task->dy, &shape,
                                task->scratch);
     if (task->dx[0] != NULL) {
@@ -126,8 +127,8 @@ static void group_evaluate(const dad_task *task) {
     const bool joined = task->x2 != NULL;
     const ptrdiff_t C1 = joined ? task->fused->C1 : shape.C;
     const dad_group_norm_part parts[2] = {
-        {task->x[0], C1, task->moments[0], task->slices[0]},
-        {task->x2, shape.C - C1, task->moments[1], task->slices[1]}};
+        {task->x[0], C1, task->moments[0], task->fused->slices[0]},
+        {task->x2, shape.C - C1, task->moments[1], task->fused->slices[1]}};
     (task->fused->deferred ? dad_group_norm_coefficients : dad_group_norm_evaluate)(
         task->y, parts, joined ? 2 : 1, task->weight, task->bias, &shape, task->scratch);
 }

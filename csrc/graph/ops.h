@@ -16,7 +16,6 @@ typedef struct {
     const dad_fused *fused;
     const float *x2, *coefficients; /* these as fused says ... */
     const float *moments[2];        /* ... */
-    ptrdiff_t slices[2];            /* of these moments */
     const float *norm_weight, *norm_bias, *norm_mean, *norm_var; /* of a BatchNorm */
     dad_activation norm_activation;
     float *y, *aux;
@@ -43,9 +42,9 @@ typedef struct {
 
 const dad_op_kind *dad_op_of(const dad_node *node);
 
-/* The sums of its value that a convolution can give: how many slices, and how many floats,
- * per image; 0 where it gives none. */
-ptrdiff_t dad_op_moment_slices(const dad_node *node, const dad_node *input, bool fast);
-ptrdiff_t dad_op_moments_size(const dad_node *node, const dad_node *input, bool fast);
+/* The sums of its value that a convolution can give: how many slices per image, 0 where it
+ * gives none. doubled: its input is an upsampling that was never made. */
+ptrdiff_t dad_op_moment_slices(const dad_node *node, const dad_node *input, bool fast,
+                               bool doubled);
 
 #endif

@@ -68,8 +68,7 @@ static dad_step *new_step(planner *p, int node, bool backward) {
                        .fused = {.x2 = DAD_NONE,
                                  .norm = DAD_NONE,
                                  .coefficients = DAD_NONE,
-                                 .moments = {DAD_NONE, DAD_NONE},
-                                 .producer = {DAD_NONE, DAD_NONE}}};
+                                 .moments = {DAD_NONE, DAD_NONE}}};
     for (int i = 0; i < DAD_MAX_INPUTS; i++) {
         step->x[i] = step->dx[i] = step->sum[i] = DAD_NONE;
     }
@@ -104,11 +103,17 @@ static stand_in find_stand_in(const planner *p, dad_value value) {
     return s;
 }
 
+static ptrdiff_t moment_slices(const planner *p, dad_value conv) {
+    const dad_node *node = &p->graph->nodes[conv];
+    return dad_op_moment_slices(node, &p->graph->nodes[node->in[0]], p->plan->options.fast,
+                                find_stand_in(p, node->in[0]).half);
+}
+
 /* The sums of a part, where its convolution gives them. */
 static void plan_moments(planner *p, dad_step *step, int part, dad_value value) {
     if (value != DAD_NONE && p->fusions != NULL && p->fusions[value].moments) {
         step->fused.moments[part] = touch(p, p->aux[value]);
-        step->fused.producer[part] = value;
+        step->fused.slices[part] = moment_slices(p, value);
     }
 }
 
@@ -135,10 +140,7 @@ static ptrdiff_t saved_size(const planner *p, int index) {
     if (p->plan->options.training) {
         return dad_op_of(node)->aux_size(p->graph, node);
     }
-    return p->fusions[index].moments
-               ? dad_op_moments_size(node, &p->graph->nodes[node->in[0]],
-                                     p->plan->options.fast)
-               : 0;
+    return p->fusions[index].moments ? moment_slices(p, index) * DAD_MOMENTS * node->C : 0;
 }
 
 static void plan_forward(planner *p, int index, bool again) {

@@ -34,8 +34,8 @@ typedef struct {
     dad_value norm;            /* the BatchNorm that a convolution does, or DAD_NONE */
     bool deferred;             /* of a GroupNorm: y is its scale and shift ... */
     int coefficients;          /* ... and theirs, of a convolution that applies it */
-    int moments[2];        /* of a GroupNorm's parts, where their convolutions give them */
-    dad_value producer[2]; /* those convolutions */
+    int moments[2]; /* of a GroupNorm's parts, where their convolutions give them ... */
+    ptrdiff_t slices[2]; /* ... and into how many slices of an image cut */
 } dad_fused;
 
 typedef struct {

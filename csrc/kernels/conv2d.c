@@ -15,6 +15,7 @@
 
 enum {
     SMALL_MAP = 64, /* pixels: F(2x2) is as fast up to here, its filters half as large */
+    DOUBLED_MAP = 2048, /* pixels: 81 filters instead of 36 pay from here on */
     SUM_CHANNELS = 64,
     SUM_PIXELS = 4096,
 };
@@ -24,11 +25,13 @@ static bool fits(const dad_conv2d_shape *s, dad_conv_algorithm algorithm) {
     case DAD_CONV_POINTWISE:
         return s->KH == 1 && s->KW == 1 && s->stride == 1 && s->pad == 0;
     case DAD_CONV_IM2COL:
-        return true;
+        return !s->doubled;
     case DAD_CONV_WINOGRAD2:
     case DAD_CONV_WINOGRAD4:
     case DAD_CONV_WINOGRAD6:
         return s->KH == 3 && s->KW == 3 && s->stride == 1 && s->pad == 1;
+    case DAD_CONV_DOUBLED:
+        return s->doubled && fits(s, DAD_CONV_WINOGRAD4);
     case DAD_CONV_AUTO:
         break;
     }
@@ -41,6 +44,9 @@ dad_conv_algorithm dad_conv2d_algorithm(const dad_conv2d_shape *shape) {
     }
     if (fits(shape, DAD_CONV_POINTWISE)) {
         return DAD_CONV_POINTWISE;
+    }
+    if (fits(shape, DAD_CONV_DOUBLED) && shape->H * shape->W >= DOUBLED_MAP) {
+        return DAD_CONV_DOUBLED;
     }
     if (fits(shape, DAD_CONV_WINOGRAD4)) {
         return shape->H * shape->W <= SMALL_MAP ? DAD_CONV_WINOGRAD2 : DAD_CONV_WINOGRAD4;
@@ -57,6 +63,8 @@ const dad_winograd_ops *dad_winograd_transforms(dad_conv_algorithm algorithm) {
         return ops->winograd4;
     case DAD_CONV_WINOGRAD6:
         return ops->winograd6;
+    case DAD_CONV_DOUBLED:
+        return ops->winograd_doubled;
     default:
         return NULL;
     }
@@ -83,11 +91,17 @@ static dad_conv2d_shape exchanged(const dad_conv2d_shape *shape) {
 
 ptrdiff_t dad_conv2d_moment_slices(const dad_conv2d_shape *shape) {
     const dad_conv2d_shape s = resolved(shape);
+    if (s.algorithm == DAD_CONV_DOUBLED) {
+        return dad_doubled_moment_slices(&s);
+    }
     return dad_winograd_transforms(s.algorithm) ? dad_winograd_moment_slices(&s) : 0;
 }
 
 ptrdiff_t dad_conv2d_forward_scratch(const dad_conv2d_shape *shape) {
     const dad_conv2d_shape s = resolved(shape);
+    if (s.algorithm == DAD_CONV_DOUBLED) {
+        return dad_doubled_scratch(&s);
+    }
     if (dad_winograd_transforms(s.algorithm) != NULL) {
         return dad_winograd_scratch(&s);
     }
@@ -104,7 +118,9 @@ void dad_conv2d_forward(float *y, const dad_conv2d_input *input, const float *w,
     if (epilogue == NULL) {
         epilogue = &none;
     }
-    if (dad_winograd_transforms(s.algorithm) != NULL) {
+    if (s.algorithm == DAD_CONV_DOUBLED) {
+        dad_doubled_forward(y, input, &filter, epilogue, &s, scratch);
+    } else if (dad_winograd_transforms(s.algorithm) != NULL) {
         dad_winograd_forward(y, input, &filter, epilogue, &s, scratch);
     } else {
         const dad_patch_shape patches = dad_patches_forward(&s);

@@ -1,6 +1,7 @@
 /* What the files of the convolution share. Only conv2d_*.c include this.
  *
  *   dad_winograd_*    conv2d_winograd.c, conv2d_winograd_filter.c: 3x3, stride 1, padding 1
+ *   dad_doubled_*     conv2d_doubled.c: the same of maps at half the size
  *   dad_matmul_*      conv2d_matmul.c: 1x1 as a product, anything else through patches
  *   dad_filter_*      conv2d_filter.c: what each of them multiplies by
  *
@@ -66,6 +67,13 @@ ptrdiff_t dad_winograd_moment_slices(const dad_conv2d_shape *shape);
 ptrdiff_t dad_winograd_filter_scratch(const dad_conv2d_shape *shape);
 void dad_winograd_backward_filter(float *dw, const float *x, const float *dy,
                                   const dad_conv2d_shape *shape, float *scratch);
+
+/* The same for DAD_CONV_DOUBLED. */
+ptrdiff_t dad_doubled_scratch(const dad_conv2d_shape *shape);
+void dad_doubled_forward(float *y, const dad_conv2d_input *input,
+                         const dad_filter_view *filter, const dad_conv2d_epilogue *epilogue,
+                         const dad_conv2d_shape *shape, float *scratch);
+ptrdiff_t dad_doubled_moment_slices(const dad_conv2d_shape *shape);
 
 /* How output pixels find their input pixels: output i and tap k meet input
  * (i * stride + k - pad) / dilation, where that is whole and inside. */

@@ -95,7 +95,7 @@ void dad_filter_winograd(float *u, const dad_filter_view *view, const dad_winogr
 
 void dad_filter_all_winograd(float *u, const dad_filter_view *view,
                              const dad_winograd_ops *ops) {
-    const ptrdiff_t points = (ops->tile + 2) * (ops->tile + 2), inputs = view->inputs;
+    const ptrdiff_t points = ops->points, inputs = view->inputs;
     const ptrdiff_t panels = dad_ceil_div(view->outputs, DAD_PANEL);
 #pragma omp for collapse(2) schedule(static)
     for (ptrdiff_t panel = 0; panel < panels; panel++) {

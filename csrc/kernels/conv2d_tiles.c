@@ -4,13 +4,14 @@
 
 enum { STRIP_TILES = 12 }; /* such a strip of F(4x4) takes 19 KiB of the first cache */
 
-dad_tiling dad_tiling_of(const dad_conv2d_shape *shape) {
+dad_tiling dad_tiling_of(const dad_conv2d_shape *shape, ptrdiff_t multiple) {
     dad_tiling t = {
         .ops = dad_winograd_transforms(shape->algorithm), .H = shape->H, .W = shape->W};
     t.rows = dad_ceil_div(t.H, t.ops->tile);
     t.columns = dad_ceil_div(t.W, t.ops->tile);
-    t.tiles = shape->N * t.rows * t.columns;
-    t.points = (t.ops->tile + 2) * (t.ops->tile + 2);
+    t.per_image = dad_round_up(t.rows * t.columns, multiple);
+    t.tiles = shape->N * t.per_image;
+    t.points = t.ops->points;
     return t;
 }
 
@@ -26,8 +27,10 @@ void dad_transform_tiles(float *out, ptrdiff_t point_stride, ptrdiff_t tile_stri
     const ptrdiff_t image = tiling->H * tiling->W * map->C / (map->doubled ? 4 : 1);
     for (ptrdiff_t done = 0; done < count;) {
         const dad_tile_place at = dad_tile_at(tiling, first + done);
-        const ptrdiff_t left = tiling->columns - at.j / tile;
-        const ptrdiff_t run = dad_min(dad_min(left, STRIP_TILES), count - done);
+        const ptrdiff_t in_row = tiling->columns - at.j / tile;
+        const ptrdiff_t in_image = (at.n + 1) * tiling->per_image - first - done;
+        const ptrdiff_t left = dad_min(dad_min(in_row, in_image), count - done);
+        const ptrdiff_t run = dad_min(left, STRIP_TILES);
         const ptrdiff_t columns = run * tile + 2 * map->halo;
         dad_strip_source source = {.image = map->data + at.n * image,
                                    .H = tiling->H,

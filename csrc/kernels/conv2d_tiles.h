@@ -1,5 +1,6 @@
 /* The tiles of Winograd's algorithm: m x m outputs each, numbered row by row through all
- * images. */
+ * images. After those of an image there may be numbers that no tile has, up to a multiple
+ * of something: transforms then see zeros or, below the map's last row, pixels of it. */
 #ifndef DAD_CONV2D_TILES_H
 #define DAD_CONV2D_TILES_H
 
@@ -10,20 +11,22 @@ typedef struct {
     const dad_winograd_ops *ops;
     ptrdiff_t H, W;
     ptrdiff_t rows, columns; /* of tiles in an image */
-    ptrdiff_t tiles;         /* in all images */
+    ptrdiff_t per_image;     /* numbers of an image */
+    ptrdiff_t tiles;         /* numbers of all images */
     ptrdiff_t points;        /* (m + 2)^2 */
 } dad_tiling;
 
-dad_tiling dad_tiling_of(const dad_conv2d_shape *shape);
+/* per_image is a multiple of `multiple`. */
+dad_tiling dad_tiling_of(const dad_conv2d_shape *shape, ptrdiff_t multiple);
 
 typedef struct {
     ptrdiff_t n, i, j; /* image, and the first output pixel */
 } dad_tile_place;
 
 static inline dad_tile_place dad_tile_at(const dad_tiling *t, ptrdiff_t index) {
-    const ptrdiff_t line = index / t->columns;
-    return (dad_tile_place){line / t->rows, line % t->rows * t->ops->tile,
-                            index % t->columns * t->ops->tile};
+    const ptrdiff_t inside = index % t->per_image;
+    return (dad_tile_place){index / t->per_image, inside / t->columns * t->ops->tile,
+                            inside % t->columns * t->ops->tile};
 }
 
 /* What is transformed: x with a halo of 1 pixel around each tile, or dy with none. */

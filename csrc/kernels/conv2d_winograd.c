@@ -32,12 +32,14 @@ enum {
     SHARED_FLOATS = 4 << 20, /* of V at most: it is read once per pair of panels, from L3 */
     OWN_PAIRS = 4,    /* per thread at least, or making U apart leaves threads idle */
     MOMENT_TILES = 4, /* in a slice of the moments: divides every chunk */
+    MANY_TILES = 64,  /* of an image: three more are then nothing */
     PAIR = DAD_PANEL_PAIR * DAD_PANEL,
 };
 
 typedef struct {
     dad_tiling tiling;
     ptrdiff_t C, O;
+    bool doubled;    /* see dad_conv2d_shape */
     ptrdiff_t chunk; /* tiles per product */
     ptrdiff_t block; /* tiles whose V exists at once */
     ptrdiff_t u_point, u_panel, v_tile, v_point, m_point, m_panel;
@@ -46,8 +48,20 @@ typedef struct {
     bool shared;
 } winograd_plan;
 
+/* Tiles in a slice of the moments. No two threads may add to a slice, nor two images: an
+ * image's tiles are numbered so that slices end with chunks, where that costs little. */
+static ptrdiff_t tiles_per_slice(const dad_conv2d_shape *shape) {
+    const ptrdiff_t tiles = dad_tiling_of(shape, 1).tiles / shape->N;
+    return tiles % MOMENT_TILES == 0 || tiles >= MANY_TILES ? MOMENT_TILES : 1;
+}
+
+static dad_tiling make_tiling(const dad_conv2d_shape *shape) {
+    return dad_tiling_of(shape, tiles_per_slice(shape));
+}
+
 static winograd_plan make_plan(const dad_conv2d_shape *s) {
-    winograd_plan p = {.tiling = dad_tiling_of(s), .C = s->C, .O = s->O};
+    winograd_plan p = {
+        .tiling = make_tiling(s), .C = s->C, .O = s->O, .doubled = s->doubled};
     const ptrdiff_t tiles = p.tiling.tiles, points = p.tiling.points;
     const ptrdiff_t chunk = s->C < WIDE_CHANNELS ? PRIVATE_CHUNK : WIDE_CHUNK;
     p.shared =
@@ -90,13 +104,9 @@ ptrdiff_t dad_winograd_scratch(const dad_conv2d_shape *shape) {
     return p.shared_u + p.shared_v + own_size(&p) * dad_num_threads();
 }
 
-static ptrdiff_t tiles_per_image(const dad_tiling *t) { return t->rows * t->columns; }
-
 ptrdiff_t dad_winograd_moment_slices(const dad_conv2d_shape *shape) {
-    const dad_tiling t = dad_tiling_of(shape);
-    const bool whole = t.H % t.ops->tile == 0 && t.W % t.ops->tile == 0 &&
-                       shape->O % DAD_PANEL == 0 && tiles_per_image(&t) % MOMENT_TILES == 0;
-    return whole ? tiles_per_image(&t) / MOMENT_TILES : 0;
+    return shape->O % DAD_PANEL == 0 ? make_tiling(shape).per_image / tiles_per_slice(shape)
+                                     : 0;
 }
 
 typedef struct {
@@ -105,9 +115,9 @@ typedef struct {
     const dad_conv2d_input *input;
     const dad_filter_view *filter;
     const dad_conv2d_epilogue *epilogue;
-    ptrdiff_t slices; /* of an image's moments */
-    bool stream;      /* y goes past the caches */
-    float *u, *v;     /* shared, or NULL */
+    ptrdiff_t slice; /* tiles in a slice of the moments */
+    bool stream;     /* y goes past the caches */
+    float *u, *v;    /* shared, or NULL */
 } winograd_job;
 
 /* A thread's own part of the scratch. */
@@ -134,7 +144,7 @@ static void transform_input(float *v, const winograd_job *job, ptrdiff_t first,
     dad_tile_map map = {.data = second ? in->x2 : in->x,
                         .C = second ? p->C - C1 : C1,
                         .halo = 1,
-                        .doubled = in->doubled,
+                        .doubled = p->doubled,
                         .transform = p->tiling.ops->input};
     if (in->norm != NULL) {
         map.scale = in->norm + (second ? C1 : 0);
@@ -168,11 +178,9 @@ static dad_output_place find_place(const winograd_job *job, ptrdiff_t tile, ptrd
         place.residual_row_stride = W * p->O;
     }
     if (e->moments != NULL) {
-        const ptrdiff_t index = tile % tiles_per_image(t);
-        const ptrdiff_t slice = at.n * job->slices + index / MOMENT_TILES;
-        place.moments = e->moments + slice * 3 * p->O + o;
+        place.moments = e->moments + tile / job->slice * DAD_MOMENTS * p->O + o;
         place.moments_stride = p->O;
-        place.first = index % MOMENT_TILES == 0;
+        place.first = tile % job->slice == 0;
     }
     return place;
 }
@@ -181,11 +189,15 @@ static dad_output_place find_place(const winograd_job *job, ptrdiff_t tile, ptrd
 static void transform_output(const float *m, const winograd_job *job, ptrdiff_t first,
                              ptrdiff_t count, ptrdiff_t o) {
     const winograd_plan *p = job->plan;
-    const ptrdiff_t per_image = tiles_per_image(&p->tiling);
+    const ptrdiff_t per_image = p->tiling.per_image;
+    const ptrdiff_t existing = p->tiling.rows * p->tiling.columns;
     dad_output_stage stage = dad_output_stage_of(job->epilogue, first / per_image, o, p->O);
     for (ptrdiff_t i = 0; i < count; i++) {
         if (i > 0 && (first + i) % per_image == 0) {
             stage = dad_output_stage_of(job->epilogue, (first + i) / per_image, o, p->O);
+        }
+        if ((first + i) % per_image >= existing) {
+            continue;
         }
         const dad_output_place place = find_place(job, first + i, o);
         p->tiling.ops->output(&place, m + i * DAD_PANEL, p->m_point, &stage);
@@ -287,7 +299,7 @@ void dad_winograd_forward(float *y, const dad_conv2d_input *input,
         .input = input,
         .filter = filter,
         .epilogue = epilogue,
-        .slices = dad_winograd_moment_slices(shape),
+        .slice = tiles_per_slice(shape),
         .stream = dad_is_streamed(y, shape->N * shape->H * shape->W * shape->O, shape->O),
         .u = scratch,
         .v = scratch + p.shared_u};

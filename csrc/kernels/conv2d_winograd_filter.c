@@ -28,7 +28,7 @@ typedef struct {
 } filter_plan;
 
 static filter_plan make_plan(const dad_conv2d_shape *s) {
-    filter_plan p = {.tiling = dad_tiling_of(s), .C = s->C, .O = s->O};
+    filter_plan p = {.tiling = dad_tiling_of(s, 1), .C = s->C, .O = s->O};
     p.C_padded = dad_round_up(s->C, DAD_PANEL);
     p.O_padded = dad_round_up(s->O, DAD_PANEL);
     const ptrdiff_t fitting = BLOCK_FLOATS / (p.tiling.points * (p.C_padded + p.O_padded));

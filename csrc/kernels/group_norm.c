@@ -76,15 +76,16 @@ void dad_group_norm_forward(float *y, float *stats, const float *x, const float 
 
 enum { LANES = 16 }; /* channels whose slices one task adds up */
 
-/* sum and square [width] of one image, from its slices of shifted sums [slices, 3, C]. */
+/* sum and square [width] of one image, from its slices [slices, DAD_MOMENTS, C]. */
 static void add_moments(double *sum, double *square, const float *moments, ptrdiff_t slices,
-                        ptrdiff_t C, ptrdiff_t width, double pixels) {
+                        ptrdiff_t C, ptrdiff_t width) {
     double sums[LANES] = {0}, squares[LANES] = {0};
-    for (ptrdiff_t i = 0; i < slices; i++, moments += 3 * C) {
+    for (ptrdiff_t i = 0; i < slices; i++, moments += DAD_MOMENTS * C) {
         for (ptrdiff_t c = 0; c < width; c++) {
-            const double shift = moments[c], part = moments[C + c];
-            sums[c] += pixels * shift + part;
-            squares[c] += moments[2 * C + c] + shift * (2.0 * part + pixels * shift);
+            const double count = moments[c], shift = moments[C + c];
+            const double part = moments[2 * C + c];
+            sums[c] += count * shift + part;
+            squares[c] += moments[3 * C + c] + shift * (2.0 * part + count * shift);
         }
     }
     memcpy(sum, sums, (size_t)width * sizeof(double));
@@ -107,9 +108,9 @@ static void part_sums(const dad_norm_workspace *work, const dad_group_norm_part 
             const ptrdiff_t c = b * LANES, width = dad_min(LANES, part->C - c);
             double *sum = work->sums + n * 2 * C + first + c, *square = sum + C;
             if (part->moments != NULL) {
-                const float *moments = part->moments + n * part->slices * 3 * part->C + c;
-                add_moments(sum, square, moments, part->slices, part->C, width,
-                            (double)(whole->rows / part->slices));
+                const ptrdiff_t image = part->slices * DAD_MOMENTS * part->C;
+                add_moments(sum, square, part->moments + n * image + c, part->slices,
+                            part->C, width);
             } else {
                 const double *sums = own.sums + n * 2 * part->C + c;
                 memcpy(sum, sums, (size_t)width * sizeof(double));

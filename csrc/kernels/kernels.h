@@ -3,7 +3,8 @@
  *
  *   layout.c       NCHW <-> NHWC
  *   conv2d.c       convolution: the choice of algorithm, sums; conv2d_winograd.c 3x3,
- *                  conv2d_matmul.c 1x1 and im2col, conv2d_filter.c their filters
+ *                  conv2d_doubled.c 3x3 of upsampled maps, conv2d_matmul.c 1x1 and im2col,
+ *                  conv2d_filter.c their filters
  *   group_norm.c   GroupNorm, with SiLU
  *   batch_norm.c   BatchNorm, with ReLU, training and evaluation
  *   attention.c    multi-head self-attention over a map
@@ -67,12 +68,15 @@ typedef enum {
     DAD_CONV_WINOGRAD2, /* 3x3, stride 1, padding 1: F(2x2, 3x3) */
     DAD_CONV_WINOGRAD4, /* F(4x4, 3x3) */
     DAD_CONV_WINOGRAD6, /* F(6x6, 3x3) */
+    DAD_CONV_DOUBLED,   /* of a map at half the size */
 } dad_conv_algorithm;
 
 typedef struct {
     ptrdiff_t N, H, W, C;  /* x [N, H, W, C] */
     ptrdiff_t O, KH, KW;   /* w [O, C, KH, KW] */
     ptrdiff_t stride, pad; /* the same both ways */
+    bool doubled; /* forward, Winograd's algorithms: x is [N, H / 2, W / 2, C], as before an
+                     upsampling, and a pixel stands for 2x2; H, W even */
     dad_conv_algorithm algorithm;
 } dad_conv2d_shape;
 
@@ -98,14 +102,12 @@ void dad_filter_from_panels(float *w, const float *panels, ptrdiff_t O, ptrdiff_
                             ptrdiff_t taps);
 
 /* The map that a convolution reads. It may come in two parts, as a concatenation that was
- * never made; and, for 3x3 filters with stride 1, at half the size, as an upsampling that
- * was never made, and before a GroupNorm with SiLU that was never applied. */
+ * never made; and, for 3x3 filters with stride 1, before a GroupNorm with SiLU that was
+ * never applied. */
 typedef struct {
     const float *x;  /* [N, H, W, C]; with x2 its first C1 channels, [N, H, W, C1] */
     const float *x2; /* [N, H, W, C - C1], or NULL; C1 is a multiple of 16 */
     ptrdiff_t C1;
-    bool
-        doubled; /* x and x2 are [N, H / 2, W / 2, ..]: a pixel stands for 2x2; H, W even */
     const float *norm; /* [N, 2, C]: silu(x * norm[n, 0] + norm[n, 1]) is read; or NULL */
 } dad_conv2d_input;
 
@@ -118,13 +120,13 @@ typedef struct {
     bool residual_doubled;   /* it is [N, HO / 2, WO / 2, O] (Winograd's algorithms) */
     const float *scale;      /* [O]: a BatchNorm, folded */
     dad_activation activation;
-    float *moments; /* [N, slices, 3, O]: statistics of y for a GroupNorm to come, where
+    float *moments; /* [N, slices, DAD_MOMENTS, O]: of y, for a GroupNorm to come, where
                        dad_conv2d_moment_slices says how many */
 } dad_conv2d_epilogue;
 
-/* Into how many slices of equal size the pixels of an image are cut for the moments; 0:
- * this shape has none. A slice holds, per channel, a shift s, the sum of y - s and of its
- * square. */
+/* Into how many slices the pixels of an image are cut for the moments; 0: this shape has
+ * none. A slice holds, per channel, how many y it has, a shift s near them, the sum of
+ * y - s and of its square. */
 ptrdiff_t dad_conv2d_moment_slices(const dad_conv2d_shape *shape);
 
 /* Which passes see the filter how: the gradient of the input is itself a convolution. */
@@ -167,7 +169,7 @@ void dad_group_norm_forward(float *y, float *stats, const float *x, const float 
 typedef struct {
     const float *x;       /* [N, P, C] */
     ptrdiff_t C;          /* of this part: both together have shape->C */
-    const float *moments; /* [N, slices, 3, C], or NULL */
+    const float *moments; /* [N, slices, DAD_MOMENTS, C], or NULL */
     ptrdiff_t slices;
 } dad_group_norm_part;
 ptrdiff_t dad_group_norm_evaluate_scratch(const dad_group_norm_shape *shape);

@@ -12,6 +12,7 @@ static const char *const algorithm_names[] = {
     [DAD_CONV_AUTO] = "auto",           [DAD_CONV_POINTWISE] = "pointwise",
     [DAD_CONV_IM2COL] = "im2col",       [DAD_CONV_WINOGRAD2] = "winograd2",
     [DAD_CONV_WINOGRAD4] = "winograd4", [DAD_CONV_WINOGRAD6] = "winograd6",
+    [DAD_CONV_DOUBLED] = "doubled",
 };
 enum { ALGORITHMS = sizeof(algorithm_names) / sizeof(algorithm_names[0]) };
 
@@ -23,16 +24,23 @@ static bool find_algorithm(dad_conv_algorithm *algorithm, const char *name) {
         }
     }
     PyErr_Format(PyExc_ValueError,
-                 "algorithm: expected auto, pointwise, im2col, winograd2, winograd4 or "
-                 "winograd6, got %s",
+                 "algorithm: expected auto, pointwise, im2col, winograd2, winograd4, "
+                 "winograd6 or doubled, got %s",
                  name);
     return false;
 }
 
 /* Fills the shape from x [N, C, H, W] and w [O, C, KH, KW]; false with ValueError set. */
 static bool make_shape(dad_conv2d_shape *shape, PyArrayObject *x, PyArrayObject *w,
-                       Py_ssize_t stride, Py_ssize_t padding, const char *algorithm) {
+                       Py_ssize_t stride, Py_ssize_t padding, const char *algorithm,
+                       bool doubled) {
     const npy_intp *xs = PyArray_DIMS(x), *ws = PyArray_DIMS(w);
+    const int factor = doubled ? 2 : 1;
+    if (doubled && (ws[2] != 3 || ws[3] != 3 || stride != 1 || padding != 1)) {
+        PyErr_SetString(PyExc_ValueError,
+                        "doubled: expected a kernel of 3 by 3 with stride 1 and padding 1");
+        return false;
+    }
     if (ws[1] != xs[1]) {
         PyErr_Format(PyExc_ValueError, "w: expected %zd input channels as in x, got %zd",
                      (Py_ssize_t)xs[1], (Py_ssize_t)ws[1]);
@@ -57,14 +65,15 @@ static bool make_shape(dad_conv2d_shape *shape, PyArrayObject *x, PyArrayObject 
         return false;
     }
     *shape = (dad_conv2d_shape){.N = xs[0],
-                                .H = xs[2],
-                                .W = xs[3],
+                                .H = factor * xs[2],
+                                .W = factor * xs[3],
                                 .C = xs[1],
                                 .O = ws[0],
                                 .KH = ws[2],
                                 .KW = ws[3],
                                 .stride = stride,
-                                .pad = padding};
+                                .pad = padding,
+                                .doubled = doubled};
     if (!find_algorithm(&shape->algorithm, algorithm)) {
         return false;
     }
@@ -104,10 +113,11 @@ static void to_nhwc(float *dst, PyArrayObject *array) {
 PyDoc_STRVAR(
     conv2d_doc,
     "conv2d(x, w, b=None, stride=1, padding=1, algorithm=\"auto\", image_bias=None, "
-    "residual=None)\n--\n\n"
+    "residual=None, doubled=False)\n--\n\n"
     "Convolution of x (N, C, H, W) with w (O, C, KH, KW), plus b (O,), image_bias\n"
     "(N, O) and residual (N, O, HO, WO) where given. algorithm: auto, pointwise,\n"
-    "im2col, winograd2, winograd4 or winograd6.");
+    "im2col, winograd2, winograd4, winograd6 or doubled. doubled: of x upsampled to\n"
+    "twice its size, nearest (3x3 only); the residual then too, if it is of half size.");
 
 typedef struct {
     PyArrayObject *x, *w, *b, *image_bias, *residual;
@@ -121,34 +131,45 @@ static void release(conv2d_arguments *a) {
     Py_XDECREF(a->residual);
 }
 
+/* Whether the residual has half the output's size, which a doubled map's may. */
+static bool residual_is_half(const conv2d_arguments *a, const dad_conv2d_shape *shape) {
+    return shape->doubled && a->residual && PyArray_DIM(a->residual, 2) == shape->H / 2;
+}
+
 static bool parse_conv2d(conv2d_arguments *a, dad_conv2d_shape *shape, PyObject *args,
                          PyObject *kwargs) {
-    static char *names[] = {"x",         "w",          "b",        "stride", "padding",
-                            "algorithm", "image_bias", "residual", NULL};
+    static char *names[] = {"x",         "w",          "b",        "stride",  "padding",
+                            "algorithm", "image_bias", "residual", "doubled", NULL};
     PyObject *x, *w, *b = NULL, *image_bias = NULL, *residual = NULL;
     Py_ssize_t stride = 1, padding = 1;
     const char *algorithm = "auto";
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "OO|OnnsOO:conv2d", names, &x, &w, &b,
-                                     &stride, &padding, &algorithm, &image_bias,
-                                     &residual) ||
+    int doubled = 0;
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "OO|OnnsOOp:conv2d", names, &x, &w, &b,
+                                     &stride, &padding, &algorithm, &image_bias, &residual,
+                                     &doubled) ||
         !(a->x = dad_input_float(x, "x", 4)) || !(a->w = dad_input_float(w, "w", 4)) ||
         !dad_input_float_optional(&a->b, b, "b", 1) ||
         !dad_input_float_optional(&a->image_bias, image_bias, "image_bias", 2) ||
         !dad_input_float_optional(&a->residual, residual, "residual", 4) ||
-        !make_shape(shape, a->x, a->w, stride, padding, algorithm)) {
+        !make_shape(shape, a->x, a->w, stride, padding, algorithm, doubled)) {
         return false;
     }
     const npy_intp image_dims[] = {shape->N, shape->O};
     npy_intp y_dims[4];
     output_shape(y_dims, shape);
+    const bool half = residual_is_half(a, shape);
+    const npy_intp residual_dims[] = {y_dims[0], y_dims[1],
+                                      half ? y_dims[2] / 2 : y_dims[2],
+                                      half ? y_dims[3] / 2 : y_dims[3]};
     return (!a->b || dad_check_shape(a->b, "b", 1, &image_dims[1])) &&
            (!a->image_bias ||
             dad_check_shape(a->image_bias, "image_bias", 2, image_dims)) &&
-           (!a->residual || dad_check_shape(a->residual, "residual", 4, y_dims));
+           (!a->residual || dad_check_shape(a->residual, "residual", 4, residual_dims));
 }
 
-static PyObject *conv2d(PyObject *self, PyObject *args, PyObject *kwargs) {
-    (void)self;
+/* With `moments` where they are asked for. */
+static PyArrayObject *run_conv2d(PyArrayObject **moments, PyObject *args,
+                                 PyObject *kwargs) {
     conv2d_arguments a = {0};
     dad_conv2d_shape shape;
     PyArrayObject *y = NULL;
@@ -160,7 +181,10 @@ static PyObject *conv2d(PyObject *self, PyObject *args, PyObject *kwargs) {
         goto done;
     }
     output_shape(dims, &shape);
-    if (!(y = dad_output(NPY_FLOAT32, 4, dims)) ||
+    const npy_intp slices = moments ? dad_conv2d_moment_slices(&shape) : 0;
+    const npy_intp moment_dims[] = {shape.N, slices, DAD_MOMENTS, shape.O};
+    if ((moments && !(*moments = dad_output(NPY_FLOAT32, 4, moment_dims))) ||
+        !(y = dad_output(NPY_FLOAT32, 4, dims)) ||
         !(x_nhwc = dad_scratch(PyArray_SIZE(a.x))) ||
         !(y_nhwc = dad_scratch(PyArray_SIZE(y))) ||
         !(residual = dad_scratch(a.residual ? PyArray_SIZE(y) : 0)) ||
@@ -176,7 +200,10 @@ static PyObject *conv2d(PyObject *self, PyObject *args, PyObject *kwargs) {
     const dad_conv2d_input input = {.x = x_nhwc};
     const dad_conv2d_epilogue epilogue = {.bias = dad_floats(a.b),
                                           .image_bias = dad_floats(a.image_bias),
-                                          .residual = a.residual ? residual : NULL};
+                                          .residual = a.residual ? residual : NULL,
+                                          .residual_doubled = residual_is_half(&a, &shape),
+                                          .moments =
+                                              slices > 0 ? dad_floats(*moments) : NULL};
     to_panels(panels, a.w, &shape);
     dad_conv2d_forward(y_nhwc, &input, panels, &epilogue, &shape, scratch);
     dad_nhwc_to_nchw(dad_floats(y), y_nhwc, dims[0], dims[1], dims[2] * dims[3]);
@@ -193,7 +220,30 @@ done:
     if (!computed) {
         Py_CLEAR(y);
     }
-    return (PyObject *)y;
+    return y;
+}
+
+static PyObject *conv2d(PyObject *self, PyObject *args, PyObject *kwargs) {
+    (void)self;
+    return (PyObject *)run_conv2d(NULL, args, kwargs);
+}
+
+PyDoc_STRVAR(
+    conv2d_moments_doc,
+    "conv2d_moments(x, w, b=None, stride=1, padding=1, algorithm=\"auto\",\n"
+    "image_bias=None, residual=None, doubled=False)\n--\n\n"
+    "What conv2d gives, and its moments (N, slices, 4, O), as a GroupNorm would use\n"
+    "them: per slice of an image how many values it has, a shift, the sum of value -\n"
+    "shift and of its square. No slices where the algorithm does not give them.");
+
+static PyObject *conv2d_moments(PyObject *self, PyObject *args, PyObject *kwargs) {
+    (void)self;
+    PyArrayObject *moments = NULL;
+    PyArrayObject *y = run_conv2d(&moments, args, kwargs);
+    PyObject *result = y != NULL ? PyTuple_Pack(2, y, moments) : NULL;
+    Py_XDECREF(y);
+    Py_XDECREF(moments);
+    return result;
 }
 
 PyDoc_STRVAR(conv2d_backward_doc,
@@ -217,7 +267,7 @@ static PyObject *conv2d_backward(PyObject *self, PyObject *args, PyObject *kwarg
         !(dy = dad_input_float(dy_object, "dy", 4)) ||
         !(x = dad_input_float(x_object, "x", 4)) ||
         !(w = dad_input_float(w_object, "w", 4)) ||
-        !make_shape(&shape, x, w, stride, padding, algorithm)) {
+        !make_shape(&shape, x, w, stride, padding, algorithm, false)) {
         goto done;
     }
     output_shape(dims, &shape);
@@ -264,7 +314,7 @@ done:
 
 PyDoc_STRVAR(
     conv2d_seconds_doc,
-    "conv2d_seconds(operation, x, w, algorithm=\"auto\")\n--\n\n"
+    "conv2d_seconds(operation, x, w, algorithm=\"auto\", doubled=False)\n--\n\n"
     "Seconds of one kernel alone, for benchmarks: no change of layout, memory touched\n"
     "before. operation: forward, backward_data or backward_filter, of conv2d(x, w)\n"
     "with stride 1 and the padding that keeps the map's size.");
@@ -308,19 +358,20 @@ static double seconds_of(enum operation operation, const buffers *b,
 
 static PyObject *conv2d_seconds(PyObject *self, PyObject *args, PyObject *kwargs) {
     (void)self;
-    static char *names[] = {"operation", "x", "w", "algorithm", NULL};
+    static char *names[] = {"operation", "x", "w", "algorithm", "doubled", NULL};
     const char *name, *algorithm = "auto";
     PyObject *x_object, *w_object, *result = NULL;
     PyArrayObject *x = NULL, *w = NULL;
     dad_conv2d_shape shape;
     buffers b = {0};
     npy_intp dims[4];
+    int doubled = 0;
 
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "sOO|s:conv2d_seconds", names, &name,
-                                     &x_object, &w_object, &algorithm) ||
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "sOO|sp:conv2d_seconds", names, &name,
+                                     &x_object, &w_object, &algorithm, &doubled) ||
         !(x = dad_input_float(x_object, "x", 4)) ||
         !(w = dad_input_float(w_object, "w", 4)) ||
-        !make_shape(&shape, x, w, 1, PyArray_DIM(w, 2) / 2, algorithm)) {
+        !make_shape(&shape, x, w, 1, PyArray_DIM(w, 2) / 2, algorithm, doubled)) {
         goto done;
     }
     enum operation operation = FORWARD;
@@ -331,6 +382,11 @@ static PyObject *conv2d_seconds(PyObject *self, PyObject *args, PyObject *kwargs
         PyErr_Format(
             PyExc_ValueError,
             "operation: expected forward, backward_data or backward_filter, got %s", name);
+        goto done;
+    }
+    if (doubled && operation != FORWARD) {
+        PyErr_Format(PyExc_ValueError, "doubled: expected the operation forward, got %s",
+                     name);
         goto done;
     }
     output_shape(dims, &shape);
@@ -369,6 +425,7 @@ done:
 PyMethodDef dad_conv_methods[] = {
     DAD_METHOD(conv2d_seconds, conv2d_seconds_doc),
     DAD_METHOD(conv2d, conv2d_doc),
+    DAD_METHOD(conv2d_moments, conv2d_moments_doc),
     DAD_METHOD(conv2d_backward, conv2d_backward_doc),
     {NULL, NULL, 0, NULL},
 };

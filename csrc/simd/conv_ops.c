@@ -390,6 +390,7 @@ static void column_sums(float *sums, const float *x, ptrdiff_t ldx, ptrdiff_t ro
 extern const dad_winograd_ops DAD_AT_LEVEL(dad_winograd2_ops);
 extern const dad_winograd_ops DAD_AT_LEVEL(dad_winograd4_ops);
 extern const dad_winograd_ops DAD_AT_LEVEL(dad_winograd6_ops);
+extern const dad_winograd_ops DAD_AT_LEVEL(dad_winograd_doubled_ops);
 
 extern const dad_conv_ops DAD_AT_LEVEL(dad_conv_ops);
 const dad_conv_ops DAD_AT_LEVEL(dad_conv_ops) = {
@@ -402,4 +403,5 @@ const dad_conv_ops DAD_AT_LEVEL(dad_conv_ops) = {
     .winograd2 = &DAD_AT_LEVEL(dad_winograd2_ops),
     .winograd4 = &DAD_AT_LEVEL(dad_winograd4_ops),
     .winograd6 = &DAD_AT_LEVEL(dad_winograd6_ops),
+    .winograd_doubled = &DAD_AT_LEVEL(dad_winograd_doubled_ops),
 };

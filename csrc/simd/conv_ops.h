@@ -13,6 +13,8 @@
 enum {
     DAD_PANEL = 16,     /* channels in a panel, and in a group of a strip */
     DAD_PANEL_PAIR = 2, /* panels that one product takes at most */
+    DAD_MOMENTS = 4,    /* rows: how many values, a shift, the sums of value - shift and of
+                           its square */
 };
 
 /* Where a strip is cut from: one image [H, W, C]; doubled: [H / 2, W / 2, C], each pixel
@@ -34,11 +36,12 @@ typedef struct {
     float *y;
     ptrdiff_t row_stride, pixel_stride;
     ptrdiff_t rows, columns, channels; /* that exist */
-    const float *residual;             /* as y, or NULL */
-    int residual_doubled;              /* each of its pixels stands for 2x2 */
+    ptrdiff_t above, left; /* of the tile's outputs do not, before them (doubled maps) */
+    const float *residual; /* as y, or NULL */
+    int residual_doubled;  /* each of its pixels stands for 2x2 */
     ptrdiff_t residual_row_stride;
-    float *moments; /* [3] rows of DAD_PANEL, moments_stride apart: shift, sum and sum of
-                       squares of y - shift; for whole tiles and panels only. Or NULL */
+    float *moments; /* [DAD_MOMENTS] rows of DAD_PANEL, moments_stride apart, to which those
+                       of y are added; for whole panels only. Or NULL */
     ptrdiff_t moments_stride;
     int first;  /* of the tiles that these moments add up */
     int stream; /* y is larger than the caches, and its panels are cache lines */
@@ -50,9 +53,11 @@ typedef struct {
 typedef void dad_tile_transform(float *out, ptrdiff_t point_stride, ptrdiff_t tile_stride,
                                 const float *strip, ptrdiff_t columns, ptrdiff_t tiles);
 
-/* F(m x m, 3x3): (m + 2)^2 points. y = A^T [(G g G^T) . (B^T d B)] A. */
+/* F(m x m, 3x3): (m + 2)^2 points. y = A^T [(G g G^T) . (B^T d B)] A. Of doubled maps,
+ * whose gradients nobody asks for: 81 points of u and m, 25 of the input. */
 typedef struct {
-    ptrdiff_t tile; /* m */
+    ptrdiff_t tile;   /* m */
+    ptrdiff_t points; /* of u and m */
     /* u = G g G^T and its adjoint g = G^T u G; g [9][DAD_PANEL], point p of u at p *
      * stride. */
     void (*filter)(float *u, ptrdiff_t point_stride, const float *g);
@@ -89,7 +94,7 @@ typedef struct {
      * on. */
     void (*column_sums)(float *sums, const float *x, ptrdiff_t ldx, ptrdiff_t rows,
                         ptrdiff_t C);
-    const dad_winograd_ops *winograd2, *winograd4, *winograd6;
+    const dad_winograd_ops *winograd2, *winograd4, *winograd6, *winograd_doubled;
 } dad_conv_ops;
 
 #endif
