@@ -113,6 +113,16 @@ def test_activations_at_the_ends() -> None:
 def test_exponential_is_accurate() -> None:
     x = np.linspace(-80.0, 80.0, 100_003, dtype=np.float32)
     np.testing.assert_allclose(_core.sigmoid(x), reference.sigmoid(x), rtol=4e-7)
+    np.testing.assert_allclose(_core.silu(x), reference.silu(x), rtol=4e-7)
+    boundaries = np.arange(-1280, 1281, dtype=np.float32) * np.float32(np.log(2.0) / 32.0)
+    near = np.concatenate([np.nextafter(boundaries, side) for side in (-np.inf, np.inf)])
+    np.testing.assert_allclose(_core.sigmoid(near), reference.sigmoid(near), rtol=4e-7)
+
+
+def test_silu_of_huge_numbers() -> None:
+    huge = np.array([1e30, np.inf, np.nan], np.float32)
+    np.testing.assert_array_equal(_core.silu(huge), huge)
+    assert abs(_core.silu(np.float32([-1e30]))[0]) < 1e-7
 
 
 def test_activations_keep_their_promises() -> None:

@@ -302,6 +302,7 @@ DAD_INLINE void copy_pixels(float *dst, const pixel_row *from, ptrdiff_t column,
     for (ptrdiff_t i = 0; i < pixels; i++, dst += DAD_PANEL) {
         const float *pixel =
             from->row + (doubled ? (column + i) / 2 : column + i) * from->C;
+        __builtin_prefetch(pixel + DAD_PANEL, 0, 2); /* of the next group of channels */
         if (from->channels < DAD_PANEL) {
             memcpy(part, pixel, width);
             pixel = part;

@@ -166,16 +166,42 @@ DAD_INLINE vf vsqrt(vf x) {
     return x;
 }
 
-/* exp(x), x clamped to [-87, 88]: 2^n times a degree-6 polynomial on [-ln2/2, ln2/2]
- * (Cephes). A NaN stays one: it comes second in vmin and vmax, and 2^n is multiplied, not
- * added as bits. */
-DAD_INLINE vf vexp(vf x) {
-    x = vmax(vset1(-87.0f), vmin(vset1(88.0f), x));
-    const float magic = 12582912.0f; /* 1.5 * 2^23: adding it rounds to an integer */
-    vf shifted = x * 1.44269504088896341f + magic;
+/* exp(sign * x) for a sign of 1 or -1, sign * x clamped to [-87, 88]: a power of two times
+ * a polynomial on what remains. Adding `magic` rounds to a multiple of its last bit. A NaN
+ * stays one: it comes second in vmin and vmax, and goes into the polynomial. */
+DAD_INLINE vf vexp_clamp(vf x, const float sign) {
+    const float low = sign > 0.0f ? -87.0f : -88.0f;
+    return vmax(vset1(low), vmin(vset1(low + 175.0f), x));
+}
+#if defined(__AVX512F__)
+/* Powers n + i/16, and degree 3 on [-ln2/32, ln2/32]: two thirds of the time of whole n.
+ * The table has 2^(i/16) less i << 19, which `shifted << 19` adds beside the exponent. */
+static const uint32_t vexp_table[VL] = {0x3F800000, 0x3F7DAAC3, 0x3F7B95C2, 0x3F79C3D3,
+                                        0x3F7837F0, 0x3F76F532, 0x3F75FED7, 0x3F75583F,
+                                        0x3F7504F3, 0x3F7508A4, 0x3F75672A, 0x3F76248C,
+                                        0x3F7744FD, 0x3F78CCDF, 0x3F7AC0C7, 0x3F7D257D};
+
+DAD_INLINE vf vexp_signed(vf x, const float sign) {
+    x = vexp_clamp(x, sign);
+    const float magic = 786432.0f; /* 1.5 * 2^19 */
+    vf shifted = x * (sign * 1.44269504088896341f) + magic;
+    vf f = shifted - magic;
+    vf r = sign * x - f * 0.693147182f + f * 1.90465421e-9f;
+    vi entry =
+        (vi)_mm512_permutexvar_epi32((__m512i)shifted, _mm512_loadu_si512(vexp_table));
+    vf power = (vf)(entry + ((vi)shifted << 19));
+    vf p = r * 0.166660741f + 0.500016212f;
+    return power + power * (r * (r * p + 1.0f));
+}
+#else
+/* Whole powers, and degree 6 on [-ln2/2, ln2/2] (Cephes). */
+DAD_INLINE vf vexp_signed(vf x, const float sign) {
+    x = vexp_clamp(x, sign);
+    const float magic = 12582912.0f; /* 1.5 * 2^23 */
+    vf shifted = x * (sign * 1.44269504088896341f) + magic;
     vi n = (vi)shifted - 0x4B400000;
     vf f = shifted - magic;
-    vf r = x - f * 0.693359375f + f * 2.12194440e-4f;
+    vf r = sign * x - f * 0.693359375f + f * 2.12194440e-4f;
     vf p = vset1(1.9875691500e-4f);
     p = p * r + 1.3981999507e-3f;
     p = p * r + 8.3334519073e-3f;
@@ -185,6 +211,8 @@ DAD_INLINE vf vexp(vf x) {
     p = p * (r * r) + r + 1.0f;
     return p * (vf)((n + 127) << 23);
 }
+#endif
+DAD_INLINE vf vexp(vf x) { return vexp_signed(x, 1.0f); }
 
 /* 1 / x for x in [1, 2^127]: a 512-bit division takes 16 cycles, an estimate (14 bits) with
  * one Newton step about 4. */
@@ -196,7 +224,7 @@ DAD_INLINE vf vreciprocal(vf x) {
     return 1.0f / x;
 #endif
 }
-DAD_INLINE vf vsigmoid(vf x) { return vreciprocal(1.0f + vexp(-x)); }
+DAD_INLINE vf vsigmoid(vf x) { return vreciprocal(1.0f + vexp_signed(x, -1.0f)); }
 DAD_INLINE vf vsilu(vf x) { return x * vsigmoid(x); }
 DAD_INLINE vf vsilu_derivative(vf x) {
     vf s = vsigmoid(x);
