@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+import diffusionad as dad
+
 BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
 MODULES = ("cases", "engines", "inputs", "measuring", "operations", "peers", "report", "workers")
 KEYS = {
@@ -111,6 +113,28 @@ def test_missing_packages_are_said_once(monkeypatch: pytest.MonkeyPatch, tmp_pat
     engines = ["ours", "torch", "torch-channels-last"]
     assert [bench.available(engines), bench.available(engines)] == [["ours"], ["ours"]]
     assert lines == ["torch is left out: no_such_package not installed"]
+
+
+@pytest.mark.parametrize("option", ["fast", "low_memory"])
+def test_cases_of_options_set_them_on_both_networks(option: str) -> None:
+    from cases import CASES
+
+    class Measuring(Exception):
+        pass
+
+    class Bench:
+        def network_job(self, kind: str, networks: Any, batch: int, **job: Any) -> Any:
+            return job
+
+        def measure(self, job: Any, *_: Any, **__: Any) -> Any:
+            raise Measuring(job["options"])
+
+    case = CASES["pass-1-" + option.replace("low_memory", "lowmem")]
+    with pytest.raises(Measuring) as found:
+        list(case.rows(case.name, Bench(), True))
+    assert found.value.args == ({option: True},)
+    for network in (dad.UNet, dad.SegmentationNet):
+        assert getattr(network, option) is False  # it exists, and is off by default
 
 
 def test_a_worker_measures_answers_errors_and_survives_them() -> None:

@@ -186,7 +186,7 @@ DAD_INLINE vf vexp_signed(vf x, const float sign) {
     const float magic = 786432.0f; /* 1.5 * 2^19 */
     vf shifted = x * (sign * 1.44269504088896341f) + magic;
     vf f = shifted - magic;
-    vf r = sign * x - f * 0.693147182f + f * 1.90465421e-9f;
+    vf r = sign * x - f * 0.693359375f + f * 2.12194440e-4f;
     vi entry =
         (vi)_mm512_permutexvar_epi32((__m512i)shifted, _mm512_loadu_si512(vexp_table));
     vf power = (vf)(entry + ((vi)shifted << 19));
