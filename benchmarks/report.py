@@ -172,7 +172,7 @@ def draw_bars(axes: Any, rows: Sequence[Row], title: str, value: Any) -> None:
     axes.invert_yaxis()
     axes.set_title(title)
     axes.grid(axis="x", alpha=0.3)
-    axes.legend(fontsize="small")
+    axes.legend(fontsize="small", loc="upper center", bbox_to_anchor=(0.5, -0.08), ncols=2)
 
 
 def draw_sweep(axes: Any, what: str, rows: Sequence[Row]) -> None:
