@@ -8,13 +8,16 @@ optimizer moments, the random state, the step.
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
+import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import numpy.typing as npt
@@ -76,8 +79,35 @@ def save_model(path: PathLike, checkpoint: Checkpoint) -> None:
 
 def load_model(path: PathLike) -> Checkpoint:
     """Read a model file. Raises InputError if it is missing, broken or of an unknown format."""
-    tensors, metadata = _read(path, MODEL_FORMAT)
-    parts: dict[str, dict[str, npt.NDArray[Any]]] = {part: {} for part in PARTS}
+    with opened_model(path) as found:
+        unet, seg, normality = (
+            {name: np.array(tensor) for name, tensor in getattr(found, part).items()}
+            for part in PARTS
+        )
+        return dataclasses.replace(found, unet=unet, seg=seg, normality=normality)
+
+
+@contextmanager
+def opened_model(path: PathLike) -> Iterator[Checkpoint]:
+    """The content of a model file, whose tensors become arrays while it is open.
+
+    Each is mapped from the file when it is its turn, so that a large model is in memory once.
+    Raises InputError as load_model() does.
+    """
+    shapes, metadata = _read_shapes(path, MODEL_FORMAT)  # the library's checks
+    with open(path, "rb") as file:
+        if not os.path.samestat(os.stat(path), os.fstat(file.fileno())):
+            raise InputError(f"{path}: replaced by another file while it was read")
+        tensors = _mapped(path, file)
+        if {name: tensor.shape for name, tensor in tensors.items()} != shapes:
+            raise InputError(f"{path}: changed while it was read")
+        yield _checkpoint(path, tensors, metadata)
+
+
+def _checkpoint(
+    path: PathLike, tensors: Mapping[str, MappedTensor], metadata: Mapping[str, str]
+) -> Checkpoint:
+    parts: dict[str, dict[str, MappedTensor]] = {part: {} for part in PARTS}
     for name, value in tensors.items():
         part, _, rest = name.partition(".")
         if part not in parts:
@@ -160,6 +190,40 @@ def _read(path: PathLike, expected: str) -> tuple[dict[str, npt.NDArray[Any]], d
             return {name: file.get_tensor(name) for name in file.keys()}, metadata  # noqa: SIM118
     except (SafetensorError, ValueError) as error:
         raise _broken(path, error) from error
+
+
+@dataclass(frozen=True, eq=False)
+class MappedTensor:
+    """A tensor in an open file; ``numpy.asarray`` gives its values, read-only and mapped."""
+
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+    file: BinaryIO
+    start: int  # bytes
+
+    def __array__(
+        self, dtype: npt.DTypeLike | None = None, copy: bool | None = None
+    ) -> npt.NDArray[Any]:
+        if 0 in self.shape:
+            return np.zeros(self.shape, self.dtype if dtype is None else dtype)
+        values = np.memmap(self.file, self.dtype, "r", self.start, self.shape)
+        return np.array(values, dtype=dtype, copy=copy)
+
+
+def _mapped(path: PathLike, file: BinaryIO) -> dict[str, MappedTensor]:
+    """By name, from the header of a file that the library has checked."""
+    dtypes = {theirs: np.dtype(ours).newbyteorder("<") for ours, theirs in DTYPES.items()}
+    length = int.from_bytes(file.read(8), "little")
+    header = json.loads(file.read(length))
+    tensors = {}
+    for name, entry in header.items():
+        if name == "__metadata__":
+            continue
+        if entry["dtype"] not in dtypes:
+            raise InputError(f"{path}: {name}: values of type {entry['dtype']} are not read")
+        start = 8 + length + entry["data_offsets"][0]
+        tensors[name] = MappedTensor(tuple(entry["shape"]), dtypes[entry["dtype"]], file, start)
+    return tensors
 
 
 def _read_shapes(

@@ -8,6 +8,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import numpy.typing as npt
 
 from . import _core, checkpoints, official
@@ -219,7 +220,8 @@ class DiffusionAD(Estimator):
 
 def load(path: PathLike) -> DiffusionAD:
     """Read a model that save() wrote. Raises InputError if it is missing, broken or newer."""
-    return _restored(path, checkpoints.load_model(path))
+    with checkpoints.opened_model(path) as checkpoint:
+        return _restored(path, checkpoint)
 
 
 def load_official(path: PathLike, **settings: Any) -> DiffusionAD:
@@ -260,4 +262,4 @@ def _normality(path: PathLike, tensors: Mapping[str, Any], side: int) -> Normali
         shape = tuple(tensors[name].shape) if name in tensors else "nothing"
         if shape != (2, side, side):
             raise InputError(f"{path}: normality.{name}: expected [2, {side}, {side}], got {shape}")
-    return Normality(tensors["mean"], tensors["deviation"])
+    return Normality(*(np.array(tensors[name]) for name in ("mean", "deviation")))

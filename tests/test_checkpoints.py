@@ -107,6 +107,49 @@ def test_broken_files_are_refused_by_name(tmp_path):
         checkpoints.load_model(tmp_path)
 
 
+def test_an_opened_model_maps_each_tensor_when_it_is_asked_for(tmp_path):
+    path, whole = tmp_path / "m.safetensors", example()
+    checkpoints.save_model(path, whole)
+    with checkpoints.opened_model(path) as found:
+        for part in checkpoints.PARTS:
+            kept, stored = getattr(whole, part), getattr(found, part)
+            assert set(stored) == set(kept)
+            for name, value in kept.items():
+                array = np.asarray(stored[name])
+                assert not array.flags.writeable or array.size == 0
+                assert (array.shape, array.dtype) == (value.shape, value.dtype)
+                np.testing.assert_array_equal(array, value)
+                assert np.asarray(stored[name], np.float64).dtype == np.float64
+
+
+def test_a_file_replaced_while_it_is_read_is_refused(tmp_path, monkeypatch):
+    path = tmp_path / "m.safetensors"
+    checkpoints.save_model(path, example())
+    opened = open
+
+    def late(file, *mode):
+        handle = opened(file, *mode)
+        checkpoints.save_model(path, example())
+        return handle
+
+    monkeypatch.setattr(checkpoints, "open", late, raising=False)
+    with pytest.raises(InputError, match=r"m\.safetensors: replaced by another file"):
+        checkpoints.load_model(path)
+
+
+def test_values_of_unknown_types_are_refused(tmp_path):
+    path = tmp_path / "m.safetensors"
+    header = {
+        "__metadata__": {"format": "diffusionad/2", "config": "{}", "provenance": "{}",
+                         "threshold": "null"},
+        "unet.a": {"dtype": "BF16", "shape": [2], "data_offsets": [0, 4]},
+    }  # fmt: skip
+    text = json.dumps(header).encode()
+    path.write_bytes(len(text).to_bytes(8, "little") + text + bytes(4))
+    with pytest.raises(InputError, match=r"unet\.a: values of type BF16 are not read"):
+        checkpoints.load_model(path)
+
+
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
