@@ -371,13 +371,11 @@ def test_a_run_killed_before_its_first_checkpoint_keeps_its_number_of_steps(
     assert weights(model) == weights(small().fit(images, steps=STEPS))
 
 
-def test_a_time_budget_is_about_kept(images):
-    begun = time.monotonic()
+def test_a_time_budget_is_turned_into_steps(images):
     model = small().fit(images, time_budget=1.5)
     assert model.train_config.steps >= 2
     assert model.provenance["train_steps"] == model.train_config.steps
     assert weights(model) == weights(small().fit(images, steps=model.train_config.steps))
-    assert time.monotonic() - begun < 60
     assert small().fit(images, time_budget=1e-6).train_config.steps == 1
 
 
