@@ -35,6 +35,10 @@ static inline ptrdiff_t dad_filter_point(const dad_filter_view *view) {
 /* u [point][inputs][16] of one panel: inputs first .. + count, first a multiple of 16. */
 void dad_filter_winograd(float *u, const dad_filter_view *view, const dad_winograd_ops *ops,
                          ptrdiff_t panel, ptrdiff_t first, ptrdiff_t count);
+/* u [panel][point][inputs][16] of the pair of panels from output o on, as far as there are
+ * any. */
+void dad_filter_pair_winograd(float *u, const dad_filter_view *view,
+                              const dad_winograd_ops *ops, ptrdiff_t o);
 /* u [panel][point][inputs][16] of all panels, shared out to the threads of a parallel
  * region, who all call this and wait for each other at its end. */
 void dad_filter_all_winograd(float *u, const dad_filter_view *view,

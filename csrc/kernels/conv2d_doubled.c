@@ -274,16 +274,6 @@ static void multiply(const float *u, const float *v, const doubled_job *job,
     }
 }
 
-/* U of the pair of panels from channel o on, the calling thread's own. */
-static void make_own_filter(float *u, const doubled_job *job, ptrdiff_t o) {
-    const doubled_plan *p = job->plan;
-    for (ptrdiff_t panel = 0; panel < DAD_PANEL_PAIR && o + panel * DAD_PANEL < p->O;
-         panel++) {
-        dad_filter_winograd(u + panel * p->u_panel, job->filter, job->ops,
-                            o / DAD_PANEL + panel, 0, p->C);
-    }
-}
-
 /* From here on all threads of a parallel region call these. */
 
 /* The products of a block of chunks, begin .. end - 1. */
@@ -293,7 +283,7 @@ static void multiply_block(const doubled_job *job, ptrdiff_t begin, ptrdiff_t en
     if (p->own_u > 0) {
 #pragma omp for schedule(dynamic)
         for (ptrdiff_t o = 0; o < p->O; o += PAIR) {
-            make_own_filter(own->u, job, o);
+            dad_filter_pair_winograd(own->u, job->filter, job->ops, o);
             for (ptrdiff_t i = begin; i < end; i++) {
                 const chunk tiles = chunk_at(p, i);
                 multiply(own->u, job->v + (i - begin) * CHUNK * p->v_tile, job, &tiles, o,

@@ -220,16 +220,6 @@ static void multiply(const float *u, const float *v, const winograd_job *job,
     }
 }
 
-/* U of the pair of panels from channel o on, the calling thread's own. */
-static void make_own_filter(float *u, const winograd_job *job, ptrdiff_t o) {
-    const winograd_plan *p = job->plan;
-    for (ptrdiff_t panel = 0; panel < DAD_PANEL_PAIR && o + panel * DAD_PANEL < p->O;
-         panel++) {
-        dad_filter_winograd(u + panel * p->u_panel, job->filter, p->tiling.ops,
-                            o / DAD_PANEL + panel, 0, p->C);
-    }
-}
-
 /* From here on all threads of a parallel region call these. */
 
 static void forward_private(const winograd_job *job, const workspace *own) {
@@ -254,7 +244,7 @@ static void multiply_block(const winograd_job *job, ptrdiff_t begin, ptrdiff_t e
     if (p->own_u > 0) {
 #pragma omp for schedule(dynamic)
         for (ptrdiff_t o = 0; o < p->O; o += PAIR) {
-            make_own_filter(own->u, job, o);
+            dad_filter_pair_winograd(own->u, job->filter, p->tiling.ops, o);
             for (ptrdiff_t first = begin; first < end; first += p->chunk) {
                 multiply(own->u, job->v + (first - begin) * p->v_tile, job, first,
                          dad_min(p->chunk, end - first), o, own->m);
