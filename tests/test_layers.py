@@ -11,13 +11,18 @@ from diffusionad.reference import layers as reference
 
 pytestmark = pytest.mark.usefixtures("every_level")
 
-# N, heads, D, H, W: one position, odd channel counts, positions around the block of 128 queries.
+# N, heads, D, H, W: one position; odd channel counts, one to five panels; positions around the
+# pair of panels of queries, 32, and the 256 keys that are summed at once.
 ATTENTION_SHAPES = [
     (1, 1, 8, 1, 1),
     (2, 4, 8, 3, 5),
     (1, 3, 5, 8, 16),
     (2, 1, 17, 13, 5),
     (1, 2, 64, 11, 12),
+    (1, 2, 16, 4, 8),
+    (1, 1, 33, 3, 11),
+    (1, 1, 65, 19, 27),
+    (3, 1, 1, 16, 16),
 ]
 COUNTS = [1, 3, 4, 15, 16, 17, 63, 16385]
 

@@ -89,11 +89,11 @@ typedef struct {
 } dad_map_ops;
 
 typedef struct {
-    /* row = exp(row - max(row)); returns the sum. */
-    float (*exponentials)(float *row, ptrdiff_t n);
-    /* p *= factor (now probabilities), then dp = p * (dp - sum(p * dp)). */
-    void (*softmax_backward)(float *dp, float *p, float factor, ptrdiff_t n);
-    void (*scale)(float *row, float factor, ptrdiff_t n);
+    /* For each column of p [rows][DAD_PANEL]: p = exp(p - max(p)), factor = 1 / sum(p). */
+    void (*exponentials)(float *p, float *factors, ptrdiff_t rows);
+    /* The same: p *= factor (now probabilities), then dp = p * (dp - sum(p * dp)). */
+    void (*softmax_backward)(float *dp, float *p, const float *factors, ptrdiff_t rows);
+    void (*scale)(float *y, const float *x, float factor, ptrdiff_t n);
     float (*dot)(const float *a, const float *b, ptrdiff_t n);
 } dad_row_ops;
 

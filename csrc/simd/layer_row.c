@@ -1,69 +1,64 @@
-/* Inner loops over a row: softmax and dot products. Sums run in lanes, added in a fixed
- * tree. */
+/* Softmax down the columns of a panel; scaled and dot products of rows. Sums run in lanes,
+ * added in a fixed tree. */
+#include "simd/conv_ops.h"
 #include "simd/layer_ops.h"
 #include "simd/vec.h"
 
-static float largest(const float *row, ptrdiff_t n) {
-    vf best = vset1(row[0]);
-    ptrdiff_t i = 0;
-    for (; i + VL <= n; i += VL) {
-        best = vmax(vload(row + i), best);
-    }
-    float result = row[0];
-    for (int lane = 0; lane < VL; lane++) {
-        result = best[lane] > result ? best[lane] : result;
-    }
-    for (; i < n; i++) {
-        result = row[i] > result ? row[i] : result;
-    }
-    return result;
-}
+/* Sums of a column are made in SUMS parts. */
+enum { SUMS = 4 };
 
-static float exponentials(float *row, ptrdiff_t n) {
-    vf offset = vset1(largest(row, n)), total = {0};
-    ptrdiff_t i = 0;
-    for (; i + VL <= n; i += VL) {
-        vf e = vexp(vload(row + i) - offset);
-        vstore(row + i, e);
-        total += e;
-    }
-    if (i < n) {
-        vf e = vexp(vload_n(row + i, n - i) - offset);
-        vstore_n(row + i, e, n - i);
-        total += vload_n(row + i, n - i); /* the lanes past the end are zero */
-    }
-    return vsum(total);
-}
+DAD_INLINE vf four(const vf *part) { return (part[0] + part[1]) + (part[2] + part[3]); }
 
-static void softmax_backward(float *dp, float *p, float factor, ptrdiff_t n) {
-    vf total = {0};
-    ptrdiff_t i = 0;
-    for (; i + VL <= n; i += VL) {
-        vf probability = vload(p + i) * factor;
-        vstore(p + i, probability);
-        total += probability * vload(dp + i);
-    }
-    if (i < n) {
-        vf probability = vload_n(p + i, n - i) * factor;
-        vstore_n(p + i, probability, n - i);
-        total += probability * vload_n(dp + i, n - i);
-    }
-    vf mean = vset1(vsum(total));
-    for (i = 0; i + VL <= n; i += VL) {
-        vstore(dp + i, vload(p + i) * (vload(dp + i) - mean));
-    }
-    if (i < n) {
-        vstore_n(dp + i, vload_n(p + i, n - i) * (vload_n(dp + i, n - i) - mean), n - i);
+static void exponentials(float *p, float *factors, ptrdiff_t rows) {
+    for (int v = 0; v < DAD_PANEL; v += VL, p += VL) {
+        vf best = vload(p), total[SUMS] = {{0}};
+        for (ptrdiff_t i = 1; i < rows; i++) {
+            best = vmax(vload(p + i * DAD_PANEL), best);
+        }
+        for (ptrdiff_t i = 0; i < rows; i += SUMS) {
+#pragma GCC unroll 4
+            for (int part = 0; part < SUMS; part++) {
+                if (i + part < rows) {
+                    const vf e = vexp(vload(p + (i + part) * DAD_PANEL) - best);
+                    vstore(p + (i + part) * DAD_PANEL, e);
+                    total[part] += e;
+                }
+            }
+        }
+        vstore(factors + v, 1.0f / four(total));
     }
 }
 
-static void scale(float *row, float factor, ptrdiff_t n) {
+static void softmax_backward(float *dp, float *p, const float *factors, ptrdiff_t rows) {
+    for (int v = 0; v < DAD_PANEL; v += VL, p += VL, dp += VL) {
+        const vf factor = vload(factors + v);
+        vf total[SUMS] = {{0}};
+        for (ptrdiff_t i = 0; i < rows; i += SUMS) {
+#pragma GCC unroll 4
+            for (int part = 0; part < SUMS; part++) {
+                if (i + part < rows) {
+                    const ptrdiff_t at = (i + part) * DAD_PANEL;
+                    const vf probability = vload(p + at) * factor;
+                    vstore(p + at, probability);
+                    total[part] += probability * vload(dp + at);
+                }
+            }
+        }
+        const vf mean = four(total);
+        for (ptrdiff_t i = 0; i < rows; i++) {
+            vstore(dp + i * DAD_PANEL,
+                   vload(p + i * DAD_PANEL) * (vload(dp + i * DAD_PANEL) - mean));
+        }
+    }
+}
+
+static void scale(float *y, const float *x, float factor, ptrdiff_t n) {
     ptrdiff_t i = 0;
     for (; i + VL <= n; i += VL) {
-        vstore(row + i, vload(row + i) * factor);
+        vstore(y + i, vload(x + i) * factor);
     }
     if (i < n) {
-        vstore_n(row + i, vload_n(row + i, n - i) * factor, n - i);
+        vstore_n(y + i, vload_n(x + i, n - i) * factor, n - i);
     }
 }
 
