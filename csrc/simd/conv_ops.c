@@ -1,26 +1,27 @@
 /* Products with packed panels, and the copies around them.
  *
- * A micro-kernel keeps a block of ROWS by 2 vectors of the result in registers: 24 of
- * AVX-512's 32, 12 of the 16 that AVX2 and SSE have. With AVX-512 a vector is a panel and
- * the two vectors come from two panels; below it both come from one. Sums run over k in
- * order, one accumulator per element, so the value of a row does not depend on the block it
- * falls into. */
+ * A micro-kernel keeps ROWS by 2 vectors of the result in registers, 12 of the 16 that AVX2
+ * and SSE have. AVX-512 has 32 and keeps two sums of each, of even and of odd k, instead of
+ * more rows: sums then need to be half as short for the same rounding error, and are
+ * stored half as often. With AVX-512 a vector is a panel and the two vectors come from two
+ * panels; below it both come from one. Sums run over k in order, so the value of a row does
+ * not depend on the block it falls into. */
 #include "simd/conv_ops.h"
 
 #include "simd/vec.h"
 
 #if VL == 16
-enum { ROWS = 12, OUTER_ROWS = 8, LONG_DEPTH = 512 };
+enum { PARTS = 2, OUTER_ROWS = 8, LONG_DEPTH = 512 };
 #else
-enum { ROWS = 6, OUTER_ROWS = 6, LONG_DEPTH = 128 };
+enum { PARTS = 1, OUTER_ROWS = 6, LONG_DEPTH = 128 };
 #endif
 enum {
-    DEPTH = 256,   /* of k at a time: a pair of panels this deep stays in the first cache */
-    SUM = 64,      /* of k are summed apart: long sums lose less that way */
-    PREFETCH = 32, /* rows of b ahead, from LONG_DEPTH on: b then comes from L3 */
-    SUM_ROWS = 32, /* added in float before they go to a double */
-    SUM_WIDTH = 64, /* channels at a time */
-    GROUP = 6,      /* rows of a that one pointer serves: more, and addresses spill */
+    ROWS = 6,
+    DEPTH = 256, /* of k at a time: a pair of panels this deep stays in the first cache */
+    SUM = PARTS * 64, /* of k are summed apart: long sums lose less that way */
+    PREFETCH = 32,    /* rows of b ahead, from LONG_DEPTH on: b then comes from L3 */
+    SUM_ROWS = 32,    /* added in float before they go to a double */
+    SUM_WIDTH = 64,   /* channels at a time */
 };
 
 typedef struct {
@@ -34,10 +35,10 @@ typedef struct {
     int prefetch; /* b */
 } operands;
 
-/* acc [rows][vectors] += a b for one k; row i of a at a[i / GROUP] + i % GROUP * a_row. */
+/* acc [rows][vectors] += a b for one k. */
 DAD_INLINE void accumulate_step(vf (*acc)[2], const int rows, const int vectors,
-                                const float *const *a, ptrdiff_t a_row,
-                                const float *const *b, const int prefetch) {
+                                const float *a, ptrdiff_t a_row, const float *const *b,
+                                const int prefetch) {
     vf row[2];
 #pragma GCC unroll 2
     for (int j = 0; j < vectors; j++) {
@@ -46,9 +47,9 @@ DAD_INLINE void accumulate_step(vf (*acc)[2], const int rows, const int vectors,
             __builtin_prefetch(b[j] + PREFETCH * DAD_PANEL);
         }
     }
-#pragma GCC unroll 16
+#pragma GCC unroll 8
     for (int i = 0; i < rows; i++) {
-        const vf factor = vset1(a[i / GROUP][i % GROUP * a_row]);
+        const vf factor = vset1(a[i * a_row]);
 #pragma GCC unroll 2
         for (int j = 0; j < vectors; j++) {
             acc[i][j] += factor * row[j];
@@ -58,55 +59,59 @@ DAD_INLINE void accumulate_step(vf (*acc)[2], const int rows, const int vectors,
 
 /* Pointers that the compiler must keep apart: it would compute each from the others. */
 typedef struct {
-    const float *a[2], *b[2];
+    const float *a, *b[2];
 } cursors;
 
 DAD_INLINE void advance(cursors *at, ptrdiff_t a_step, ptrdiff_t steps) {
+    at->a += steps * a_step;
+    DAD_OPAQUE(at->a);
     for (int i = 0; i < 2; i++) {
-        at->a[i] += steps * a_step;
         at->b[i] += steps * DAD_PANEL;
-        DAD_OPAQUE(at->a[i]);
         DAD_OPAQUE(at->b[i]);
     }
 }
 
-/* acc [rows][vectors] += a b over `depth` of k. */
-DAD_INLINE void accumulate(vf (*acc)[2], const int rows, const int vectors,
+/* even += a b over the even k of `depth`, odd over the odd ones: [rows][vectors]. */
+DAD_INLINE void accumulate(vf (*even)[2], vf (*odd)[2], const int rows, const int vectors,
                            const operands *p, ptrdiff_t a_row, ptrdiff_t a_step,
                            const ptrdiff_t depth, const int prefetch) {
-    cursors at = {{p->a, p->a + GROUP * a_row}, {p->b, p->b + p->b_gap}};
+    cursors at = {p->a, {p->b, p->b + p->b_gap}};
     advance(&at, a_step, 0);
     ptrdiff_t k = 0;
     for (; k + 2 <= depth; k += 2) {
-        const float *a[2] = {at.a[0] + a_step, at.a[1] + a_step};
         const float *b[2] = {at.b[0] + DAD_PANEL, at.b[1] + DAD_PANEL};
-        accumulate_step(acc, rows, vectors, at.a, a_row, at.b, prefetch);
-        accumulate_step(acc, rows, vectors, a, a_row, b, prefetch);
+        accumulate_step(even, rows, vectors, at.a, a_row, at.b, prefetch);
+        accumulate_step(odd, rows, vectors, at.a + a_step, a_row, b, prefetch);
         advance(&at, a_step, 2);
     }
     if (k < depth) {
-        accumulate_step(acc, rows, vectors, at.a, a_row, at.b, prefetch);
+        accumulate_step(even, rows, vectors, at.a, a_row, at.b, prefetch);
     }
 }
 
 /* c = (add ? c : 0) + a b, summed apart over `depth` of k. */
 DAD_INLINE void sum_block(const int rows, const int vectors, const operands *p,
                           const ptrdiff_t depth, int add, const int prefetch) {
-    vf acc[ROWS][2];
-#pragma GCC unroll 16
-    for (int i = 0; i < rows; i++) {
+    vf acc[PARTS][ROWS][2];
 #pragma GCC unroll 2
-        for (int j = 0; j < vectors; j++) {
-            acc[i][j] = vset1(0.0f);
+    for (int part = 0; part < PARTS; part++) {
+#pragma GCC unroll 8
+        for (int i = 0; i < rows; i++) {
+#pragma GCC unroll 2
+            for (int j = 0; j < vectors; j++) {
+                acc[part][i][j] = vset1(0.0f);
+            }
         }
     }
-    accumulate(acc, rows, vectors, p, p->a_row, 1, depth, prefetch);
-#pragma GCC unroll 16
-    for (int i = 0; i < rows; i++) {
+    accumulate(acc[0], acc[PARTS - 1], rows, vectors, p, p->a_row, 1, depth, prefetch);
 #pragma GCC unroll 2
-        for (int j = 0; j < vectors; j++) {
-            float *c = p->c + i * DAD_PANEL + j * p->c_gap;
-            vstore(c, add ? vload(c) + acc[i][j] : acc[i][j]);
+    for (int j = 0; j < vectors; j++) {
+        float *c = p->c + j * p->c_gap;
+        DAD_OPAQUE(c);
+#pragma GCC unroll 8
+        for (int i = 0; i < rows; i++, c += DAD_PANEL) {
+            const vf sum = PARTS > 1 ? acc[0][i][j] + acc[PARTS - 1][i][j] : acc[0][i][j];
+            vstore(c, add ? vload(c) + sum : sum);
         }
     }
 }
@@ -134,38 +139,28 @@ typedef void row_kernel(const operands *p, int add);
             row_block(rows, vectors, p, add, 0);                      \
         }                                                             \
     }
-#define ROW_KERNELS_1_TO_6(vectors) \
-    ROW_KERNEL(vectors, 1)          \
-    ROW_KERNEL(vectors, 2)          \
-    ROW_KERNEL(vectors, 3)          \
-    ROW_KERNEL(vectors, 4)          \
-    ROW_KERNEL(vectors, 5)          \
-    ROW_KERNEL(vectors, 6)
-#define ROW_KERNELS_7_TO_12(vectors) \
-    ROW_KERNEL(vectors, 7)           \
-    ROW_KERNEL(vectors, 8)           \
-    ROW_KERNEL(vectors, 9)           \
-    ROW_KERNEL(vectors, 10)          \
-    ROW_KERNEL(vectors, 11)          \
-    ROW_KERNEL(vectors, 12)
+#define ROW_KERNELS(vectors)                                                 \
+    ROW_KERNEL(vectors, 1)                                                   \
+    ROW_KERNEL(vectors, 2)                                                   \
+    ROW_KERNEL(vectors, 3)                                                   \
+    ROW_KERNEL(vectors, 4)                                                   \
+    ROW_KERNEL(vectors, 5)                                                   \
+    ROW_KERNEL(vectors, 6)                                                   \
+    static row_kernel *const with_##vectors[ROWS + 1] = {NULL,               \
+                                                         rows_##vectors##_1, \
+                                                         rows_##vectors##_2, \
+                                                         rows_##vectors##_3, \
+                                                         rows_##vectors##_4, \
+                                                         rows_##vectors##_5, \
+                                                         rows_##vectors##_6};
 
-ROW_KERNELS_1_TO_6(2)
 #if VL == 16
-ROW_KERNELS_7_TO_12(2)
-ROW_KERNELS_1_TO_6(1)
-ROW_KERNELS_7_TO_12(1)
-static row_kernel *const one_vector[ROWS + 1] = {
-    NULL,     rows_1_1, rows_1_2, rows_1_3,  rows_1_4,  rows_1_5, rows_1_6,
-    rows_1_7, rows_1_8, rows_1_9, rows_1_10, rows_1_11, rows_1_12};
+ROW_KERNELS(1)
 #endif
-static row_kernel *const two_vectors[ROWS + 1] = {
-    NULL,     rows_2_1, rows_2_2, rows_2_3,  rows_2_4,  rows_2_5,  rows_2_6,
-#if VL == 16
-    rows_2_7, rows_2_8, rows_2_9, rows_2_10, rows_2_11, rows_2_12,
-#endif
-};
+ROW_KERNELS(2)
 
-/* All rows of one or two vectors of columns. */
+/* All rows of one or two vectors of columns, in blocks of nearly the same size: few rows
+ * share too little of b. */
 static void product_columns(row_kernel *const *kernels, const operands *all, ptrdiff_t rows,
                             int add) {
     for (ptrdiff_t k = 0; k < all->depth; k += DEPTH) {
@@ -173,10 +168,13 @@ static void product_columns(row_kernel *const *kernels, const operands *all, ptr
         p.depth = all->depth - k < DEPTH ? all->depth - k : DEPTH;
         p.a += k;
         p.b += k * DAD_PANEL;
-        for (ptrdiff_t i = 0; i < rows; i += ROWS) {
-            kernels[rows - i < ROWS ? rows - i : ROWS](&p, add || k > 0);
-            p.a += ROWS * p.a_row;
-            p.c += ROWS * DAD_PANEL;
+        for (ptrdiff_t left = rows, n; left > 0; left -= n) {
+            const ptrdiff_t blocks = (left + ROWS - 1) / ROWS;
+            n = (left + blocks - 1) / blocks;
+            kernels[n](&p, add || k > 0);
+            p.a += n * p.a_row;
+            p.c += n * DAD_PANEL;
+            p.prefetch = 0; /* the first block has fetched b */
         }
     }
 }
@@ -186,13 +184,13 @@ static void product(float *c, ptrdiff_t c_panel, const float *a, ptrdiff_t lda,
                     ptrdiff_t K, int add) {
 #if VL == 16
     operands p = {c, c_panel, a, lda, b, b_panel, K, K >= LONG_DEPTH};
-    product_columns(panels == 2 ? two_vectors : one_vector, &p, rows, add);
+    product_columns(panels == 2 ? with_2 : with_1, &p, rows, add);
 #else
     for (int panel = 0; panel < panels; panel++) {
         for (int j = 0; j < DAD_PANEL; j += 2 * VL) {
             operands p = {c + panel * c_panel + j, VL, a, lda,
                           b + panel * b_panel + j, VL, K, K >= LONG_DEPTH};
-            product_columns(two_vectors, &p, rows, add);
+            product_columns(with_2, &p, rows, add);
         }
     }
 #endif
@@ -208,7 +206,7 @@ DAD_INLINE void outer_block(const int rows, const int vectors, const operands *p
             acc[i][j] = vset1(0.0f);
         }
     }
-    accumulate(acc, rows, vectors, p, 1, DAD_PANEL, p->depth, 0);
+    accumulate(acc, acc, rows, vectors, p, 1, DAD_PANEL, p->depth, 0);
     for (int i = 0; i < rows; i++) {
 #pragma GCC unroll 2
         for (int j = 0; j < vectors; j++) {
