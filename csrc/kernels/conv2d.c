@@ -167,6 +167,57 @@ dad_output_stage dad_output_stage_of(const dad_conv2d_epilogue *epilogue, ptrdif
     return stage;
 }
 
+dad_input_part dad_input_part_of(const dad_conv2d_input *input, ptrdiff_t C, ptrdiff_t c) {
+    const ptrdiff_t C1 = input->x2 != NULL ? input->C1 : C;
+    const bool second = c >= C1;
+    dad_input_part part = {.x = second ? input->x2 : input->x,
+                           .C = second ? C - C1 : C1,
+                           .c = second ? c - C1 : c};
+    if (input->norm != NULL) {
+        part.scale = input->norm + (second ? C1 : 0);
+        part.shift = part.scale + C;
+        part.stride = 2 * C;
+    }
+    return part;
+}
+
+dad_output_map dad_output_map_of(float *y, const dad_conv2d_epilogue *epilogue,
+                                 const dad_conv2d_shape *shape) {
+    const ptrdiff_t floats = shape->N * shape->H * shape->W * shape->O;
+    return (dad_output_map){.y = y,
+                            .H = shape->H,
+                            .W = shape->W,
+                            .O = shape->O,
+                            .epilogue = epilogue,
+                            .stream = dad_is_streamed(y, floats, shape->O)};
+}
+
+dad_output_place dad_output_place_of(const dad_output_map *map, ptrdiff_t n, ptrdiff_t i,
+                                     ptrdiff_t j, ptrdiff_t o, ptrdiff_t slice) {
+    const dad_conv2d_epilogue *e = map->epilogue;
+    const ptrdiff_t O = map->O, row = map->W * O;
+    const ptrdiff_t offset = (n * map->H + i) * row + j * O + o;
+    dad_output_place place = {.y = map->y + offset,
+                              .row_stride = row,
+                              .pixel_stride = O,
+                              .channels = dad_min(DAD_PANEL, O - o),
+                              .residual_row_stride = row,
+                              .stream = map->stream};
+    if (e->residual != NULL && e->residual_doubled) {
+        const ptrdiff_t H = map->H / 2, W = map->W / 2;
+        place.residual = e->residual + ((n * H + i / 2) * W + j / 2) * O + o;
+        place.residual_doubled = 1;
+        place.residual_row_stride = W * O;
+    } else if (e->residual != NULL) {
+        place.residual = e->residual + offset;
+    }
+    if (e->moments != NULL) {
+        place.moments = e->moments + slice * DAD_MOMENTS * O + o;
+        place.moments_stride = O;
+    }
+    return place;
+}
+
 static ptrdiff_t bias_slices(const dad_patch_shape *p) {
     return dad_ceil_div(p->N * p->HO * p->WO, SUM_PIXELS);
 }

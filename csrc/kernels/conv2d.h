@@ -98,8 +98,32 @@ ptrdiff_t dad_matmul_filter_scratch(const dad_patch_shape *shape);
 void dad_matmul_backward_filter(float *dw, const float *x, const float *dy,
                                 const dad_patch_shape *shape, float *scratch);
 
+/* The part of an input of C channels that has the group of channels from c on. */
+typedef struct {
+    const float *x;             /* [N, H, W, C] */
+    ptrdiff_t C, c;             /* of this part; the group's place in it */
+    const float *scale, *shift; /* [C] for image 0, or NULL: see dad_strip_source */
+    ptrdiff_t stride;           /* ... from one image to the next */
+} dad_input_part;
+
+dad_input_part dad_input_part_of(const dad_conv2d_input *input, ptrdiff_t C, ptrdiff_t c);
+
 /* A panel's part of the epilogue for image n. */
 dad_output_stage dad_output_stage_of(const dad_conv2d_epilogue *epilogue, ptrdiff_t n,
                                      ptrdiff_t o, ptrdiff_t O);
+
+typedef struct {
+    float *y; /* [N, H, W, O] */
+    ptrdiff_t H, W, O;
+    const dad_conv2d_epilogue *epilogue;
+    bool stream; /* y goes past the caches */
+} dad_output_map;
+
+dad_output_map dad_output_map_of(float *y, const dad_conv2d_epilogue *epilogue,
+                                 const dad_conv2d_shape *shape);
+/* Where pixel (i, j) of image n goes, and a panel's moments to their slice; the caller says
+ * how many pixels there are. */
+dad_output_place dad_output_place_of(const dad_output_map *map, ptrdiff_t n, ptrdiff_t i,
+                                     ptrdiff_t j, ptrdiff_t o, ptrdiff_t slice);
 
 #endif

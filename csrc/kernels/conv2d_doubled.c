@@ -116,11 +116,9 @@ ptrdiff_t dad_doubled_moment_slices(const dad_conv2d_shape *shape) {
 typedef struct {
     const doubled_plan *plan;
     const dad_winograd_ops *ops;
-    float *y;
+    dad_output_map output;
     const dad_conv2d_input *input;
     const dad_filter_view *filter;
-    const dad_conv2d_epilogue *epilogue;
-    bool stream;  /* y goes past the caches */
     float *u, *v; /* shared; u may be NULL */
 } doubled_job;
 
@@ -162,37 +160,25 @@ static tile_place tile_at(const region *in, ptrdiff_t tile) {
                         in->column + tile % in->columns};
 }
 
-/* Where the group of channels from *c on is read; *c is then counted in its part. */
-static dad_strip_source find_source(const doubled_job *job, ptrdiff_t n, ptrdiff_t *c) {
-    const doubled_plan *p = job->plan;
-    const dad_conv2d_input *in = job->input;
-    const ptrdiff_t C1 = in->x2 != NULL ? in->C1 : p->C;
-    const bool second = *c >= C1;
-    const ptrdiff_t C = second ? p->C - C1 : C1;
-    dad_strip_source source = {.H = p->H / 2, .W = p->W / 2, .C = C};
-    source.image = (second ? in->x2 : in->x) + n * source.H * source.W * C;
-    if (in->norm != NULL) {
-        source.scale = in->norm + n * 2 * p->C + (second ? C1 : 0);
-        source.shift = source.scale + p->C;
-    }
-    *c -= second ? C1 : 0;
-    return source;
-}
-
 /* v [point][tile][C]: the group of channels from c on, run by run of neighbours in a row.
  */
 static void transform_input(float *v, const doubled_job *job, const chunk *tiles,
                             ptrdiff_t c, float *strip) {
     const doubled_plan *p = job->plan;
     const region *in = tiles->in;
+    const dad_input_part part = dad_input_part_of(job->input, p->C, c);
+    dad_strip_source source = {.H = p->H / 2, .W = p->W / 2, .C = part.C};
     for (ptrdiff_t done = 0; done < tiles->count;) {
         const tile_place at = tile_at(in, tiles->first + done);
         const ptrdiff_t left = in->column + in->columns - at.j;
         const ptrdiff_t run = dad_min(dad_min(left, STRIP_TILES), tiles->count - done);
         const ptrdiff_t columns = run * STEP + 1;
-        ptrdiff_t channel = c;
-        const dad_strip_source source = find_source(job, at.n, &channel);
-        dad_simd()->conv->strip(strip, &source, channel, at.i * STEP - 1, at.j * STEP - 1,
+        source.image = part.x + at.n * source.H * source.W * part.C;
+        if (part.scale != NULL) {
+            source.scale = part.scale + at.n * part.stride;
+            source.shift = part.shift + at.n * part.stride;
+        }
+        dad_simd()->conv->strip(strip, &source, part.c, at.i * STEP - 1, at.j * STEP - 1,
                                 WINDOW, columns);
         job->ops->input(v + c + done * p->v_tile, p->v_point, p->v_tile, strip, columns,
                         run);
@@ -203,32 +189,14 @@ static void transform_input(float *v, const doubled_job *job, const chunk *tiles
 static dad_output_place find_place(const doubled_job *job, const tile_place *at,
                                    ptrdiff_t o) {
     const doubled_plan *p = job->plan;
-    const dad_conv2d_epilogue *e = job->epilogue;
     const ptrdiff_t above = at->i == 0, left = at->j == 0;
     const ptrdiff_t i = at->i * OUTPUTS - 1 + above, j = at->j * OUTPUTS - 1 + left;
-    const ptrdiff_t offset = ((at->n * p->H + i) * p->W + j) * p->O + o;
-    dad_output_place place = {.y = job->y + offset,
-                              .row_stride = p->W * p->O,
-                              .pixel_stride = p->O,
-                              .above = above,
-                              .left = left,
-                              .rows = dad_min(OUTPUTS - above, p->H - i),
-                              .columns = dad_min(OUTPUTS - left, p->W - j),
-                              .channels = dad_min(DAD_PANEL, p->O - o),
-                              .residual = e->residual ? e->residual + offset : NULL,
-                              .residual_row_stride = p->W * p->O,
-                              .stream = job->stream};
-    if (e->residual != NULL && e->residual_doubled) {
-        const ptrdiff_t H = p->H / 2, W = p->W / 2;
-        place.residual = e->residual + ((at->n * H + i / 2) * W + j / 2) * p->O + o;
-        place.residual_doubled = 1;
-        place.residual_row_stride = W * p->O;
-    }
-    if (e->moments != NULL) {
-        const ptrdiff_t slice = (at->n * p->rows + at->i) * p->columns + at->j;
-        place.moments = e->moments + slice * DAD_MOMENTS * p->O + o;
-        place.moments_stride = p->O;
-    }
+    const ptrdiff_t slice = (at->n * p->rows + at->i) * p->columns + at->j;
+    dad_output_place place = dad_output_place_of(&job->output, at->n, i, j, o, slice);
+    place.above = above;
+    place.left = left;
+    place.rows = dad_min(OUTPUTS - above, p->H - i);
+    place.columns = dad_min(OUTPUTS - left, p->W - j);
     return place;
 }
 
@@ -242,7 +210,7 @@ static void transform_output(const float *m, const doubled_job *job, const chunk
         const tile_place at = tile_at(tiles->in, tiles->first + i);
         if (at.n != image) {
             image = at.n;
-            stage = dad_output_stage_of(job->epilogue, image, o, p->O);
+            stage = dad_output_stage_of(job->output.epilogue, image, o, p->O);
         }
         const dad_output_place place = find_place(job, &at, o);
         job->ops->output(&place, m + i * DAD_PANEL, p->m_point, &stage);
@@ -323,16 +291,13 @@ void dad_doubled_forward(float *y, const dad_conv2d_input *input,
                          const dad_filter_view *filter, const dad_conv2d_epilogue *epilogue,
                          const dad_conv2d_shape *shape, float *scratch) {
     const doubled_plan p = make_plan(shape);
-    const doubled_job job = {
-        .plan = &p,
-        .ops = dad_winograd_transforms(shape->algorithm),
-        .y = y,
-        .input = input,
-        .filter = filter,
-        .epilogue = epilogue,
-        .stream = dad_is_streamed(y, shape->N * shape->H * shape->W * shape->O, shape->O),
-        .u = scratch,
-        .v = scratch + p.shared_u};
+    const doubled_job job = {.plan = &p,
+                             .ops = dad_winograd_transforms(shape->algorithm),
+                             .output = dad_output_map_of(y, epilogue, shape),
+                             .input = input,
+                             .filter = filter,
+                             .u = scratch,
+                             .v = scratch + p.shared_u};
 #pragma omp parallel num_threads(dad_num_threads())
     {
         const workspace own = find_workspace(&p, scratch);

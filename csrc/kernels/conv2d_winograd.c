@@ -111,12 +111,10 @@ ptrdiff_t dad_winograd_moment_slices(const dad_conv2d_shape *shape) {
 
 typedef struct {
     const winograd_plan *plan;
-    float *y;
+    dad_output_map output;
     const dad_conv2d_input *input;
     const dad_filter_view *filter;
-    const dad_conv2d_epilogue *epilogue;
     ptrdiff_t slice; /* tiles in a slice of the moments */
-    bool stream;     /* y goes past the caches */
     float *u, *v;    /* shared, or NULL */
 } winograd_job;
 
@@ -138,50 +136,27 @@ static workspace find_workspace(const winograd_plan *p, float *scratch) {
 static void transform_input(float *v, const winograd_job *job, ptrdiff_t first,
                             ptrdiff_t count, ptrdiff_t c, float *strip) {
     const winograd_plan *p = job->plan;
-    const dad_conv2d_input *in = job->input;
-    const ptrdiff_t C1 = in->x2 != NULL ? in->C1 : p->C;
-    const bool second = c >= C1;
-    dad_tile_map map = {.data = second ? in->x2 : in->x,
-                        .C = second ? p->C - C1 : C1,
-                        .halo = 1,
-                        .doubled = p->doubled,
-                        .transform = p->tiling.ops->input};
-    if (in->norm != NULL) {
-        map.scale = in->norm + (second ? C1 : 0);
-        map.shift = map.scale + p->C;
-        map.stride = 2 * p->C;
-    }
+    const dad_input_part part = dad_input_part_of(job->input, p->C, c);
+    const dad_tile_map map = {.data = part.x,
+                              .C = part.C,
+                              .halo = 1,
+                              .doubled = p->doubled,
+                              .scale = part.scale,
+                              .shift = part.shift,
+                              .stride = part.stride,
+                              .transform = p->tiling.ops->input};
     dad_transform_tiles(v + c, p->v_point, p->v_tile, &map, &p->tiling, first, count,
-                        second ? c - C1 : c, strip);
+                        part.c, strip);
 }
 
 static dad_output_place find_place(const winograd_job *job, ptrdiff_t tile, ptrdiff_t o) {
-    const winograd_plan *p = job->plan;
-    const dad_tiling *t = &p->tiling;
-    const dad_conv2d_epilogue *e = job->epilogue;
+    const dad_tiling *t = &job->plan->tiling;
     const dad_tile_place at = dad_tile_at(t, tile);
-    const ptrdiff_t offset = ((at.n * t->H + at.i) * t->W + at.j) * p->O + o;
-    dad_output_place place = {.y = job->y + offset,
-                              .row_stride = t->W * p->O,
-                              .pixel_stride = p->O,
-                              .rows = dad_min(t->ops->tile, t->H - at.i),
-                              .columns = dad_min(t->ops->tile, t->W - at.j),
-                              .channels = dad_min(DAD_PANEL, p->O - o),
-                              .residual = e->residual ? e->residual + offset : NULL,
-                              .residual_doubled = 0,
-                              .stream = job->stream,
-                              .residual_row_stride = t->W * p->O};
-    if (e->residual != NULL && e->residual_doubled) {
-        const ptrdiff_t H = t->H / 2, W = t->W / 2;
-        place.residual = e->residual + ((at.n * H + at.i / 2) * W + at.j / 2) * p->O + o;
-        place.residual_doubled = 1;
-        place.residual_row_stride = W * p->O;
-    }
-    if (e->moments != NULL) {
-        place.moments = e->moments + tile / job->slice * DAD_MOMENTS * p->O + o;
-        place.moments_stride = p->O;
-        place.first = tile % job->slice == 0;
-    }
+    dad_output_place place =
+        dad_output_place_of(&job->output, at.n, at.i, at.j, o, tile / job->slice);
+    place.rows = dad_min(t->ops->tile, t->H - at.i);
+    place.columns = dad_min(t->ops->tile, t->W - at.j);
+    place.first = tile % job->slice == 0;
     return place;
 }
 
@@ -191,10 +166,12 @@ static void transform_output(const float *m, const winograd_job *job, ptrdiff_t 
     const winograd_plan *p = job->plan;
     const ptrdiff_t per_image = p->tiling.per_image;
     const ptrdiff_t existing = p->tiling.rows * p->tiling.columns;
-    dad_output_stage stage = dad_output_stage_of(job->epilogue, first / per_image, o, p->O);
+    dad_output_stage stage =
+        dad_output_stage_of(job->output.epilogue, first / per_image, o, p->O);
     for (ptrdiff_t i = 0; i < count; i++) {
         if (i > 0 && (first + i) % per_image == 0) {
-            stage = dad_output_stage_of(job->epilogue, (first + i) / per_image, o, p->O);
+            stage =
+                dad_output_stage_of(job->output.epilogue, (first + i) / per_image, o, p->O);
         }
         if ((first + i) % per_image >= existing) {
             continue;
@@ -283,16 +260,13 @@ void dad_winograd_forward(float *y, const dad_conv2d_input *input,
                           const dad_conv2d_epilogue *epilogue,
                           const dad_conv2d_shape *shape, float *scratch) {
     const winograd_plan p = make_plan(shape);
-    const winograd_job job = {
-        .plan = &p,
-        .y = y,
-        .input = input,
-        .filter = filter,
-        .epilogue = epilogue,
-        .slice = tiles_per_slice(shape),
-        .stream = dad_is_streamed(y, shape->N * shape->H * shape->W * shape->O, shape->O),
-        .u = scratch,
-        .v = scratch + p.shared_u};
+    const winograd_job job = {.plan = &p,
+                              .output = dad_output_map_of(y, epilogue, shape),
+                              .input = input,
+                              .filter = filter,
+                              .slice = tiles_per_slice(shape),
+                              .u = scratch,
+                              .v = scratch + p.shared_u};
 #pragma omp parallel num_threads(dad_num_threads())
     {
         const workspace own = find_workspace(&p, scratch);
