@@ -57,6 +57,7 @@ RUN_FILES = (MODEL_FILE, STATE_FILE, LOG_FILE, CONFIG_FILE, MASKS_FILE, CURVES_F
 TIMING_STEPS = 6  # tried, on other networks, to turn a time budget into a step count
 TIMING_SHARE = 0.2  # of a time budget; slow steps are tried less often
 RESERVE = 0.05  # of a time budget, for checkpoints and the end
+LOOKS = 20  # at the clock, in a run under a time budget
 CHECKPOINT_SECONDS = 600.0  # at most that much work is lost, whatever checkpoint_every says
 CALIBRATION_IMAGES = 100  # one of them may reach a threshold that 1 % of good images do
 
@@ -113,6 +114,8 @@ class Fit:
         self.started_from = ""
         self.before: dict[str, Any] = {}  # the provenance of weights that are trained on
         self.seconds_before = 0.0
+        self.budget = math.inf  # seconds
+        self.shortened: list[dict[str, int]] = []
         self.log: list[dict[str, float]] = []
         self.kept = Kept(model)
         self.alignment: float | None = None  # of the good images, once it is measured
@@ -131,6 +134,7 @@ class Fit:
         if time_budget is not None:
             steps = self._steps_within(time_budget)
             self.model.train_config = update(self.model.train_config, {"steps": steps})
+            self.budget = time_budget
         for network in self.model.networks.values():
             _forget_moments(network)
         self.model.threshold = self.model.normality = None
@@ -168,6 +172,7 @@ class Fit:
             self.kept.restore(tensors, values.get("best"))
             self.before = dict(values.get("fine_tuned_from", {}))
             self.started_from = str(values.get("started_from", RANDOM_WEIGHTS))
+            self.shortened = list(values.get("shortened", []))
             self.trainer = self._new_trainer(self.model.unet, self.model.seg)
             self.trainer.iteration = int(values["iteration"])
             self.seconds_before = float(values["seconds"])
@@ -204,7 +209,7 @@ class Fit:
         config = self.model.train_config
         self._check_memory()
         begun, first = time.monotonic(), self.trainer.iteration
-        saved = begun
+        saved, looked = begun, (first, begun)
         with _interrupts_noted() as interrupts:
             while self.trainer.iteration < config.steps:
                 result = self._step(self.trainer)
@@ -233,6 +238,10 @@ class Fit:
                 if due and step < config.steps:
                     self._save()
                     saved = now
+                if (step - looked[0]) * LOOKS >= config.steps:
+                    now = time.monotonic()
+                    self._keep_to_budget((now - looked[1]) / (step - looked[0]))
+                    looked, config = (step, now), self.model.train_config
             self._save_state()
             self.kept.settle()
             if self.model.config.standardised:
@@ -321,6 +330,26 @@ class Fit:
             return trainer.step_autoencoder(images, defects, drawn)
         return trainer.step(images, defects, labels)
 
+    def _keep_to_budget(self, per_step: float) -> None:
+        """Plan fewer steps where those that are left would use up the reserve as well."""
+        config, step = self.model.train_config, self.trainer.iteration
+        spent, needed = time.monotonic() - self.start, (config.steps - step) * per_step
+        if spent + needed <= self.budget:
+            return
+        steps = step + max(1, int(((1 - RESERVE) * self.budget - spent) / per_step))
+        if steps >= config.steps:
+            return
+        log.warning(
+            "the machine has become slower: %d training steps instead of %d, for the time budget",
+            steps,
+            config.steps,
+        )
+        self.shortened.append({"at": step, "from": config.steps, "to": steps})
+        self.model.train_config = update(config, {"steps": steps})
+        if self.trainer.total_steps:
+            self.trainer.total_steps = steps
+        self._save_state()
+
     def _steps_within(self, time_budget: float) -> int:
         """How many steps fit what is left of the budget; tried on networks that are thrown away."""
         model = self.model
@@ -355,6 +384,8 @@ class Fit:
         note = {} if model.threshold is None else {"threshold": model.provenance["threshold"]}
         if self.before:
             note["fine_tuned_from"] = self.before
+        if self.shortened:
+            note["shortened"] = self.shortened
         model.provenance = {
             "train_steps": step,
             "train_seconds": round(self._seconds(), 3),
@@ -398,6 +429,7 @@ class Fit:
             "best": self.kept.values(),
             "fine_tuned_from": self.before,
             "started_from": self.started_from,
+            "shortened": self.shortened,
             **self.inputs,
         }
         checkpoints.save_state(self.out / STATE_FILE, tensors, values)

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -377,6 +378,59 @@ def test_a_time_budget_is_turned_into_steps(images):
     assert model.provenance["train_steps"] == model.train_config.steps
     assert weights(model) == weights(small().fit(images, steps=model.train_config.steps))
     assert small().fit(images, time_budget=1e-6).train_config.steps == 1
+
+
+class Clock:
+    """What `time.monotonic` is to a run whose steps take as long as a function of their number."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, seconds: Callable[[int], float]) -> None:
+        self.now, step = 0.0, fitting.Fit._step
+
+        def slow(fit: fitting.Fit, trainer: dad.Trainer) -> object:
+            self.now += seconds(trainer.iteration)
+            return step(fit, trainer)
+
+        monkeypatch.setattr(fitting.time, "monotonic", lambda: self.now)
+        monkeypatch.setattr(fitting.Fit, "_step", slow)
+        monkeypatch.setattr(fitting.Fit, "_steps_within", lambda fit, budget: int(0.95 * budget))
+
+
+def test_a_run_on_a_machine_that_becomes_slower_keeps_to_its_budget(
+    tmp_path, images, monkeypatch, caplog
+):
+    clock = Clock(monkeypatch, lambda step: 1.0 if step < 10 else 3.0)
+    model = small(anneal=True)
+    model.fit(images, time_budget=40.0, out=tmp_path)
+    steps = model.train_config.steps
+    assert 15 <= steps <= 20
+    assert clock.now <= 40
+    first = model.provenance["shortened"][0]
+    assert (first["from"], model.provenance["train_steps"]) == (38, steps)
+    assert 10 < first["at"] < first["to"] <= 20
+    assert "training steps instead of 38, for the time budget" in caplog.text
+
+
+def test_a_run_that_is_a_little_late_is_not_shortened(images, monkeypatch):
+    Clock(monkeypatch, lambda step: 1.05)
+    model = small().fit(images, time_budget=40.0)
+    assert model.train_config.steps == 38
+    assert "shortened" not in model.provenance
+
+
+def test_a_shortened_run_is_resumed_with_its_new_number_of_steps(tmp_path, images, monkeypatch):
+    Clock(monkeypatch, lambda step: 3.0)
+    with pytest.raises(KeyboardInterrupt):
+        small(checkpoint_every=100, anneal=True).fit(
+            images, time_budget=40.0, out=tmp_path, progress=stop_at(6)
+        )
+    steps = dad.load(tmp_path / "model.safetensors").train_config.steps
+    assert steps < 15
+    model = dad.load(tmp_path / "model.safetensors")
+    model.fit(images, out=tmp_path, resume=True)
+    assert model.provenance["train_steps"] == steps
+    assert model.provenance["shortened"][-1]["to"] == steps
+    whole = small(checkpoint_every=100, anneal=True).fit(images, time_budget=40.0)
+    assert weights(model) == weights(whole)
 
 
 # ---- places that cannot be written ------------------------------------------------------------
