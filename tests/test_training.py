@@ -60,36 +60,68 @@ def check_first_update(data: Any, part: str, start: State, now: State) -> None:
     assert distance(np.concatenate(got), np.concatenate(want)) < 0.3
 
 
+def golden_step(training: dad.Trainer, data: Any, i: int, nudge: np.ndarray | float = 0) -> Any:
+    step = under(data, f"step{i}/")
+    return training.step(
+        np.float32(step["image"] * (1 + nudge)),
+        step["mask"],
+        step["label"],
+        t=(step["t_s"], step["t_b"]),
+        noise=(step["noise_s"], step["noise_b"]),
+    )
+
+
+def golden_losses(data: Any, i: int) -> dict[str, float]:
+    step = under(data, f"step{i}/")
+    names = {"noise": "noise_loss", "focal": "focal", "smooth_l1": "smooth_l1", "total": "total"}
+    return {name: float(step[key]) for name, key in names.items()}
+
+
+def golden_trainer() -> tuple[dad.Trainer, Any]:
+    data, config = golden("train_three_steps")
+    options = {"unet_lr": 1e-4, "seg_lr": 1e-5, "seg_cosine_t_max": 10}
+    return trainer(config["unet"], **options), data
+
+
+@pytest.mark.usefixtures("every_level")
+def test_the_first_golden_step() -> None:
+    training, data = golden_trainer()
+    start = state(training)
+    out = golden_step(training, data, 0)
+    for name, want in golden_losses(data, 0).items():
+        assert out[name] == pytest.approx(want, rel=2e-5, abs=1e-6), name
+    step = under(data, "step0/")
+    np.testing.assert_allclose(out["x0"], step["pred_x0"], atol=1e-3)
+    np.testing.assert_allclose(out["mask"], step["pred_mask"], atol=1e-4)
+    now = state(training)
+    check_first_update(data, "unet", start, now)
+    check_first_update(data, "seg", start, now)
+    statistics = {k: v for k, v in under(data, "after0/seg/").items() if "running" in k}
+    assert len(statistics) == 2 * 27
+    for name, want in statistics.items():
+        np.testing.assert_allclose(now[f"seg {name}"], want, rtol=1e-4, atol=1e-6)
+
+
 @pytest.mark.usefixtures("every_level")
 def test_three_golden_steps() -> None:
-    data, config = golden("train_three_steps")
-    training = trainer(config["unet"], unet_lr=1e-4, seg_lr=1e-5, seg_cosine_t_max=10)
-    start = state(training)
+    """Adam turns the rounding of a gradient near zero into a full step, so that one run in some
+    thirty is 2e-3 from the second step's losses: the median of runs whose images differ in the last
+    place is compared."""
+    losses: list[list[dict[str, float]]] = [[], [], []]
+    for seed in range(5):
+        training, data = golden_trainer()
+        for i in range(3):
+            shape = data[f"step{i}/image"].shape
+            nudge = np.random.default_rng(seed).choice([-6e-8, 0, 6e-8], shape)
+            losses[i].append(golden_step(training, data, i, nudge if seed else 0).losses)
+            rate = float(data[f"step{i}/lr_seg_next"])
+            assert training.learning_rates(i + 1)[1] == pytest.approx(rate)
+        counts = [int(v) for k, v in state(training).items() if "num_batches" in k]
+        assert counts == [3] * 27
     for i, tolerance in enumerate((2e-5, 1e-3, 1e-2)):
-        step = under(data, f"step{i}/")
-        out = training.step(
-            step["image"],
-            step["mask"],
-            step["label"],
-            t=(step["t_s"], step["t_b"]),
-            noise=(step["noise_s"], step["noise_b"]),
-        )
-        for name in ("noise", "focal", "smooth_l1", "total"):
-            want = step["noise_loss" if name == "noise" else name]
-            assert out[name] == pytest.approx(float(want), rel=tolerance, abs=1e-6), name
-        assert training.learning_rates(i + 1)[1] == pytest.approx(float(step["lr_seg_next"]))
-        if i == 0:
-            np.testing.assert_allclose(out["x0"], step["pred_x0"], atol=1e-3)
-            np.testing.assert_allclose(out["mask"], step["pred_mask"], atol=1e-4)
-            now = state(training)
-            check_first_update(data, "unet", start, now)
-            check_first_update(data, "seg", start, now)
-            statistics = {k: v for k, v in under(data, "after0/seg/").items() if "running" in k}
-            assert len(statistics) == 2 * 27
-            for name, want in statistics.items():
-                np.testing.assert_allclose(now[f"seg {name}"], want, rtol=1e-4, atol=1e-6)
-    counts = [int(v) for k, v in state(training).items() if "num_batches" in k]
-    assert counts == [3] * 27
+        for name, want in golden_losses(data, i).items():
+            got = float(np.median([one[name] for one in losses[i]]))
+            assert got == pytest.approx(want, rel=tolerance, abs=1e-6), (i, name)
 
 
 def test_the_losses_are_what_they_say() -> None:
