@@ -86,6 +86,10 @@ class ModelConfig:
     standardised: bool = _setting(
         False, "maps relative to what good images show at each pixel, where parts keep their place"
     )
+    match_brightness: bool = _setting(
+        False,
+        "images are scaled to the mean brightness of the good ones, then looked at",
+    )
     top_k: int = _setting(50, "an image's score is the mean of so many largest map values")
     pretrained: bool = _setting(
         False, "start from the weights that come with the package, where they fit the networks"
@@ -234,6 +238,7 @@ _COMPACT = Preset(
         seg_channels=16,
         pretrained=True,
         standardised=True,
+        match_brightness=True,
         top_k=12,  # the share of pixels that the paper's 50 are at 256 px
     ),
     TrainConfig(

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from diffusionad.brightness import MOST
 from diffusionad.config import GROUPS, to_dict
 from diffusionad.denoising import evaluation_noise
 from diffusionad.errors import InputError, MissingPackage
@@ -78,7 +79,7 @@ def build(onnx: Any, model: DiffusionAD, noise_inputs: bool) -> Any:
             inputs.append(graph.declare(name, ["N_noise", channels, size, size]))
         else:
             graph.constant(noise[None], name)
-    image = Map("image", channels, size)
+    image = _matched(graph, model, Map("image", channels, size))
     repaired = _repair(graph, model, image, steps)
     probability = _segmenter(graph, model, graph.concat([image, repaired]))
     found = _standardised(graph, model, probability, image, repaired)
@@ -103,6 +104,18 @@ def build(onnx: Any, model: DiffusionAD, noise_inputs: bool) -> Any:
             "threshold": json.dumps(model.threshold),
         },
     )
+
+
+def _matched(graph: _Graph, model: DiffusionAD, image: Map) -> Map:
+    """The image at the brightness of the good images, as brightness.matched() has it."""
+    if model.brightness is None:
+        return image
+    mean = graph.node("ReduceMean", image.name, axes=[1, 2, 3], keepdims=1)
+    above = graph.node("Max", mean, graph.number(1e-6))
+    factor = graph.node("Div", graph.number(model.brightness), above)
+    limits = (graph.number(1 / MOST), graph.number(MOST))
+    scaled = graph.node("Mul", image.name, graph.node("Clip", factor, *limits))
+    return Map(graph.node("Min", scaled, graph.number(1)), image.channels, image.side)
 
 
 def _standardised(graph: _Graph, model: DiffusionAD, found: Map, image: Map, repair: Map) -> Map:

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from . import _core, checkpoints, normality, system, training_log
+from . import _core, brightness, checkpoints, normality, system, training_log
 from .config import ModelConfig, TrainConfig, from_dict, to_dict, to_toml, update
 from .errors import InputError
 from .files import PathLike, remove_temporaries, write_text
@@ -33,6 +33,7 @@ from .kept import Kept, under
 from .models import SegmentationNet, UNet
 from .sources import (
     Textures,
+    as_floats,
     choose_foregrounds,
     load_images,
     synthesis_inputs,
@@ -129,6 +130,7 @@ class Fit:
         if steps is not None:
             self.model.train_config = update(self.model.train_config, {"steps": steps})
         self._use_kind()
+        self._measure_brightness()
         self._find_foregrounds()
         self._hold_out()
         if time_budget is not None:
@@ -172,6 +174,7 @@ class Fit:
             self.kept.restore(tensors, values.get("best"))
             self.before = dict(values.get("fine_tuned_from", {}))
             self.started_from = str(values.get("started_from", RANDOM_WEIGHTS))
+            self.model.brightness = values.get("brightness")
             self.shortened = list(values.get("shortened", []))
             self.trainer = self._new_trainer(self.model.unet, self.model.seg)
             self.trainer.iteration = int(values["iteration"])
@@ -189,6 +192,14 @@ class Fit:
         if self.kind is not None:
             config = update(config, {"kind": self.kind})
         self.model.train_config = settle_kind(config, self.images.kind)
+
+    def _measure_brightness(self) -> None:
+        """Of the good images; a model that is trained on keeps that of its first ones."""
+        if self.model.config.match_brightness and self.model.brightness is None:
+            pixels = self.images.pixels
+            self.model.brightness = brightness.mean_of(
+                as_floats(pixels[i : i + 1])[0] for i in range(len(pixels))
+            )
 
     def _find_foregrounds(self, kind: str | None = None) -> None:
         """Masks that were given, that lie beside the images, or that the extractor finds."""
@@ -322,7 +333,8 @@ class Fit:
         """One step of a trainer on the batch of its iteration."""
         config = self.model.train_config
         rng = np.random.default_rng([self.model.config.seed, trainer.iteration, 1])
-        chosen, drawn = self.images.draw(rng, config.batch_size)
+        chosen, raw = self.images.draw(rng, config.batch_size)
+        drawn = self.model._matched(raw)
         masks = None if self.foregrounds is None else self.foregrounds[chosen]
         inputs = synthesis_inputs(drawn, masks, self.textures, rng)
         images, defects, labels = synthesize_batch(*inputs, _synthesis_options(config))
@@ -386,6 +398,8 @@ class Fit:
             note["fine_tuned_from"] = self.before
         if self.shortened:
             note["shortened"] = self.shortened
+        if model.brightness is not None:
+            note["brightness"] = round(model.brightness, 4)
         model.provenance = {
             "train_steps": step,
             "train_seconds": round(self._seconds(), 3),
@@ -429,6 +443,7 @@ class Fit:
             "best": self.kept.values(),
             "fine_tuned_from": self.before,
             "started_from": self.started_from,
+            "brightness": self.model.brightness,
             "shortened": self.shortened,
             **self.inputs,
         }

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from . import _core, metrics, normality, pretrained, tiling
+from . import _core, brightness, metrics, normality, pretrained, tiling
 from .arrays import as_array
 from .config import ModelConfig, TrainConfig, update
 from .denoising import Repair, autoencode, denoise
@@ -79,6 +79,7 @@ class Detector:
         )
         self._threshold: float | None = None
         self.normality: Normality | None = None  # what good images show; fit() measures it
+        self.brightness: float | None = None  # theirs, where images are scaled to it
         self.provenance: dict[str, Any] = {}
         self.started_from = self._initialise() if initialise else "a file"
 
@@ -219,17 +220,15 @@ class Detector:
         parts = []
         for index, item in enumerate(as_items(images)):
             pixels = pixels_of(item, f"images[{index}]")
-            blended = tiling.blended_map(
-                lambda x0: self._map(x0, self._repair(x0)), pixels, tiles, size, batch_size
-            )
-            whole = fit_to_network(pixels, size)[None]
+            blended = tiling.blended_map(self._map_of, pixels, tiles, size, batch_size)
+            whole = self._matched(fit_to_network(pixels, size)[None])
             parts.append(self._say(whole, blended[None], None, paths_of([item]), tiles))
         return joined(parts)
 
     def explain(self, images: ImageSource) -> Explanation:
         """Every stage of a batch: noised, repaired at both scales, guided, map, score."""
         items = as_items(images)
-        x0 = to_network(items, self.config.image_size)
+        x0 = self._matched(to_network(items, self.config.image_size))
         repair = self._repair(x0)
         said = self._say(x0, self._map(x0, repair), repair.x0, paths_of(items))
         return Explanation(
@@ -256,6 +255,7 @@ class Detector:
         shapes: Sequence[tuple[int, int]] | None,
     ) -> Prediction:
         """Of a batch at the networks' size; with maps of these (height, width)."""
+        x0 = self._matched(x0)
         repair = self._repair(x0)
         said = self._say(x0, self._map(x0, repair), repair.x0, paths)
         if shapes is None:
@@ -283,6 +283,14 @@ class Detector:
             threshold=self.threshold,
             tiles=tiles,
         )
+
+    def _matched(self, x0: Floats) -> Floats:
+        """What the networks see of images at their size."""
+        return x0 if self.brightness is None else brightness.matched(x0, self.brightness)
+
+    def _map_of(self, x0: Floats) -> Floats:
+        x0 = self._matched(x0)
+        return self._map(x0, self._repair(x0))
 
     def _repair(self, x0: Floats) -> Repair:
         config = self.config
@@ -314,7 +322,8 @@ class Detector:
         self.threshold = self.normality = None
 
         def found() -> Iterator[tuple[Floats, Floats, Floats]]:
-            for _, x0, _ in self._batches(images, batch_size):
+            for _, batch, _ in self._batches(images, batch_size):
+                x0 = self._matched(batch)
                 repair = self._repair(x0)
                 yield self._map(x0, repair), x0, repair.x0
 

@@ -190,8 +190,15 @@ class DiffusionAD(Estimator):
             config={"model": to_dict(self.config), "train": to_dict(self.train_config)},
             provenance=self.provenance,
             threshold=self.threshold,
-            normality={} if self.normality is None else dict(vars(self.normality)),
+            normality=self._of_good_images(),
         )
+
+    def _of_good_images(self) -> dict[str, npt.NDArray[np.float32]]:
+        """What a file notes of the good images beside the threshold."""
+        noted = {} if self.normality is None else dict(vars(self.normality))
+        if self.brightness is not None:
+            noted["brightness"] = np.array([self.brightness], np.float32)
+        return noted
 
     def __getstate__(self) -> dict[str, Any]:
         """Everything, for pickle and copies: the core's networks as their state dicts."""
@@ -252,8 +259,11 @@ def _restored(path: PathLike, checkpoint: checkpoints.Checkpoint) -> DiffusionAD
         message = str(error.args[0] if error.args else error)
         raise InputError(f"{path}: the file does not fit its own settings: {message}") from error
     model._threshold = checkpoint.threshold
-    if checkpoint.normality:
-        model.normality = _normality(path, checkpoint.normality, model.config.image_size)
+    noted = dict(checkpoint.normality)
+    if "brightness" in noted:
+        model.brightness = _brightness(path, np.array(noted.pop("brightness")))
+    if noted:
+        model.normality = _normality(path, noted, model.config.image_size)
     model.provenance = checkpoint.provenance
     return model
 
@@ -264,3 +274,9 @@ def _normality(path: PathLike, tensors: Mapping[str, Any], side: int) -> Normali
         if shape != (2, side, side):
             raise InputError(f"{path}: normality.{name}: expected [2, {side}, {side}], got {shape}")
     return Normality(*(np.array(tensors[name]) for name in ("mean", "deviation")))
+
+
+def _brightness(path: PathLike, value: npt.NDArray[Any]) -> float:
+    if value.shape != (1,) or not 0 <= value[0] <= 1:
+        raise InputError(f"{path}: normality.brightness: expected one number from 0 to 1")
+    return float(value[0])

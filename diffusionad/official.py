@@ -66,7 +66,7 @@ def save(path: PathLike, checkpoint: Checkpoint) -> None:
     """
     model = from_dict(ModelConfig, checkpoint.config["model"])
     train = from_dict(TrainConfig, checkpoint.config["train"])
-    for name in ("patch_size", "preconditioned", "seg_patch_size"):
+    for name in ("patch_size", "preconditioned", "seg_patch_size", "match_brightness"):
         if (value := getattr(model, name)) != getattr(ModelConfig(), name):
             raise InputError(
                 f"{path}: this model has {name} = {value}, for which the reference's networks have "

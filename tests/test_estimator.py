@@ -278,6 +278,7 @@ def test_a_saved_model_is_fine_tuned(tmp_path, images):
     goes_on = small(steps=1)
     goes_on.unet.load_state_dict(model.unet.state_dict())
     goes_on.seg.load_state_dict(model.seg.state_dict())
+    goes_on.brightness = model.brightness
     assert weights(read) == weights(goes_on.fit(images[4:], steps=1))
     assert weights(read) != weights(small(steps=1).fit(images[4:]))
     assert read.threshold == goes_on.threshold != model.threshold
