@@ -87,8 +87,7 @@ class ModelConfig:
         False, "maps relative to what good images show at each pixel, where parts keep their place"
     )
     match_brightness: bool = _setting(
-        False,
-        "images are scaled to the mean brightness of the good ones, then looked at",
+        False, "scale every image to the mean brightness of the good ones"
     )
     top_k: int = _setting(50, "an image's score is the mean of so many largest map values")
     pretrained: bool = _setting(
