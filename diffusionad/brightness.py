@@ -14,6 +14,7 @@ import numpy as np
 
 from .images import Floats
 
+DARKEST = 1e-6  # mean that is divided by
 MOST = 4.0  # times darker or brighter: beyond that an image is no badly lit one, say of a lens cap
 
 
@@ -28,7 +29,7 @@ def matched(images: Floats, brightness: float) -> Floats:
     What becomes brighter than 1 is clipped. An image's result does not depend on the others.
     """
     means = np.array([_mean(image) for image in images])
-    factors = np.clip(brightness / np.maximum(means, 1e-6), 1 / MOST, MOST).astype(np.float32)
+    factors = np.clip(brightness / np.maximum(means, DARKEST), 1 / MOST, MOST).astype(np.float32)
     scaled: Floats = images * factors[:, None, None, None]
     return np.minimum(scaled, np.float32(1), out=scaled)
 

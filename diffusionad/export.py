@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from diffusionad.brightness import MOST
+from diffusionad.brightness import DARKEST, MOST
 from diffusionad.config import GROUPS, to_dict
 from diffusionad.denoising import evaluation_noise
 from diffusionad.errors import InputError, MissingPackage
@@ -111,7 +111,7 @@ def _matched(graph: _Graph, model: DiffusionAD, image: Map) -> Map:
     if model.brightness is None:
         return image
     mean = graph.node("ReduceMean", image.name, axes=[1, 2, 3], keepdims=1)
-    above = graph.node("Max", mean, graph.number(1e-6))
+    above = graph.node("Max", mean, graph.number(DARKEST))
     factor = graph.node("Div", graph.number(model.brightness), above)
     limits = (graph.number(1 / MOST), graph.number(MOST))
     scaled = graph.node("Mul", image.name, graph.node("Clip", factor, *limits))

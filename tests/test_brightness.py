@@ -21,13 +21,9 @@ def drawn(count: int = 6, seed: int = 0) -> np.ndarray:
     return (rng.random((count, 3, SIZE, SIZE)) * light).astype(np.float32)
 
 
-def trained(**options: object) -> dad.DiffusionAD:
-    return tiny(match_brightness=True, **options).fit(drawn(), steps=2)
-
-
 @pytest.fixture(scope="module")
 def model() -> dad.DiffusionAD:
-    return trained()
+    return tiny(match_brightness=True).fit(drawn(), steps=2)
 
 
 # ---- arithmetic ---------------------------------------------------------------------------------
@@ -97,10 +93,8 @@ def test_every_way_to_predict_sees_matched_images(model: dad.DiffusionAD) -> Non
 
 
 def test_standardised_maps_are_of_matched_images() -> None:
-    images = (
-        np.repeat(drawn(1), 12, axis=0)
-        * np.linspace(0.6, 1, 12, dtype=np.float32)[:, None, None, None]
-    )
+    light = np.linspace(0.6, 1, 12, dtype=np.float32)
+    images = drawn(1) * light[:, None, None, None]
     model = tiny(match_brightness=True, standardised=True).fit(images, steps=1)
     assert model.normality is not None
     assert (model.normality.deviation < 1e-3).all()  # all show the same in other light
