@@ -152,7 +152,7 @@ def test_bits_do_not_depend_on_threads(
     x, w, b = draw(2, c, h, width), draw(o, c, kernel, kernel), draw(o)
     dy = draw(2, o, h, width)
     results = []
-    for threads in (1, 2, 3, 4):
+    for threads in (1, 2, 3, 4, 7, 16):
         _core.set_num_threads(threads)
         y = _core.conv2d(x, w, b, padding=padding, algorithm=algorithm)
         results.append((y, *_core.conv2d_backward(dy, x, w, padding=padding, algorithm=algorithm)))

@@ -27,20 +27,29 @@ enum {
     PRIVATE_CHUNK = 24,     /* tiles: a multiple of the rows of every micro-kernel */
     WIDE_CHUNK = 12,        /* the same from WIDE_CHANNELS on, to stay within a small L2 */
     WIDE_CHANNELS = 192,
-    PRIVATE_CHUNKS = 6, /* per thread at least, or the last round leaves threads idle */
+    WIDE_CHUNKS = 6, /* per thread at least: U is read once a chunk, which few do not repay */
     SHARED_CHUNK = 48,
+    ITEM_TILES = 4, /* what it costs to begin with another chunk, in tiles */
     SHARED_FLOATS = 4 << 20, /* of V at most: it is read once per pair of panels, from L3 */
-    OWN_PAIRS = 4,    /* per thread at least, or making U apart leaves threads idle */
+    SHARED_THREAD = 1 << 20, /* ... or so many per thread: that of many threads is larger */
+    OWN_PAIRS = 4, /* per thread at least, or evenly many: else making U leaves some idle */
     MOMENT_TILES = 4, /* in a slice of the moments: divides every chunk */
     MANY_TILES = 64,  /* of an image: three more are then nothing */
     PAIR = DAD_PANEL_PAIR * DAD_PANEL,
 };
 
+/* Tiles in chunks: `full` of `size` tiles each, equally many for every thread, then one of
+ * `rest` for every thread, so that all end together. */
+typedef struct {
+    ptrdiff_t size, full, rest, count;
+} tile_cut;
+
 typedef struct {
     dad_tiling tiling;
     ptrdiff_t C, O;
     bool doubled;    /* see dad_conv2d_shape */
-    ptrdiff_t chunk; /* tiles per product */
+    tile_cut cut;    /* of all tiles, where V is private */
+    ptrdiff_t chunk; /* tiles per product, at most */
     ptrdiff_t block; /* tiles whose V exists at once */
     ptrdiff_t u_point, u_panel, v_tile, v_point, m_point, m_panel;
     ptrdiff_t shared_u, shared_v;               /* sizes of what is shared ... */
@@ -59,22 +68,60 @@ static dad_tiling make_tiling(const dad_conv2d_shape *shape) {
     return dad_tiling_of(shape, tiles_per_slice(shape));
 }
 
+static tile_cut cut_evenly(ptrdiff_t tiles, ptrdiff_t size, ptrdiff_t threads) {
+    const ptrdiff_t full = tiles / (size * threads) * threads, left = tiles - full * size;
+    const ptrdiff_t rest = dad_round_up(dad_ceil_div(left, threads), MOMENT_TILES);
+    return (tile_cut){size, full, rest, full + (left > 0 ? dad_ceil_div(left, rest) : 0)};
+}
+
+/* The chunk, of `most` tiles at most, with which threads that share (chunk, pair) finish a
+ * block first. */
+static ptrdiff_t balanced_chunk(ptrdiff_t block, ptrdiff_t pairs, ptrdiff_t most) {
+    const ptrdiff_t threads = dad_num_threads();
+    const ptrdiff_t largest = dad_min(most, block), smallest = dad_min(WIDE_CHUNK, block);
+    ptrdiff_t best = largest, least = PTRDIFF_MAX;
+    for (ptrdiff_t chunk = largest; chunk >= smallest; chunk -= MOMENT_TILES) {
+        const ptrdiff_t items = pairs * dad_ceil_div(block, chunk);
+        const ptrdiff_t cost = dad_ceil_div(items, threads) * (chunk + ITEM_TILES);
+        if (cost < least) {
+            least = cost;
+            best = chunk;
+        }
+    }
+    return best;
+}
+
+/* Blocks of about the same size, which fit L3. */
+static void cut_shared(winograd_plan *p, ptrdiff_t pairs) {
+    const ptrdiff_t tiles = p->tiling.tiles;
+    const ptrdiff_t threads = dad_num_threads();
+    const ptrdiff_t most = dad_max(SHARED_FLOATS, threads * SHARED_THREAD);
+    const ptrdiff_t fitting = dad_max(most / (p->tiling.points * p->v_tile), SHARED_CHUNK);
+    const ptrdiff_t even = dad_ceil_div(tiles, dad_ceil_div(tiles, fitting));
+    p->chunk = balanced_chunk(dad_round_up(even, MOMENT_TILES), pairs, SHARED_CHUNK);
+    p->block = dad_round_up(even, p->chunk);
+}
+
+static bool keeps_private(const dad_conv2d_shape *s, ptrdiff_t tiles) {
+    const ptrdiff_t least = s->C < WIDE_CHANNELS ? PRIVATE_CHUNK : WIDE_CHUNK * WIDE_CHUNKS;
+    return s->C <= PRIVATE_CHANNELS && tiles >= least * dad_num_threads();
+}
+
 static winograd_plan make_plan(const dad_conv2d_shape *s) {
     winograd_plan p = {
         .tiling = make_tiling(s), .C = s->C, .O = s->O, .doubled = s->doubled};
     const ptrdiff_t tiles = p.tiling.tiles, points = p.tiling.points;
-    const ptrdiff_t chunk = s->C < WIDE_CHANNELS ? PRIVATE_CHUNK : WIDE_CHUNK;
-    p.shared =
-        s->C > PRIVATE_CHANNELS || tiles < chunk * PRIVATE_CHUNKS * dad_num_threads();
+    const ptrdiff_t pairs = dad_ceil_div(s->O, PAIR), threads = dad_num_threads();
+    p.shared = !keeps_private(s, tiles);
     p.v_tile = dad_round_up(s->C, DAD_PANEL);
     if (p.v_tile % 512 == 0) {
         p.v_tile += DAD_PANEL; /* else the tiles of a chunk fall into the same cache sets */
     }
-    p.chunk = dad_min(tiles, p.shared ? SHARED_CHUNK : chunk);
-    p.block = p.chunk;
     if (p.shared) {
-        const ptrdiff_t chunks = SHARED_FLOATS / (p.chunk * points * p.v_tile);
-        p.block = dad_min(dad_max(chunks, 1) * p.chunk, dad_round_up(tiles, p.chunk));
+        cut_shared(&p, pairs);
+    } else {
+        p.chunk = p.block = s->C < WIDE_CHANNELS ? PRIVATE_CHUNK : WIDE_CHUNK;
+        p.cut = cut_evenly(tiles, p.chunk, threads);
     }
     p.v_point = p.block * p.v_tile + DAD_PANEL;
     p.m_point = p.chunk * DAD_PANEL + DAD_PANEL;
@@ -84,8 +131,9 @@ static winograd_plan make_plan(const dad_conv2d_shape *s) {
     const dad_filter_view filter = {.inputs = s->C};
     p.u_point = dad_filter_point(&filter);
     p.u_panel = points * p.u_point;
-    const ptrdiff_t pairs = dad_ceil_div(s->O, PAIR), v_size = points * p.v_point;
-    if (p.shared && p.block >= tiles && pairs >= OWN_PAIRS * dad_num_threads()) {
+    const ptrdiff_t v_size = points * p.v_point;
+    const bool divisible = pairs % threads == 0 || pairs >= OWN_PAIRS * threads;
+    if (p.shared && p.block >= tiles && divisible) {
         p.own_u = DAD_PANEL_PAIR * p.u_panel;
     } else {
         p.shared_u = dad_ceil_div(s->O, DAD_PANEL) * p.u_panel;
@@ -202,8 +250,11 @@ static void multiply(const float *u, const float *v, const winograd_job *job,
 static void forward_private(const winograd_job *job, const workspace *own) {
     const winograd_plan *p = job->plan;
 #pragma omp for schedule(dynamic)
-    for (ptrdiff_t first = 0; first < p->tiling.tiles; first += p->chunk) {
-        const ptrdiff_t count = dad_min(p->chunk, p->tiling.tiles - first);
+    for (ptrdiff_t i = 0; i < p->cut.count; i++) {
+        const ptrdiff_t small = dad_max(i - p->cut.full, 0);
+        const ptrdiff_t first = (i - small) * p->cut.size + small * p->cut.rest;
+        const ptrdiff_t size = i < p->cut.full ? p->cut.size : p->cut.rest;
+        const ptrdiff_t count = dad_min(size, p->tiling.tiles - first);
         for (ptrdiff_t c = 0; c < p->C; c += DAD_PANEL) {
             transform_input(own->v, job, first, count, c, own->strip);
         }
