@@ -59,6 +59,7 @@ TIMING_STEPS = 6  # tried, on other networks, to turn a time budget into a step 
 TIMING_SHARE = 0.2  # of a time budget; slow steps are tried less often
 RESERVE = 0.05  # of a time budget, for checkpoints and the end
 LOOKS = 20  # at the clock, in a run under a time budget
+UNUSED = 0.25  # of a time budget: a run that would leave more of it gets more steps
 CHECKPOINT_SECONDS = 600.0  # at most that much work is lost, whatever checkpoint_every says
 CALIBRATION_IMAGES = 100  # one of them may reach a threshold that 1 % of good images do
 
@@ -116,7 +117,7 @@ class Fit:
         self.before: dict[str, Any] = {}  # the provenance of weights that are trained on
         self.seconds_before = 0.0
         self.budget = math.inf  # seconds
-        self.shortened: list[dict[str, int]] = []
+        self.replanned: list[dict[str, int]] = []
         self.log: list[dict[str, float]] = []
         self.kept = Kept(model)
         self.alignment: float | None = None  # of the good images, once it is measured
@@ -176,7 +177,7 @@ class Fit:
             self.started_from = str(values.get("started_from", RANDOM_WEIGHTS))
             noted = values.get("brightness")
             self.model.brightness = None if noted is None else float(noted)
-            self.shortened = list(values.get("shortened", []))
+            self.replanned = list(values.get("replanned", []))
             self.trainer = self._new_trainer(self.model.unet, self.model.seg)
             self.trainer.iteration = int(values["iteration"])
             self.seconds_before = float(values["seconds"])
@@ -312,23 +313,30 @@ class Fit:
 
     def _new_trainer(self, unet: UNet, seg: SegmentationNet) -> Trainer:
         config = self.model.train_config
-        limited = config.lr_steps > 0 and self.started_from != RANDOM_WEIGHTS
-        most = config.lr_steps / config.steps if limited else math.inf
         return Trainer(
             unet,
             seg,
-            unet_lr=min(config.unet_lr, most),
-            seg_lr=min(config.seg_lr, most),
+            **self._rates(),
             seg_cosine_t_max=config.seg_cosine_t_max,
             guidance=config.guidance,
             schedule=self.model.schedule,
             losses=config.losses,
-            total_steps=config.steps if config.anneal else 0,
-            warmup=min(config.warmup, config.steps // 4),
             weight_decay=config.weight_decay,
             recompute=config.recompute,
             seed=self.model.config.seed,
         )
+
+    def _rates(self) -> dict[str, Any]:
+        """What learning rates depend on, for the number of steps that is planned."""
+        config = self.model.train_config
+        limited = config.lr_steps > 0 and self.started_from != RANDOM_WEIGHTS
+        most = config.lr_steps / config.steps if limited else math.inf
+        return {
+            "unet_lr": min(config.unet_lr, most),
+            "seg_lr": min(config.seg_lr, most),
+            "total_steps": config.steps if config.anneal else 0,
+            "warmup": min(config.warmup, config.steps // 4),
+        }
 
     def _step(self, trainer: Trainer) -> StepResult:
         """One step of a trainer on the batch of its iteration."""
@@ -344,23 +352,29 @@ class Fit:
         return trainer.step(images, defects, labels)
 
     def _keep_to_budget(self, per_step: float) -> None:
-        """Plan fewer steps where those that are left would use up the reserve as well."""
+        """Plan fewer steps where those that are left would use up the reserve as well; and more,
+        before the learning rates have fallen, where they would leave much of the budget."""
         config, step = self.model.train_config, self.trainer.iteration
-        spent, needed = time.monotonic() - self.start, (config.steps - step) * per_step
-        if spent + needed <= self.budget:
+        spent = time.monotonic() - self.start
+        needed = spent + (config.steps - step) * per_step
+        late = needed > self.budget
+        early = needed < (1 - UNUSED) * self.budget < math.inf and 2 * step <= config.steps
+        if not (late or early):
             return
         steps = step + max(1, int(((1 - RESERVE) * self.budget - spent) / per_step))
-        if steps >= config.steps:
+        if late and steps >= config.steps:
             return
         log.warning(
-            "the machine has become slower: %d training steps instead of %d, for the time budget",
+            "the machine is %s than it was when steps were timed: %d training steps instead of %d, "
+            "for the time budget",
+            "slower" if late else "faster",
             steps,
             config.steps,
         )
-        self.shortened.append({"at": step, "from": config.steps, "to": steps})
+        self.replanned.append({"at": step, "from": config.steps, "to": steps})
         self.model.train_config = update(config, {"steps": steps})
-        if self.trainer.total_steps:
-            self.trainer.total_steps = steps
+        for name, value in self._rates().items():
+            setattr(self.trainer, name, value)
         self._save_state()
 
     def _steps_within(self, time_budget: float) -> int:
@@ -397,8 +411,8 @@ class Fit:
         note = {} if model.threshold is None else {"threshold": model.provenance["threshold"]}
         if self.before:
             note["fine_tuned_from"] = self.before
-        if self.shortened:
-            note["shortened"] = self.shortened
+        if self.replanned:
+            note["replanned"] = self.replanned
         if model.brightness is not None:
             note["brightness"] = round(model.brightness, 4)
         model.provenance = {
@@ -445,7 +459,7 @@ class Fit:
             "fine_tuned_from": self.before,
             "started_from": self.started_from,
             "brightness": self.model.brightness,
-            "shortened": self.shortened,
+            "replanned": self.replanned,
             **self.inputs,
         }
         checkpoints.save_state(self.out / STATE_FILE, tensors, values)

@@ -90,8 +90,8 @@ class DiffusionAD(Estimator):
 
         ``anomaly_source`` is a folder of textures (DTD, say) for the synthetic defects; without it
         they are generated. ``time_budget`` (seconds, the whole call) is turned into a step count,
-        and into a smaller one where the machine becomes slower (provenance: ``"shortened"``);
-        ``steps`` gives it directly.
+        and into another where the machine becomes slower or faster (provenance:
+        ``"replanned"``); ``steps`` gives it directly.
 
         ``kind`` is ``"object"`` (defects lie on the object) or ``"texture"`` (in random parts of
         the image, never made from the image itself); else the dataset's own kind counts, and for

@@ -346,6 +346,7 @@ def test_resume_refuses_what_does_not_fit(tmp_path, images, folder):
 def test_a_time_budget_becomes_a_number_of_steps_that_is_kept(tmp_path, images, monkeypatch):
     out = tmp_path / "run"
     monkeypatch.setattr(fitting.Fit, "_steps_within", lambda self, budget: round(3 * budget))
+    monkeypatch.setattr(fitting.Fit, "_keep_to_budget", lambda self, per_step: None)
     with pytest.raises(KeyboardInterrupt):
         small().fit(images, time_budget=2.0, out=out, progress=stop_at(2))
     assert config.from_toml(out / "config.toml")[1].steps == STEPS
@@ -362,6 +363,7 @@ def test_a_run_killed_before_its_first_checkpoint_keeps_its_number_of_steps(
 ):
     out = tmp_path / "run"
     monkeypatch.setattr(fitting.Fit, "_steps_within", lambda self, budget: round(3 * budget))
+    monkeypatch.setattr(fitting.Fit, "_keep_to_budget", lambda self, per_step: None)
     monkeypatch.setattr(fitting.Fit, "_save", lambda self: None)  # as a kill would have it
     with pytest.raises(KeyboardInterrupt):
         small(checkpoint_every=100).fit(images, time_budget=2.0, out=out, progress=stop_at(2))
@@ -405,31 +407,72 @@ def test_a_run_on_a_machine_that_becomes_slower_keeps_to_its_budget(
     steps = model.train_config.steps
     assert 15 <= steps <= 20
     assert clock.now <= 40
-    first = model.provenance["shortened"][0]
+    first = model.provenance["replanned"][0]
     assert (first["from"], model.provenance["train_steps"]) == (38, steps)
     assert 10 < first["at"] < first["to"] <= 20
     assert "training steps instead of 38, for the time budget" in caplog.text
 
 
-def test_a_run_that_is_a_little_late_is_not_shortened(images, monkeypatch):
-    Clock(monkeypatch, lambda step: 1.05)
+def test_a_run_on_a_machine_that_becomes_faster_uses_its_budget(
+    tmp_path, images, monkeypatch, caplog
+):
+    clock = Clock(monkeypatch, lambda step: 1.0 if step < 4 else 0.5)
+    model = small(anneal=True)
+    model.fit(images, time_budget=40.0, out=tmp_path)
+    steps = model.train_config.steps
+    assert 60 <= steps <= 72
+    assert 30 < clock.now <= 40
+    first = model.provenance["replanned"][0]
+    assert (first["from"], model.provenance["train_steps"]) == (38, steps)
+    assert "faster" in caplog.text
+    assert f"{first['to']} training steps instead of 38, for the time budget" in caplog.text
+    assert dad.load(tmp_path / "model.safetensors").train_config.steps == steps
+
+
+def test_a_run_whose_rates_have_fallen_takes_no_further_steps(images, monkeypatch):
+    Clock(monkeypatch, lambda step: 1.0 if step < 20 else 0.1)
+    assert small(anneal=True).fit(images, time_budget=40.0).train_config.steps == 38
+
+
+@pytest.mark.parametrize("seconds", [3.0, 0.4])
+def test_a_replanned_run_has_the_rates_of_its_steps(seconds, images, monkeypatch):
+    Clock(monkeypatch, lambda step: seconds)
+    made, new = [], fitting.Fit._new_trainer
+    monkeypatch.setattr(
+        fitting.Fit, "_new_trainer", lambda *args: made.append(new(*args)) or made[-1]
+    )
+    model = small(anneal=True, lr_steps=0.01, warmup=9)
+    monkeypatch.setattr(model, "started_from", "weights that were trained before")
+    model.fit(images, time_budget=40.0)
+    steps = model.train_config.steps
+    assert steps != 38
+    assert made[-1].unet_lr == min(model.train_config.unet_lr, 0.01 / steps)
+    assert (made[-1].total_steps, made[-1].warmup) == (steps, min(9, steps // 4))
+
+
+@pytest.mark.parametrize("seconds", [1.05, 0.85])
+def test_a_run_that_is_a_little_late_or_early_keeps_its_steps(seconds, images, monkeypatch):
+    Clock(monkeypatch, lambda step: seconds)
     model = small().fit(images, time_budget=40.0)
     assert model.train_config.steps == 38
-    assert "shortened" not in model.provenance
+    assert "replanned" not in model.provenance
 
 
-def test_a_shortened_run_is_resumed_with_its_new_number_of_steps(tmp_path, images, monkeypatch):
-    Clock(monkeypatch, lambda step: 3.0)
+@pytest.mark.parametrize("seconds", [3.0, 0.4])
+def test_a_replanned_run_is_resumed_with_its_new_number_of_steps(
+    seconds, tmp_path, images, monkeypatch
+):
+    Clock(monkeypatch, lambda step: seconds)
     with pytest.raises(KeyboardInterrupt):
         small(checkpoint_every=100, anneal=True).fit(
             images, time_budget=40.0, out=tmp_path, progress=stop_at(6)
         )
     steps = dad.load(tmp_path / "model.safetensors").train_config.steps
-    assert steps < 15
+    assert steps < 15 if seconds > 1 else steps > 60
     model = dad.load(tmp_path / "model.safetensors")
     model.fit(images, out=tmp_path, resume=True)
     assert model.provenance["train_steps"] == steps
-    assert model.provenance["shortened"][-1]["to"] == steps
+    assert model.provenance["replanned"][-1]["to"] == steps
     whole = small(checkpoint_every=100, anneal=True).fit(images, time_budget=40.0)
     assert weights(model) == weights(whole)
 

@@ -27,9 +27,9 @@ enum {
     PRIVATE_CHUNK = 24,     /* tiles: a multiple of the rows of every micro-kernel */
     WIDE_CHUNK = 12,        /* the same from WIDE_CHANNELS on, to stay within a small L2 */
     WIDE_CHANNELS = 192,
-    WIDE_CHUNKS = 6, /* per thread at least: U is read once a chunk, which few do not repay */
+    WIDE_CHUNKS = 6, /* per thread at least: U is read once for each */
     SHARED_CHUNK = 48,
-    ITEM_TILES = 4, /* what it costs to begin with another chunk, in tiles */
+    ITEM_TILES = 4,          /* what it costs to begin with another chunk, in tiles */
     SHARED_FLOATS = 4 << 20, /* of V at most: it is read once per pair of panels, from L3 */
     SHARED_THREAD = 1 << 20, /* ... or so many per thread: that of many threads is larger */
     OWN_PAIRS = 4, /* per thread at least, or evenly many: else making U leaves some idle */
