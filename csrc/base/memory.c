@@ -1,5 +1,7 @@
 /* Aligned memory. Large buffers are placed on 2 MiB boundaries and advised to use huge
- * pages: a 256x256x128 activation spans 8,192 small pages, and the TLB misses show. */
+ * pages: a 256x256x128 activation spans 8,192 small pages, and the TLB misses show. Weights
+ * do without: in a fresh process the kernel may have to make room for 2 MiB at a time,
+ * which took half of the time to the first result of a large model. */
 #define _GNU_SOURCE
 #include "base/memory.h"
 
@@ -18,7 +20,7 @@
 
 enum { CACHE_LINE = 64, HUGE_PAGE = 2 << 20 };
 
-float *dad_alloc(ptrdiff_t count) {
+static float *allocate(ptrdiff_t count, bool sequential) {
     if (count < 0 || count > (ptrdiff_t)(PTRDIFF_MAX / sizeof(float)) - HUGE_PAGE) {
         return NULL;
     }
@@ -27,12 +29,18 @@ float *dad_alloc(ptrdiff_t count) {
     bytes = (bytes + alignment - 1) / alignment * alignment;
     float *buffer = aligned_alloc(alignment, bytes > 0 ? bytes : alignment);
 #if defined(__linux__) && defined(MADV_HUGEPAGE)
-    if (buffer != NULL && alignment == HUGE_PAGE) {
+    if (buffer != NULL && alignment == HUGE_PAGE && !sequential) {
         (void)madvise(buffer, bytes, MADV_HUGEPAGE); /* only a hint */
     }
+#else
+    (void)sequential;
 #endif
     return buffer;
 }
+
+float *dad_alloc(ptrdiff_t count) { return allocate(count, false); }
+
+float *dad_alloc_sequential(ptrdiff_t count) { return allocate(count, true); }
 
 void dad_free(float *buffer) { aligned_free(buffer); }
 

@@ -1,7 +1,7 @@
 /* Aligned memory and checked sizes.
  *
- *   dad_alloc, dad_free      float buffers on 64-byte boundaries (2 MiB pages asked for
- * when large) dad_grow                 a growing list has room for one more
+ *   dad_alloc, dad_free      float buffers on 64-byte boundaries
+ *   dad_grow                 a growing list has room for one more
  *   dad_checked_product      the product of sizes, or a failure where it overflows
  *   dad_round_up, dad_padded the next multiple; of a cache line
  */
@@ -13,8 +13,11 @@
 
 #include "base/status.h"
 
-/* A buffer of `count` floats, not initialised; NULL when there is no memory. count >= 0. */
+/* A buffer of `count` floats, not initialised; NULL when there is no memory. count >= 0.
+ * Large ones ask for pages of 2 MiB; sequential ones, which are read from one end to the
+ * other, do not: these take longer to get than such reading gains. */
 float *dad_alloc(ptrdiff_t count);
+float *dad_alloc_sequential(ptrdiff_t count);
 void dad_free(float *buffer);
 
 /* Room for one more than `count` items of `size` bytes in a list from malloc (or NULL) that

@@ -21,7 +21,7 @@ static void clear(float *buffer, ptrdiff_t count) {
 
 /* A zeroed buffer of `count` floats, or NULL. */
 static float *zeros(ptrdiff_t count) {
-    float *buffer = dad_alloc(count);
+    float *buffer = dad_alloc_sequential(count);
     if (buffer != NULL) {
         clear(buffer, count);
     }
