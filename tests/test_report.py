@@ -161,6 +161,19 @@ def test_the_most_telling_images_are_chosen():
     assert examples.choose([], []) == []
 
 
+def test_images_are_shown_as_the_networks_saw_them(tmp_path, model, data, monkeypatch):
+    """A repair is in the light that images are brought to, and is looked at beside the image."""
+    explain = model.explain
+
+    def darker(given):
+        found = explain(given)
+        return dataclasses.replace(found, images=found.images // 2)
+
+    monkeypatch.setattr(model, "explain", darker)
+    first = np.asarray(report(tmp_path, model, data).pictures()[0])
+    assert first[20:, 20:].mean() == pytest.approx(110, abs=2)
+
+
 def test_a_defect_whose_mask_is_not_known(tmp_path, model, data):
     for path in (data.root / "ground_truth" / "dent").iterdir():
         path.unlink()

@@ -12,7 +12,7 @@ import numpy as np
 
 from diffusionad import plots
 from diffusionad.datasets import Sample
-from diffusionad.images import Bytes, to_network
+from diffusionad.images import Bytes
 from diffusionad.tables import html_text
 
 if TYPE_CHECKING:
@@ -63,8 +63,8 @@ def pictures(model: DiffusionAD, samples: Sequence[Sample]) -> Iterator[list[tup
     tile = min(model.config.image_size, TILE)
     for first in range(0, len(samples), BATCH):
         batch = samples[first : first + BATCH]
-        seen = to_network([sample.image for sample in batch], model.config.image_size)
-        stages = model.explain(seen)
+        stages = model.explain([sample.image for sample in batch])
+        seen = stages.images.transpose(0, 3, 1, 2) / np.float32(255)  # in the repairs' light
         for index, sample in enumerate(batch):
             mask = sample.mask
             overlay = plots.overlay_picture(seen[index], stages.maps[index], mask, tile, high)
