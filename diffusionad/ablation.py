@@ -31,7 +31,7 @@ from diffusionad.errors import InputError
 from diffusionad.evaluation import IMAGE_METRICS, PIXEL_METRICS
 from diffusionad.files import PathLike, remove_temporaries, run_folder, write_text
 from diffusionad.fitting import MODEL_FILE
-from diffusionad.images import Bytes, to_network, write_png
+from diffusionad.images import Bytes, write_png
 from diffusionad.studies import Recipe, Row, Study, mean, spread
 from diffusionad.tables import PLUS_MINUS, Table, csv_text, percent
 
@@ -464,18 +464,19 @@ def _repairs(model: DiffusionAD, plan: Plan, name: str) -> Bytes:
     usual = {"t_s": model.config.t_s, "t_b": model.config.t_b}
     known = [sample for sample in plan.dataset.test if sample.label and sample.has_mask]
     samples = studies.spread_samples(known or list(plan.dataset.test), REPAIR_ROWS)
-    seen = to_network([sample.image for sample in samples], model.config.image_size)
+    images = [sample.image for sample in samples]
     high = plots.colour_limit(model.threshold)
     columns = []
     for value in plan.sweeps[name]:
         used = studies.with_settings(model, mode="norm_guided", **{**usual, name: value})
-        columns.append(used.explain(seen))
+        columns.append(used.explain(images))
     studies.with_settings(model, **usual)
     rows = []
     for index, sample in enumerate(samples):
         repairs = [plots.picture(np.clip(c.x0[index], 0.0, 1.0), TILE) for c in columns]
         maps = [plots.map_picture(c.maps[index], TILE, high) for c in columns]
-        image, mask = plots.picture(seen[index], TILE), plots.mask_picture(sample.mask, TILE)
+        image = plots.picture(columns[0].seen[index], TILE)
+        mask = plots.mask_picture(sample.mask, TILE)
         rows.append((f"{sample.defect}\n{sample.path.name}\ninput, repairs", [image, *repairs]))
         rows.append((f"\n\nmask, maps to {high:.3g}", [mask, *maps]))
     titles = ["", *(f"{name} = {value}" for value in plan.sweeps[name])]

@@ -27,7 +27,7 @@ from diffusionad.datasets import open as open_dataset
 from diffusionad.errors import InputError, WriteError, words_of
 from diffusionad.evaluation import IMAGE_METRICS, PIXEL_METRICS, PROTOCOLS
 from diffusionad.files import PathLike, make_folder, remove_temporaries, run_folder, write_text
-from diffusionad.images import Bytes, read_image, to_network, write_png
+from diffusionad.images import Bytes, read_image, write_png
 from diffusionad.report import write_benchmark_report, write_report
 from diffusionad.studies import Recipe, Row, Study, mean, spread
 from diffusionad.tables import INDENT, Table, csv_text, percent
@@ -508,15 +508,14 @@ def _figure(model: DiffusionAD, dataset: Dataset) -> Bytes:
     """Some defective images (paper, Figure 6): input, ground truth, reconstruction, map."""
     known = [sample for sample in dataset.test if sample.label and sample.has_mask]
     samples = studies.spread_samples(known or list(dataset.test), FIGURE_ROWS)
-    seen = to_network([sample.image for sample in samples], model.config.image_size)
-    stages = model.explain(seen)
+    stages = model.explain([sample.image for sample in samples])
     high = plots.colour_limit(model.threshold)
     rows = [
         (
             f"{dataset.category}\n{sample.defect}\n{sample.path.name}\n"
             f"score {stages.scores[index]:.4f}",
             [
-                plots.picture(seen[index], TILE),
+                plots.picture(stages.seen[index], TILE),
                 plots.mask_picture(sample.mask, TILE),
                 plots.picture(np.clip(stages.x0[index], 0.0, 1.0), TILE),
                 plots.map_picture(stages.maps[index], TILE, high),

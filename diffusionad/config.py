@@ -131,14 +131,15 @@ class ModelConfig:
 class TrainConfig:
     """How the networks are trained; the defaults are the reference implementation's."""
 
-    steps: int = _setting(20_000, "training steps; a time budget sets this once")
+    steps: int = _setting(20_000, "training steps; a time budget sets this")
     batch_size: int = _setting(16, "images per step")
     unet_lr: float = _setting(1e-4, "Adam's learning rate of the UNet")
     seg_lr: float = _setting(1e-5, "Adam's learning rate of the segmentation network")
     lr_steps: float = _setting(
         0.0,
-        "of weights that were trained before: both rates times the steps are at most this, so that "
-        "longer runs go no further; 0: no limit",
+        "of weights that were trained before: both rates times the steps are at most this (a "
+        "quarter more where steps were added on the way), so that longer runs go no further; "
+        "0: no limit",
     )
     seg_cosine_t_max: int = _setting(
         10, "half the period, in steps, of the segmentation rate's cosine; 0: constant"

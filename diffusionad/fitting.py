@@ -18,6 +18,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -59,7 +60,8 @@ TIMING_STEPS = 6  # tried, on other networks, to turn a time budget into a step 
 TIMING_SHARE = 0.2  # of a time budget; slow steps are tried less often
 RESERVE = 0.05  # of a time budget, for checkpoints and the end
 LOOKS = 20  # at the clock, in a run under a time budget
-UNUSED = 0.25  # of a time budget: a run that would leave more of it gets more steps
+UNUSED = 0.25  # of a time budget: a run that would leave more of it gets more steps ...
+EARLY = 0.25  # ... in this part of it, while the learning rates are high
 CHECKPOINT_SECONDS = 600.0  # at most that much work is lost, whatever checkpoint_every says
 CALIBRATION_IMAGES = 100  # one of them may reach a threshold that 1 % of good images do
 
@@ -78,6 +80,25 @@ def settle_kind(config: TrainConfig, of_images: str | None) -> TrainConfig:
             "random_part": options.random_part,
         }
     return update(config, changes)
+
+
+@dataclass(frozen=True)
+class _Look:
+    """At the clock: after which step, when, and how much of it validations have taken."""
+
+    step: int
+    time: float
+    validating: float
+
+    def is_over(self, steps: int, budget: float, now: _Look) -> bool:
+        """Whether it is time for another one."""
+        passed = now.step - self.step, now.time - self.time
+        return passed[0] * LOOKS >= steps or passed[1] * LOOKS >= budget
+
+    def per_step(self, now: _Look) -> float:
+        """Seconds of a step since then, without validations."""
+        seconds = now.time - self.time - (now.validating - self.validating)
+        return seconds / (now.step - self.step)
 
 
 class Fit:
@@ -222,7 +243,7 @@ class Fit:
         config = self.model.train_config
         self._check_memory()
         begun, first = time.monotonic(), self.trainer.iteration
-        saved, looked = begun, (first, begun)
+        saved, looked = begun, _Look(first, begun, self.kept.validating)
         with _interrupts_noted() as interrupts:
             while self.trainer.iteration < config.steps:
                 result = self._step(self.trainer)
@@ -251,10 +272,10 @@ class Fit:
                 if due and step < config.steps:
                     self._save()
                     saved = now
-                if (step - looked[0]) * LOOKS >= config.steps:
-                    now = time.monotonic()
-                    self._keep_to_budget((now - looked[1]) / (step - looked[0]))
-                    looked, config = (step, now), self.model.train_config
+                look = _Look(step, time.monotonic(), self.kept.validating)
+                if looked.is_over(config.steps, self.budget, look):
+                    self._keep_to_budget(looked.per_step(look))
+                    looked, config = look, self.model.train_config
             self._save_state()
             self.kept.settle()
             if self.model.config.standardised:
@@ -353,16 +374,17 @@ class Fit:
 
     def _keep_to_budget(self, per_step: float) -> None:
         """Plan fewer steps where those that are left would use up the reserve as well; and more,
-        before the learning rates have fallen, where they would leave much of the budget."""
+        early in the run, where they would leave much of the budget."""
         config, step = self.model.train_config, self.trainer.iteration
-        spent = time.monotonic() - self.start
+        spent = time.monotonic() - self.start + self.kept.seconds_left(step)
         needed = spent + (config.steps - step) * per_step
         late = needed > self.budget
-        early = needed < (1 - UNUSED) * self.budget < math.inf and 2 * step <= config.steps
+        early = needed < (1 - UNUSED) * self.budget < math.inf and step <= EARLY * config.steps
         if not (late or early):
             return
-        steps = step + max(1, int(((1 - RESERVE) * self.budget - spent) / per_step))
-        if late and steps >= config.steps:
+        left = (1 - RESERVE) * self.budget - spent
+        steps = step + max(1, int(left / max(per_step, 1e-9)))
+        if steps == config.steps or (late and steps > config.steps):
             return
         log.warning(
             "the machine is %s than it was when steps were timed: %d training steps instead of %d, "
@@ -375,7 +397,7 @@ class Fit:
         self.model.train_config = update(config, {"steps": steps})
         for name, value in self._rates().items():
             setattr(self.trainer, name, value)
-        self._save_state()
+        self._save()
 
     def _steps_within(self, time_budget: float) -> int:
         """How many steps fit what is left of the budget; tried on networks that are thrown away."""
@@ -390,7 +412,7 @@ class Fit:
             seconds.append(time.monotonic() - begun)
         per_step = statistics.median(seconds[1:] or seconds)  # the first one also allocates
         left = time_budget * (1 - RESERVE) - (time.monotonic() - self.start)
-        return max(1, int((left - self.kept.seconds()) / per_step))
+        return max(1, int((left - self.kept.seconds_left(0)) / per_step))
 
     # ---- files --------------------------------------------------------------------------------
 

@@ -43,6 +43,8 @@ class Kept:
         self.validation: Validation | None = None  # set where images are held out
         self.best: Best | None = None
         self.told = False  # that nothing is learnt
+        self.validating = 0.0  # seconds, of all validations so far
+        self._one = 0.0  # of the last one
 
     def begin(self) -> None:
         """Let averages start from the weights that there are."""
@@ -59,7 +61,7 @@ class Kept:
         if self.validation is None or not self._is_due(step):
             return {}
         with self._averaged():
-            scores = self.validation.measure(self.model)
+            scores = self._validate(self.validation)
             if self.best is None or quality(scores) >= quality(self.best.scores):
                 states = {name: net.state_dict() for name, net in self.model.networks.items()}
                 self.best = Best(step, scores, states)
@@ -90,13 +92,16 @@ class Kept:
         """Good images that training has not seen."""
         return None if self.validation is None else self.validation.good
 
-    def seconds(self) -> float:
-        """What all validations of the run will take, judged by one."""
+    def seconds_left(self, step: int) -> float:
+        """What the validations after a step will take, judged by the last one; before the first,
+        one is tried."""
         if self.validation is None:
             return 0.0
-        begun = time.monotonic()
-        self.validation.measure(self.model)
-        return (time.monotonic() - begun) * self.model.train_config.validations
+        if step == 0:
+            self._validate(self.validation)
+        config = self.model.train_config
+        done = step * config.validations // config.steps
+        return self._one * (config.validations - done)
 
     # ---- in files -----------------------------------------------------------------------------
 
@@ -128,6 +133,13 @@ class Kept:
             self.best = Best(values["step"], values["scores"], states)
 
     # ---- helpers ------------------------------------------------------------------------------
+
+    def _validate(self, validation: Validation) -> Scores:
+        begun = time.monotonic()
+        scores = validation.measure(self.model)
+        self._one = time.monotonic() - begun
+        self.validating += self._one
+        return scores
 
     @property
     def _decay(self) -> float:

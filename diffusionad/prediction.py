@@ -184,6 +184,12 @@ class Explanation(Prediction):
     x0_b: Floats | None = field(kw_only=True)
 
     @property
+    def seen(self) -> Floats:
+        """What the networks saw, (N, 3, S, S) in [0, 1]: in the light in which it was repaired."""
+        pictures: Floats = self.images.transpose(0, 3, 1, 2).astype(np.float32)
+        return pictures / np.float32(255)
+
+    @property
     def x0(self) -> Floats:
         """The reconstructions."""
         assert self.reconstructions is not None

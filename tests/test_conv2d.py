@@ -16,7 +16,7 @@ WINOGRAD = ("winograd2", "winograd4", "winograd6")
 TOLERANCE = {"winograd4": 1e-5, "auto": 1e-5, "winograd6": 6e-5}
 
 # N, C, H, W, O: single pixels, odd sizes, channels around the panels of 16 and pairs of 32, maps
-# around the tiles of 2, 4 and 6, more tiles than a block, more channels than a private V takes.
+# around the tiles of 2, 4 and 6, many tiles, more channels than a chunk of 24 or a private V takes.
 MAPS_3X3 = [
     (1, 1, 1, 1, 1),
     (2, 3, 1, 7, 2),
@@ -28,6 +28,7 @@ MAPS_3X3 = [
     (1, 100, 7, 3, 49),
     (1, 390, 14, 13, 20),
     (2, 18, 64, 63, 36),
+    (1, 200, 33, 34, 32),
 ]
 # N, C, H, W, O, KH, KW, stride, padding
 GENERAL = [
@@ -116,6 +117,8 @@ CASES = [
     ("winograd2", 3, 1, (20, 8, 8, 40)),
     ("winograd4", 3, 1, (40, 30, 29, 33)),
     ("winograd4", 3, 1, (400, 9, 11, 16)),
+    ("winograd4", 3, 1, (400, 66, 65, 16)),
+    ("winograd4", 3, 1, (200, 34, 34, 32)),
     ("winograd4", 3, 1, (4, 64, 64, 4)),
     ("winograd6", 3, 1, (16, 25, 14, 20)),
     ("pointwise", 1, 0, (70, 13, 11, 140)),
@@ -200,7 +203,7 @@ def test_moments(algorithm: str, shape: tuple[int, ...], offset: float, level: s
     np.testing.assert_allclose(variance, exact.var((2, 3)), rtol=3e-6)
     alone = _core.conv2d_moments(x[1:2], w, b, algorithm=algorithm)[1]
     np.testing.assert_array_equal(moments[1:2], alone)
-    for threads in (1, 2, 3, 4):
+    for threads in (1, 2, 3, 4, 7, 16):
         _core.set_num_threads(threads)
         again = _core.conv2d_moments(x, w, b, algorithm=algorithm)[1]
         np.testing.assert_array_equal(again, moments)

@@ -27,6 +27,7 @@ from diffusionad import (
     saliency,
     sources,
     training_log,
+    validation,
 )
 from diffusionad.errors import InputError, WriteError
 from diffusionad.model import Progress
@@ -448,6 +449,34 @@ def test_a_replanned_run_has_the_rates_of_its_steps(seconds, images, monkeypatch
     assert steps != 38
     assert made[-1].unet_lr == min(model.train_config.unet_lr, 0.01 / steps)
     assert (made[-1].total_steps, made[-1].warmup) == (steps, min(9, steps // 4))
+
+
+def test_validations_are_no_reason_to_plan_other_steps(images, monkeypatch):
+    """Most looks at the clock see none of them, some see one."""
+    clock = Clock(monkeypatch, lambda step: 0.55)
+    measure = validation.Validation.measure
+
+    def slow(held: validation.Validation, model: dad.DiffusionAD) -> validation.Scores:
+        clock.now += 2.0
+        return measure(held, model)
+
+    def planned(fit: fitting.Fit, budget: float) -> int:
+        assert fit.kept.seconds_left(0) == 8 * 2.0
+        return 38
+
+    monkeypatch.setattr(validation.Validation, "measure", slow)
+    monkeypatch.setattr(fitting.Fit, "_steps_within", planned)
+    many = np.concatenate([images, images, images])
+    model = small(validation_share=0.5, validations=8).fit(many, time_budget=40.0)
+    assert "replanned" not in model.provenance
+    assert clock.now == pytest.approx(38 * 0.55 + 9 * 2.0)
+
+
+def test_the_clock_is_looked_at_by_time_too(images, monkeypatch):
+    """After a short time in which steps were quick, many are planned from one look to the next."""
+    clock = Clock(monkeypatch, lambda step: 1.0 if step == 0 or step > 2 else 0.01)
+    small(anneal=True).fit(images, time_budget=40.0)
+    assert clock.now <= 41
 
 
 @pytest.mark.parametrize("seconds", [1.05, 0.85])

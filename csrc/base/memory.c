@@ -1,6 +1,6 @@
 /* Aligned memory. Large buffers are placed on 2 MiB boundaries and advised to use huge
  * pages: a 256x256x128 activation spans 8,192 small pages, and the TLB misses show. Weights
- * do without: in a fresh process the kernel may have to make room for 2 MiB at a time,
+ * do not ask: in a fresh process the kernel may have to make room for 2 MiB at a time,
  * which took half of the time to the first result of a large model. */
 #define _GNU_SOURCE
 #include "base/memory.h"

@@ -1,6 +1,6 @@
 /* Aligned memory and checked sizes.
  *
- *   dad_alloc, dad_free      float buffers on 64-byte boundaries
+ *   dad_alloc, dad_alloc_sequential, dad_free   float buffers on 64-byte boundaries
  *   dad_grow                 a growing list has room for one more
  *   dad_checked_product      the product of sizes, or a failure where it overflows
  *   dad_round_up, dad_padded the next multiple; of a cache line
@@ -15,7 +15,7 @@
 
 /* A buffer of `count` floats, not initialised; NULL when there is no memory. count >= 0.
  * Large ones ask for pages of 2 MiB; sequential ones, which are read from one end to the
- * other, do not: these take longer to get than such reading gains. */
+ * other, do not: huge pages take longer to get than such reading gains. */
 float *dad_alloc(ptrdiff_t count);
 float *dad_alloc_sequential(ptrdiff_t count);
 void dad_free(float *buffer);

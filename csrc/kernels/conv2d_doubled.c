@@ -13,7 +13,8 @@
  * wherever it stands, so the cutting changes no result.
  *
  * V of a block of chunks is shared by the threads, which divide first the groups of
- * channels, then the pairs of panels. U is made as in conv2d_winograd.c.
+ * channels, then the pairs of panels. U is made by all together, or by each for its pairs
+ * where these are many and one block holds all.
  *
  * Scratch: [shared U][V] then per thread [own U][M][strip]. */
 #include <string.h>

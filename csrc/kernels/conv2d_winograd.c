@@ -14,8 +14,8 @@
  *     first the groups of channels, then the pairs of panels.
  *
  * U is made by all threads together before the first product; where one block holds all
- * tiles each thread makes that of its pair of panels instead, which then need not leave the
- * caches.
+ * tiles, and the threads have equally many pairs of panels or many, each makes that of its
+ * pair instead, which then need not leave the caches.
  *
  * Scratch: [shared U][shared V] then per thread [own U][private V][M][strip]. */
 #include "base/memory.h"
@@ -29,17 +29,19 @@ enum {
     WIDE_CHANNELS = 192,
     WIDE_CHUNKS = 6, /* per thread at least: U is read once for each */
     SHARED_CHUNK = 48,
+    SMALLEST_CHUNK = 12,     /* the same shared, at least: smaller ones read U too often */
     ITEM_TILES = 4,          /* what it costs to begin with another chunk, in tiles */
     SHARED_FLOATS = 4 << 20, /* of V at most: it is read once per pair of panels, from L3 */
-    SHARED_THREAD = 1 << 20, /* ... or so many per thread: that of many threads is larger */
+    SHARED_THREAD = 1 << 20, /* ... or so many per thread, whose L3 is larger together, */
+    SHARED_THREADS = 16,     /* ... up to so many of them */
     OWN_PAIRS = 4, /* per thread at least, or evenly many: else making U leaves some idle */
     MOMENT_TILES = 4, /* in a slice of the moments: divides every chunk */
     MANY_TILES = 64,  /* of an image: three more are then nothing */
     PAIR = DAD_PANEL_PAIR * DAD_PANEL,
 };
 
-/* Tiles in chunks: `full` of `size` tiles each, equally many for every thread, then one of
- * `rest` for every thread, so that all end together. */
+/* Tiles in chunks: `full` of `size` tiles each, equally many for every thread, then at most
+ * one of `rest` for each, so that all end together. */
 typedef struct {
     ptrdiff_t size, full, rest, count;
 } tile_cut;
@@ -74,11 +76,11 @@ static tile_cut cut_evenly(ptrdiff_t tiles, ptrdiff_t size, ptrdiff_t threads) {
     return (tile_cut){size, full, rest, full + (left > 0 ? dad_ceil_div(left, rest) : 0)};
 }
 
-/* The chunk, of `most` tiles at most, with which threads that share (chunk, pair) finish a
- * block first. */
-static ptrdiff_t balanced_chunk(ptrdiff_t block, ptrdiff_t pairs, ptrdiff_t most) {
+/* The chunk with which threads that share (chunk, pair) finish a block first. */
+static ptrdiff_t balanced_chunk(ptrdiff_t block, ptrdiff_t pairs) {
     const ptrdiff_t threads = dad_num_threads();
-    const ptrdiff_t largest = dad_min(most, block), smallest = dad_min(WIDE_CHUNK, block);
+    const ptrdiff_t largest = dad_min(SHARED_CHUNK, block);
+    const ptrdiff_t smallest = dad_min(SMALLEST_CHUNK, block);
     ptrdiff_t best = largest, least = PTRDIFF_MAX;
     for (ptrdiff_t chunk = largest; chunk >= smallest; chunk -= MOMENT_TILES) {
         const ptrdiff_t items = pairs * dad_ceil_div(block, chunk);
@@ -94,11 +96,11 @@ static ptrdiff_t balanced_chunk(ptrdiff_t block, ptrdiff_t pairs, ptrdiff_t most
 /* Blocks of about the same size, which fit L3. */
 static void cut_shared(winograd_plan *p, ptrdiff_t pairs) {
     const ptrdiff_t tiles = p->tiling.tiles;
-    const ptrdiff_t threads = dad_num_threads();
+    const ptrdiff_t threads = dad_min(dad_num_threads(), SHARED_THREADS);
     const ptrdiff_t most = dad_max(SHARED_FLOATS, threads * SHARED_THREAD);
     const ptrdiff_t fitting = dad_max(most / (p->tiling.points * p->v_tile), SHARED_CHUNK);
     const ptrdiff_t even = dad_ceil_div(tiles, dad_ceil_div(tiles, fitting));
-    p->chunk = balanced_chunk(dad_round_up(even, MOMENT_TILES), pairs, SHARED_CHUNK);
+    p->chunk = balanced_chunk(dad_round_up(even, MOMENT_TILES), pairs);
     p->block = dad_round_up(even, p->chunk);
 }
 

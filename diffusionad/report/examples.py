@@ -64,13 +64,13 @@ def pictures(model: DiffusionAD, samples: Sequence[Sample]) -> Iterator[list[tup
     for first in range(0, len(samples), BATCH):
         batch = samples[first : first + BATCH]
         stages = model.explain([sample.image for sample in batch])
-        seen = stages.images.transpose(0, 3, 1, 2) / np.float32(255)  # in the repairs' light
         for index, sample in enumerate(batch):
             mask = sample.mask
-            overlay = plots.overlay_picture(seen[index], stages.maps[index], mask, tile, high)
+            seen, found = stages.seen[index], stages.maps[index]
+            overlay = plots.overlay_picture(seen, found, mask, tile, high)
             truth = "ground truth" if mask is not None else "ground truth: unknown"
             yield [
-                ("image", jpeg(plots.picture(seen[index], tile))),
+                ("image", jpeg(plots.picture(seen, tile))),
                 (truth, png(plots.mask_picture(mask, tile))),
                 ("reconstruction", jpeg(plots.picture(stages.x0[index], tile))),
                 ("map", jpeg(overlay, sharp=True)),
