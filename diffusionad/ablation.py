@@ -31,7 +31,7 @@ from diffusionad.errors import InputError
 from diffusionad.evaluation import IMAGE_METRICS, PIXEL_METRICS
 from diffusionad.files import PathLike, remove_temporaries, run_folder, write_text
 from diffusionad.fitting import MODEL_FILE
-from diffusionad.images import Bytes, write_png
+from diffusionad.images import Bytes, to_network, write_png
 from diffusionad.studies import Recipe, Row, Study, mean, spread
 from diffusionad.tables import PLUS_MINUS, Table, csv_text, percent
 
@@ -464,7 +464,7 @@ def _repairs(model: DiffusionAD, plan: Plan, name: str) -> Bytes:
     usual = {"t_s": model.config.t_s, "t_b": model.config.t_b}
     known = [sample for sample in plan.dataset.test if sample.label and sample.has_mask]
     samples = studies.spread_samples(known or list(plan.dataset.test), REPAIR_ROWS)
-    images = [sample.image for sample in samples]
+    images = to_network([sample.image for sample in samples], model.config.image_size)
     high = plots.colour_limit(model.threshold)
     columns = []
     for value in plan.sweeps[name]:

@@ -28,13 +28,12 @@ from . import _core, brightness, checkpoints, normality, system, training_log
 from .config import ModelConfig, TrainConfig, from_dict, to_dict, to_toml, update
 from .errors import InputError
 from .files import PathLike, remove_temporaries, write_text
-from .images import Bytes, write_png
+from .images import Bytes, as_floats, write_png
 from .inference import RANDOM_WEIGHTS
 from .kept import Kept, under
 from .models import SegmentationNet, UNet
 from .sources import (
     Textures,
-    as_floats,
     choose_foregrounds,
     load_images,
     synthesis_inputs,
@@ -92,8 +91,8 @@ class _Look:
 
     def is_over(self, steps: int, budget: float, now: _Look) -> bool:
         """Whether it is time for another one."""
-        passed = now.step - self.step, now.time - self.time
-        return passed[0] * LOOKS >= steps or passed[1] * LOOKS >= budget
+        steps_done, seconds = now.step - self.step, now.time - self.time
+        return steps_done * LOOKS >= steps or seconds * LOOKS >= budget
 
     def per_step(self, now: _Look) -> float:
         """Seconds of a step since then, without validations."""
@@ -375,11 +374,13 @@ class Fit:
     def _keep_to_budget(self, per_step: float) -> None:
         """Plan fewer steps where those that are left would use up the reserve as well; and more,
         early in the run, where they would leave much of the budget."""
+        if math.isinf(self.budget):
+            return
         config, step = self.model.train_config, self.trainer.iteration
         spent = time.monotonic() - self.start + self.kept.seconds_left(step)
         needed = spent + (config.steps - step) * per_step
         late = needed > self.budget
-        early = needed < (1 - UNUSED) * self.budget < math.inf and step <= EARLY * config.steps
+        early = needed < (1 - UNUSED) * self.budget and step <= EARLY * config.steps
         if not (late or early):
             return
         left = (1 - RESERVE) * self.budget - spent

@@ -228,6 +228,15 @@ def fit_to_network(pixels: Pixels, size: int) -> Floats:
     return planes if planes.shape[1:] == (size, size) else _core.resize_f32(planes, size, size)
 
 
+def as_floats(images: npt.NDArray[Any]) -> Floats:
+    """uint8 (N, H, W, 3) to float32 (N, 3, H, W) in [0, 1]; float32 stays."""
+    if images.dtype == np.float32:
+        return images
+    scaled = images.transpose(0, 3, 1, 2).astype(np.float32)
+    scaled /= np.float32(255)
+    return scaled
+
+
 def to_network(images: ImageSource, size: int, first: int = 0) -> Floats:
     """Bring images to float32 [N, 3, size, size] in [0, 1], the form that the networks take.
 

@@ -44,7 +44,7 @@ class Kept:
         self.best: Best | None = None
         self.told = False  # that nothing is learnt
         self.validating = 0.0  # seconds, of all validations so far
-        self._one = 0.0  # of the last one
+        self._one: float | None = None  # of the last one
 
     def begin(self) -> None:
         """Let averages start from the weights that there are."""
@@ -97,8 +97,9 @@ class Kept:
         one is tried."""
         if self.validation is None:
             return 0.0
-        if step == 0:
+        if self._one is None:
             self._validate(self.validation)
+        assert self._one is not None
         config = self.model.train_config
         done = step * config.validations // config.steps
         return self._one * (config.validations - done)

@@ -19,7 +19,7 @@ import numpy.typing as npt
 
 from diffusionad.arrays import Pixels
 from diffusionad.files import PathLike
-from diffusionad.images import Bytes, Floats, Mask, to_bytes, unique_stems
+from diffusionad.images import Bytes, Floats, Mask, as_floats, to_bytes, unique_stems
 from diffusionad.tiling import Tiles
 
 if TYPE_CHECKING:
@@ -186,8 +186,7 @@ class Explanation(Prediction):
     @property
     def seen(self) -> Floats:
         """What the networks saw, (N, 3, S, S) in [0, 1]: in the light in which it was repaired."""
-        pictures: Floats = self.images.transpose(0, 3, 1, 2).astype(np.float32)
-        return pictures / np.float32(255)
+        return as_floats(self.images)
 
     @property
     def x0(self) -> Floats:

@@ -12,10 +12,9 @@ from diffusionad import plots
 from diffusionad.datasets import Dataset
 from diffusionad.errors import InputError
 from diffusionad.files import PathLike
-from diffusionad.images import Bytes
+from diffusionad.images import Bytes, as_floats
 from diffusionad.sources import (
     Textures,
-    as_floats,
     choose_foregrounds,
     load_images,
     synthesis_inputs,

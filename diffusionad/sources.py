@@ -26,6 +26,7 @@ from diffusionad.images import (
     Bytes,
     Floats,
     Mask,
+    as_floats,
     as_items,
     list_images,
     read_image,
@@ -285,15 +286,6 @@ def synthesis_inputs(
         None if textures is None else textures.draw(rng, count),
         rng.integers(0, 2**64, count, dtype=np.uint64),
     )
-
-
-def as_floats(images: npt.NDArray[Any]) -> Floats:
-    """uint8 (N, H, W, 3) to float32 (N, 3, H, W) in [0, 1]; float32 stays."""
-    if images.dtype == np.float32:
-        return images
-    scaled = images.transpose(0, 3, 1, 2).astype(np.float32)
-    scaled /= np.float32(255)
-    return scaled
 
 
 def as_shares(masks: Bytes) -> Floats:

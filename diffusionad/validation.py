@@ -15,8 +15,8 @@ import numpy as np
 import numpy.typing as npt
 
 from . import metrics
-from .images import Bytes, Floats
-from .sources import Textures, TrainingImages, as_floats, synthesis_inputs
+from .images import Bytes, Floats, as_floats
+from .sources import Textures, TrainingImages, synthesis_inputs
 from .synthesis import SynthesisOptions, synthesize_batch
 
 if TYPE_CHECKING:

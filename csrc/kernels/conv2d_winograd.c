@@ -40,10 +40,10 @@ enum {
     PAIR = DAD_PANEL_PAIR * DAD_PANEL,
 };
 
-/* Tiles in chunks: `full` of `size` tiles each, equally many for every thread, then at most
- * one of `rest` for each, so that all end together. */
+/* Tiles in `count` chunks: `full` whole ones, equally many for every thread, then at most
+ * one of `rest` tiles for each, so that all end together. */
 typedef struct {
-    ptrdiff_t size, full, rest, count;
+    ptrdiff_t full, rest, count;
 } tile_cut;
 
 typedef struct {
@@ -70,10 +70,10 @@ static dad_tiling make_tiling(const dad_conv2d_shape *shape) {
     return dad_tiling_of(shape, tiles_per_slice(shape));
 }
 
-static tile_cut cut_evenly(ptrdiff_t tiles, ptrdiff_t size, ptrdiff_t threads) {
-    const ptrdiff_t full = tiles / (size * threads) * threads, left = tiles - full * size;
+static tile_cut cut_evenly(ptrdiff_t tiles, ptrdiff_t chunk, ptrdiff_t threads) {
+    const ptrdiff_t full = tiles / (chunk * threads) * threads, left = tiles - full * chunk;
     const ptrdiff_t rest = dad_round_up(dad_ceil_div(left, threads), MOMENT_TILES);
-    return (tile_cut){size, full, rest, full + (left > 0 ? dad_ceil_div(left, rest) : 0)};
+    return (tile_cut){full, rest, full + (left > 0 ? dad_ceil_div(left, rest) : 0)};
 }
 
 /* The chunk with which threads that share (chunk, pair) finish a block first. */
@@ -254,8 +254,8 @@ static void forward_private(const winograd_job *job, const workspace *own) {
 #pragma omp for schedule(dynamic)
     for (ptrdiff_t i = 0; i < p->cut.count; i++) {
         const ptrdiff_t small = dad_max(i - p->cut.full, 0);
-        const ptrdiff_t first = (i - small) * p->cut.size + small * p->cut.rest;
-        const ptrdiff_t size = i < p->cut.full ? p->cut.size : p->cut.rest;
+        const ptrdiff_t first = (i - small) * p->chunk + small * p->cut.rest;
+        const ptrdiff_t size = i < p->cut.full ? p->chunk : p->cut.rest;
         const ptrdiff_t count = dad_min(size, p->tiling.tiles - first);
         for (ptrdiff_t c = 0; c < p->C; c += DAD_PANEL) {
             transform_input(own->v, job, first, count, c, own->strip);
