@@ -62,6 +62,7 @@ LOOKS = 20  # at the clock, in a run under a time budget
 UNUSED = 0.25  # of a time budget: a run that would leave more of it gets more steps ...
 EARLY = 0.25  # ... in this part of it, while the learning rates are high
 CHECKPOINT_SECONDS = 600.0  # at most that much work is lost, whatever checkpoint_every says
+FEW_IMAGES = 64  # more of them bear more steps at higher rates
 CALIBRATION_IMAGES = 100  # one of them may reach a threshold that 1 % of good images do
 
 
@@ -350,7 +351,8 @@ class Fit:
         """What learning rates depend on, for the number of steps that is planned."""
         config = self.model.train_config
         limited = config.lr_steps > 0 and self.started_from != RANDOM_WEIGHTS
-        most = config.lr_steps / config.steps if limited else math.inf
+        further = max(1.0, len(self.images.pixels) / FEW_IMAGES)
+        most = config.lr_steps * further / config.steps if limited else math.inf
         return {
             "unet_lr": min(config.unet_lr, most),
             "seg_lr": min(config.seg_lr, most),

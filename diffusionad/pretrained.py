@@ -1,7 +1,7 @@
 """Weights that come with the package, to start trainings from.
 
-They have seen nothing but procedural surfaces and synthetic defects (benchmarks/pretrain.py made
-them, benchmarks/QUALITY.md says what they are worth), so they know no part and no dataset; half
+They have seen nothing but procedural surfaces and synthetic defects, so they know no part and no
+dataset (benchmarks/pretrain_gpu.py made them, benchmarks/QUALITY.md says what they are worth). Half
 precision, to be small. They are of the preset "compact" and serve every model whose networks have
 the same parameters, at other image sizes too if attention is at the same levels.
 """

@@ -648,12 +648,18 @@ def test_longer_runs_go_no_further_from_trained_weights(monkeypatch, images, tmp
             rates.append((self.unet_lr, self.seg_lr))
 
     monkeypatch.setattr(fitting, "Trainer", Noted)
-    model = small(unet_lr=4e-4, seg_lr=1e-3, lr_steps=2e-3)
+    model = small(unet_lr=4e-4, seg_lr=1e-3, lr_steps=2e-3, validation_share=0.0)
     model.fit(images, steps=4)  # from random weights: no limit
     model.fit(images, steps=1)
     model.fit(images, steps=4, out=tmp_path / "run")
     model.fit(images, out=tmp_path / "run", resume=True)
-    assert rates == [(4e-4, 1e-3), (4e-4, 1e-3), (4e-4, 5e-4), (4e-4, 5e-4)]
+    many = np.concatenate([images] * (fitting.FEW_IMAGES // len(images) + 1))
+    model.fit(many[: fitting.FEW_IMAGES], steps=8)
+    model.fit(np.concatenate([many, many])[: fitting.FEW_IMAGES * 3 // 2], steps=8)
+    assert rates == [
+        *((4e-4, 1e-3), (4e-4, 1e-3), (4e-4, 5e-4), (4e-4, 5e-4)),
+        *((2.5e-4, 2.5e-4), (3.75e-4, 3.75e-4)),
+    ]
 
 
 def test_the_references_masks_beside_the_images_are_used(monkeypatch, parts):

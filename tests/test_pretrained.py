@@ -11,7 +11,8 @@ from programs import load_script
 import diffusionad as dad
 from diffusionad import checkpoints, pretrained
 
-SCRIPT = Path(__file__).parents[1] / "benchmarks" / "pretrain.py"
+BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
+SCRIPT = BENCHMARKS / "pretrain.py"
 
 
 def values(model: dad.DiffusionAD) -> dict[str, np.ndarray]:
@@ -47,7 +48,7 @@ def test_they_are_small_and_say_what_they_have_seen() -> None:
     assert pretrained.FILE.stat().st_size <= 10_000_000
     header = checkpoints.read_header(pretrained.FILE)
     assert header.provenance["data"] == "procedural surfaces (benchmarks/pretrain.py)"
-    assert header.provenance["train_steps"] > 0
+    assert header.provenance["train_images"] > header.provenance["train_steps"] > 0
     assert all(np.isfinite(array).all() for array in values(dad.DiffusionAD("compact")).values())
 
 
@@ -71,9 +72,24 @@ def test_the_script_that_made_them_runs(tmp_path, monkeypatch) -> None:
         script.pretrain(tmp_path / name, 2)
     assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
     assert checkpoints.read_shapes(tmp_path / "a") == checkpoints.read_shapes(pretrained.FILE)
+    monkeypatch.setattr(script, "STROKE_SHARE", 1.0)
+    monkeypatch.setattr(script, "BATCH", 12)
     good, images, masks, labels = script.Scenes(64).batch(1)
+    assert labels.all()
     assert good.min() >= 0
     assert good.max() <= 1
     changed = (good != images).any(axis=1, keepdims=True)
     assert not (changed & (masks == 0)).any()
     assert (masks.any(axis=(1, 2, 3)) == (labels == 1)).all()
+
+
+def test_the_script_for_a_gpu_makes_the_same_kind(tmp_path, monkeypatch) -> None:
+    pytest.importorskip("torch", reason="this script trains with PyTorch")
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    script = load_script(BENCHMARKS / "pretrain_gpu.py", monkeypatch)
+    monkeypatch.setattr(script, "POOLS", {128: 4, 256: 4})
+    monkeypatch.setattr(script, "IMAGES", {128: 8, 256: 8})
+    script.pretrain(tmp_path / "m", seconds=5.0, device="cpu", workers=0)
+    assert checkpoints.read_shapes(tmp_path / "m") == checkpoints.read_shapes(pretrained.FILE)
+    provenance = checkpoints.read_header(tmp_path / "m").provenance
+    assert provenance["train_images"] == 8 * provenance["train_steps"] > 0
