@@ -3,14 +3,16 @@
     python benchmarks/pretrain.py OUT.safetensors
 
 Half of the images are surfaces, half are parts on a background: all from `synthesis.texture`, with
-light, contrast and sensor noise of many kinds. Defects are synthesised on them as in any training,
-and half of the images that remain get thin curved lines: cracks, scratches, threads. In 60 % of the
-steps both noised images are made from the image before its defect, so that the
+light, contrast and sensor noise of many kinds. Defects are synthesised on them as in any training;
+images that get none may get thin curved lines (cracks, scratches, threads) or a soft region that is
+a little different. The like is also there before the defect, and then is none.
+
+In 60 % of the steps both noised images are made from the image before its defect, so that the
 repair has lost the defect whatever the UNet can do: the segmentation network learns early what a
 good repair is worth, and to compare. Averaged weights (0.999) are written, in half precision.
 
-The weights that come with the package have seen fifteen times as many of these images as the steps
-here: pretrain_gpu.py made them.
+The weights that come with the package have seen twenty times as many images as the steps here:
+pretrain_gpu.py made them.
 """
 
 from __future__ import annotations
@@ -19,7 +21,7 @@ import argparse
 import dataclasses
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -35,11 +37,13 @@ Floats = npt.NDArray[np.float32]
 Mask = npt.NDArray[np.bool_]
 Rng = np.random.Generator
 Tensors = Mapping[str, npt.NDArray[Any]]
+Change = tuple[Floats, Callable[[Floats], Floats]]  # mask [S, S], and what it does to [3, S, S]
 
 STEPS, BATCH, LEARNING_RATE, WARMUP = 5000, 8, 1e-3, 100
 POOL = 6000  # surfaces, drawn from again and again, turned and mirrored
 CLEAN_SHARE = 0.6
-STROKE_SHARE = 0.5  # of the images without another defect
+DEFECT_SHARE = 0.6  # of the images without another defect, that get lines or a soft region
+BELONGING_SHARE = 0.4  # of all images, that have such a thing without its being a defect
 DECAY = 0.999
 SAVE_EVERY = 500
 
@@ -47,17 +51,16 @@ SAVE_EVERY = 500
 class Scenes:
     """Images [S, S, 3] of no real thing, and where the object is, if there is one."""
 
-    def __init__(self, side: int, pool: int | None = None) -> None:
-        self.side = side
+    def __init__(self, side: int, pool: int | None = None, strokes_only: bool = False) -> None:
+        """With `strokes_only` no soft regions, and nothing that only looks like a defect."""
+        self.side, self.strokes_only = side, strokes_only
         self.y, self.x = np.mgrid[0:side, 0:side].astype(np.float32) / side - 0.5
         surfaces = (_core.texture(side, side, seed) for seed in range(pool or POOL))
         self.pool = np.stack([np.rint(255 * s.clip(0, 1)).astype(np.uint8) for s in surfaces])
 
     def texture(self, rng: Rng) -> Floats:
-        found, turn = self.pool[rng.integers(len(self.pool))], rng.integers(8)
-        found = found[::-1] if turn & 1 else found
-        found = found[:, ::-1] if turn & 2 else found
-        found = found.transpose(1, 0, 2) if turn & 4 else found
+        found, turn = self.pool[rng.integers(len(self.pool))], int(rng.integers(8))
+        found = turned(found.transpose(2, 0, 1), turn).transpose(1, 2, 0)
         return found.astype(np.float32) / np.float32(255)
 
     def surface(self, rng: Rng, low: float = 0.15, high: float = 1.0) -> Floats:
@@ -126,15 +129,44 @@ class Scenes:
                     mask[i[inside], j[inside]] = 1
         return mask
 
-    def drawn_on(self, rng: Rng, image: Floats) -> tuple[Floats, Floats]:
-        """The image [3, S, S] with strokes of one shade or of a texture, and their mask."""
+    def stroke(self, rng: Rng) -> Change:
+        """Strokes of one shade or of a texture, which the image shines through."""
         mask = self.strokes(rng)
         if rng.random() < 0.7:
-            other = np.full_like(image, rng.uniform(0, 1))
+            other = np.full((3, 1, 1), rng.uniform(0, 1), np.float32)
         else:
             other = self.texture(rng).transpose(2, 0, 1)
         share = np.float32(rng.uniform(0.1, 0.8))
-        return np.where(mask > 0, share * image + (1 - share) * other, image), mask
+        return mask, lambda x: np.where(mask > 0, share * x + (1 - share) * other, x)
+
+    def region(self, rng: Rng) -> Change:
+        """A soft region where one or two of contrast, light, sharpness, direction, size change."""
+        cells = rng.integers(1, 5, 2)
+        angles = rng.uniform(0, 2 * np.pi, (cells[0] + 1, cells[1] + 1))
+        noise = _core.perlin_noise(angles, self.side, self.side)
+        low = np.quantile(noise, rng.uniform(0.5, 0.95))
+        inside = np.clip((noise - low) / rng.uniform(0.01, 0.25) + 0.5, 0, 1).astype(np.float32)
+        contrast = rng.uniform(0.3, 0.75) if rng.random() < 0.5 else rng.uniform(1.3, 1.9)
+        light = rng.uniform(0.75, 0.93) if rng.random() < 0.5 else rng.uniform(1.07, 1.3)
+        radius, turn = rng.integers(1, 4) * self.side // 128, rng.integers(1, 8)
+        larger = np.arange(self.side) * 2 // rng.integers(3, 5)
+        kinds: tuple[Callable[[Floats], Floats], ...] = (
+            lambda x: means(x, 8) + contrast * (x - means(x, 8)),
+            lambda x: x * light,
+            lambda x: means(x, radius),
+            lambda x: 2 * x - means(x, radius),
+            lambda x: turned(x, turn),
+            lambda x: x[:, larger][:, :, larger],
+        )
+        chosen = sorted(rng.choice(len(kinds), rng.integers(1, 3), replace=False))
+
+        def change(x: Floats) -> Floats:
+            changed = x
+            for kind in chosen:
+                changed = kinds[kind](changed)
+            return np.clip(x + inside * (changed - x), 0, 1).astype(np.float32)
+
+        return (inside > 0.5).astype(np.float32), change
 
     def batch(self, step: int) -> tuple[Floats, Floats, Floats, npt.NDArray[np.int64]]:
         """Good images, the same with defects, masks, labels; of a step's number alone."""
@@ -151,11 +183,33 @@ class Scenes:
         textures = np.stack([self.texture(rng) for _ in range(BATCH)]).transpose(0, 3, 1, 2).copy()
         seeds = rng.integers(0, 2**64, BATCH, dtype=np.uint64)
         images, masks, labels = synthesize_batch(good, np.stack(parts), textures, seeds, options)
-        for n in np.flatnonzero(labels == 0):
-            if rng.random() < STROKE_SHARE:
-                images[n], masks[n, 0] = self.drawn_on(rng, good[n])
+        for n in range(BATCH):
+            if labels[n] == 0 and rng.random() < DEFECT_SHARE:
+                strokes = self.strokes_only or rng.random() < 0.5
+                masks[n, 0], change = self.stroke(rng) if strokes else self.region(rng)
+                images[n] = np.where(masks[n] > 0, change(good[n]), good[n])
                 labels[n] = masks[n].any()
+            if not self.strokes_only and rng.random() < BELONGING_SHARE:
+                _, change = self.stroke(rng) if rng.random() < 0.8 else self.region(rng)
+                good[n] = change(good[n])
+                images[n] = np.where(masks[n] > 0, images[n], good[n])
         return good, images, masks, labels
+
+
+def means(image: Floats, radius: int) -> Floats:
+    """Of the square around each pixel [3, S, S]."""
+    width = 2 * radius + 1
+    edges = ((0, 0), (radius + 1, radius), (radius + 1, radius))
+    sums = np.pad(image.astype(np.float64), edges, mode="edge").cumsum(1).cumsum(2)
+    rows = sums[:, width:] - sums[:, :-width]
+    return ((rows[:, :, width:] - rows[:, :, :-width]) / width**2).astype(np.float32)
+
+
+def turned(image: Floats, turn: int) -> Floats:
+    """[3, S, S] mirrored and transposed by the bits of a number."""
+    image = image[:, ::-1] if turn & 1 else image
+    image = image[:, :, ::-1] if turn & 2 else image
+    return image.transpose(0, 2, 1) if turn & 4 else image
 
 
 def pretrain(out: Path, steps: int) -> None:

@@ -1,10 +1,12 @@
-"""Makes the weights that come with the package: pretrain.py's images and losses, with PyTorch.
+r"""Makes the weights that come with the package: pretrain.py's images and losses, with PyTorch.
 
-    python benchmarks/pretrain_gpu.py diffusionad/data/pretrained/compact.safetensors
+    python benchmarks/pretrain_gpu.py FIRST.safetensors --seconds 490 --strokes-only
+    python benchmarks/pretrain_gpu.py diffusionad/data/pretrained/compact.safetensors \
+        --seconds 205 --start FIRST.safetensors --rate 6e-4
 
 What pretrain.py does in hours of a CPU, on a GPU within a given time: 128 images of 128 px a step
 and, every fourth step, 32 of 256 px, made by worker processes; Adam with one rate that rises over
-200 steps and falls to zero with the time. Averaged weights (0.999) are written, in half precision.
+some steps and falls to zero with the time. Averaged weights (0.999) are written, in half precision.
 No two runs are alike, since their steps depend on the machine.
 """
 
@@ -30,7 +32,7 @@ import diffusionad as dad
 SIDES = (128, 128, 128, 256)  # of the images, step by step
 IMAGES = {128: 128, 256: 32}  # in a step
 POOLS = {128: 20_000, 256: 5_000}
-LEARNING_RATE, WARMUP = 1e-3, 200
+WARMUP = 200
 TELL_EVERY = 200
 
 
@@ -86,19 +88,36 @@ class Networks(nn.Module):
         }
 
 
-def pretrain(out: Path, seconds: float, device: str, workers: int) -> None:
+def pretrain(
+    out: Path,
+    seconds: float,
+    device: str,
+    workers: int,
+    start: Path | None = None,
+    rate: float = 1e-3,
+    strokes_only: bool = False,
+) -> None:
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
     torch.backends.cudnn.benchmark = True
     torch.manual_seed(0)
     model = dad.DiffusionAD("compact", pretrained=False)
     weights = model.train_config.losses
-    networks = Networks(model.config).to(device, memory_format=torch.channels_last)
+    networks, images_seen, steps_before = Networks(model.config), 0, 0
+    if start is not None:
+        before = dad.load(start)
+        images_seen, steps_before = (
+            before.provenance[name] for name in ("train_images", "train_steps")
+        )
+        for name, network in before.networks.items():
+            state = {key: torch.from_numpy(value) for key, value in network.state_dict().items()}
+            getattr(networks, name).load_state_dict(state, strict=False)
+    networks.to(device, memory_format=torch.channels_last)
     networks.unet.alphas_cumprod = networks.unet.alphas_cumprod.to(device)
     averages = {key: value.clone() for key, value in networks.state_dict().items()}
     adam = torch.optim.Adam(networks.parameters())
-    scenes = {side: Scenes(side, pool) for side, pool in POOLS.items()}
+    scenes = {side: Scenes(side, pool, strokes_only) for side, pool in POOLS.items()}
     steps = DataLoader(Steps(scenes), batch_size=None, num_workers=workers, pin_memory=True)
-    rng, begun, images_seen = np.random.default_rng(3), time.monotonic(), 0
+    rng, begun = np.random.default_rng(3), time.monotonic()
     for step, batch in enumerate(steps):
         spent = (time.monotonic() - begun) / seconds
         if spent >= 1:
@@ -113,7 +132,7 @@ def pretrain(out: Path, seconds: float, device: str, workers: int) -> None:
         losses = networks(images, masks, good if clean else images, normal)
         for group in adam.param_groups:
             rise, fall = min(1, (step + 1) / WARMUP), 0.5 * (1 + math.cos(math.pi * spent))
-            group["lr"] = LEARNING_RATE * rise * fall
+            group["lr"] = rate * rise * fall
         adam.zero_grad()
         sum(weights[name] * loss for name, loss in losses.items()).backward()
         adam.step()
@@ -135,17 +154,20 @@ def pretrain(out: Path, seconds: float, device: str, workers: int) -> None:
         }
         for name in model.networks
     }
-    write(out, model, step, images_seen, found)
+    write(out, model, steps_before + step, images_seen, found)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("out", type=Path, help="the model file")
     parser.add_argument("--seconds", type=float, default=490)
+    parser.add_argument("--start", type=Path, help="a model file to go on from")
+    parser.add_argument("--rate", type=float, default=1e-3, help="Adam's")
+    parser.add_argument("--strokes-only", action="store_true", help="no soft regions")
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--workers", type=int, default=15)
     args = parser.parse_args()
-    pretrain(args.out, args.seconds, args.device, args.workers)
+    pretrain(**vars(args))
 
 
 if __name__ == "__main__":

@@ -138,7 +138,7 @@ class TrainConfig:
     lr_steps: float = _setting(
         0.0,
         "of weights that were trained before: both rates times the steps are at most this for up "
-        "to 64 training images, in proportion more for more (and a quarter more where steps were "
+        "to 200 training images, in proportion more for more (and a quarter more where steps were "
         "added on the way), so that longer runs go no further; 0: no limit",
     )
     seg_cosine_t_max: int = _setting(
@@ -246,7 +246,7 @@ _COMPACT = Preset(
         batch_size=8,
         unet_lr=1e-3,
         seg_lr=1e-3,
-        lr_steps=0.06,
+        lr_steps=0.2,
         anneal=True,
         warmup=20,
         smooth_l1_weight=0.0,

@@ -62,7 +62,7 @@ LOOKS = 20  # at the clock, in a run under a time budget
 UNUSED = 0.25  # of a time budget: a run that would leave more of it gets more steps ...
 EARLY = 0.25  # ... in this part of it, while the learning rates are high
 CHECKPOINT_SECONDS = 600.0  # at most that much work is lost, whatever checkpoint_every says
-FEW_IMAGES = 64  # more of them bear more steps at higher rates
+FEW_IMAGES = 200  # more of them bear more steps at higher rates
 CALIBRATION_IMAGES = 100  # one of them may reach a threshold that 1 % of good images do
 
 

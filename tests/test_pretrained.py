@@ -72,15 +72,36 @@ def test_the_script_that_made_them_runs(tmp_path, monkeypatch) -> None:
         script.pretrain(tmp_path / name, 2)
     assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
     assert checkpoints.read_shapes(tmp_path / "a") == checkpoints.read_shapes(pretrained.FILE)
-    monkeypatch.setattr(script, "STROKE_SHARE", 1.0)
-    monkeypatch.setattr(script, "BATCH", 12)
-    good, images, masks, labels = script.Scenes(64).batch(1)
-    assert labels.all()
-    assert good.min() >= 0
-    assert good.max() <= 1
-    changed = (good != images).any(axis=1, keepdims=True)
-    assert not (changed & (masks == 0)).any()
-    assert (masks.any(axis=(1, 2, 3)) == (labels == 1)).all()
+
+
+@pytest.mark.parametrize("strokes_only", [True, False])
+@pytest.mark.parametrize("belonging", [0.0, 1.0])
+def test_its_defects_are_where_the_masks_say(strokes_only, belonging, monkeypatch) -> None:
+    script = load_script(SCRIPT, monkeypatch)
+    monkeypatch.setattr(script, "DEFECT_SHARE", 1.0)
+    monkeypatch.setattr(script, "BELONGING_SHARE", belonging)
+    scenes = script.Scenes(64, 4, strokes_only)
+    plain = script.Scenes(64, 4, True)
+    for step in range(4):
+        good, images, masks, labels = scenes.batch(step)
+        assert labels.all()
+        for part in (good, images):
+            assert part.min() >= 0
+            assert part.max() <= 1
+        changed = (good != images).any(axis=1, keepdims=True)
+        assert not (changed & (masks == 0)).any()
+        assert (masks.any(axis=(1, 2, 3)) == (labels == 1)).all()
+        if not strokes_only:  # what belongs is there before the defect
+            assert (plain.batch(step)[0] != good).any() == (belonging > 0)
+
+
+def test_means_are_of_the_square_around_a_pixel(monkeypatch) -> None:
+    script = load_script(SCRIPT, monkeypatch)
+    image = np.random.default_rng(0).random((3, 9, 9), np.float32)
+    found = script.means(image, 2)
+    np.testing.assert_allclose(found[:, 4, 4], image[:, 2:7, 2:7].mean((1, 2)), rtol=1e-6)
+    corner = np.pad(image, ((0, 0), (2, 2), (2, 2)), mode="edge")[:, :5, :5]
+    np.testing.assert_allclose(found[:, 0, 0], corner.mean((1, 2)), rtol=1e-6)
 
 
 def test_the_script_for_a_gpu_makes_the_same_kind(tmp_path, monkeypatch) -> None:
@@ -89,7 +110,7 @@ def test_the_script_for_a_gpu_makes_the_same_kind(tmp_path, monkeypatch) -> None
     script = load_script(BENCHMARKS / "pretrain_gpu.py", monkeypatch)
     monkeypatch.setattr(script, "POOLS", {128: 4, 256: 4})
     monkeypatch.setattr(script, "IMAGES", {128: 8, 256: 8})
-    script.pretrain(tmp_path / "m", seconds=5.0, device="cpu", workers=0)
+    script.pretrain(tmp_path / "m", seconds=5.0, start=pretrained.FILE, device="cpu", workers=0)
     assert checkpoints.read_shapes(tmp_path / "m") == checkpoints.read_shapes(pretrained.FILE)
     provenance = checkpoints.read_header(tmp_path / "m").provenance
     assert provenance["train_images"] == 8 * provenance["train_steps"] > 0
