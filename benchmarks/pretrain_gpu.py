@@ -25,7 +25,7 @@ import torch.nn.functional as F
 from pretrain import BATCH, CLEAN_SHARE, DECAY, Scenes, write
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
-from torch_networks import SegmentationNet, UNet, guided_repair
+from torch_networks import SegmentationNet, UNet, focal_loss, guided_repair, noise_loss
 
 import diffusionad as dad
 
@@ -75,14 +75,11 @@ class Networks(nn.Module):
         t = [torch.randint(*span, (count,), device=device) for span in ((0, 300), (300, 1000))]
         noise = [torch.randn_like(images) for _ in t]
         eps, repaired = guided_repair(self.unet, noised, t, noise, 1.0)
-        squares = sum(
-            ((e - n) ** 2).mean(dim=(1, 2, 3)) for e, n in zip(eps.chunk(2), noise, strict=True)
-        )
         p = self.seg(torch.cat([images, repaired], dim=1))
         bce = F.binary_cross_entropy(p, masks, reduction="none")
         return {
-            "noise": (squares * normal).sum() / normal.sum().clamp(min=1),
-            "focal": (0.5 * (1 - torch.exp(-bce)) ** 4 * bce).mean(),
+            "noise": noise_loss(eps, noise, normal),
+            "focal": focal_loss(bce),
             "bce": bce.mean(),
             "dice": 1 - (2 * (p * masks).sum() + 1) / (p.sum() + masks.sum() + 1),
         }

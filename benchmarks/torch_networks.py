@@ -337,6 +337,18 @@ def guided_repair(
     return eps, ((x_s - b_s * guided) / a_s).clamp(-1, 1)
 
 
+def noise_loss(eps: Tensor, noise: Sequence[Tensor], normal: Tensor) -> Tensor:
+    """Squared errors of both noise scales, mean over the images for which `normal` is 1, not 0."""
+    e_s, e_b = eps.chunk(2)
+    per_image = ((e_s - noise[0]) ** 2 + (e_b - noise[1]) ** 2).mean(dim=(1, 2, 3))
+    return (per_image * normal).sum() / normal.sum().clamp(min=1)
+
+
+def focal_loss(bce: Tensor) -> Tensor:
+    """From each pixel's cross-entropy: gamma 4, alpha 1/2."""
+    return (0.5 * (1 - torch.exp(-bce)) ** 4 * bce).mean()
+
+
 class Pass(nn.Module):
     """The whole norm-guided pass with given noises: eps, reconstruction, mask."""
 
@@ -397,18 +409,14 @@ class Trainer:
         eps, reconstruction = guided_repair(self.unet, x0, t, noise, self.guidance)
         predicted = self.seg(torch.cat([x0, reconstruction], dim=1))
 
-        e_s, e_b = eps.chunk(2)
-        per_image = ((e_s - noise[0]) ** 2 + (e_b - noise[1]) ** 2).mean(dim=(1, 2, 3))
-        normal = (labels.reshape(-1) == 0).to(per_image)
-        noise_loss = (per_image * normal).sum() / normal.sum().clamp(min=1)
-        bce = F.binary_cross_entropy(predicted, masks, reduction="none")
-        focal = (0.5 * (1 - torch.exp(-bce)) ** 4 * bce).mean()
+        noise_term = noise_loss(eps, noise, (labels.reshape(-1) == 0).to(eps))
+        focal = focal_loss(F.binary_cross_entropy(predicted, masks, reduction="none"))
         smooth_l1 = F.smooth_l1_loss(predicted, masks)
         return {
-            "noise": noise_loss,
+            "noise": noise_term,
             "focal": focal,
             "smooth_l1": smooth_l1,
-            "total": noise_loss + 5 * focal + smooth_l1,
+            "total": noise_term + 5 * focal + smooth_l1,
             "x0": reconstruction,
             "mask": predicted,
         }
