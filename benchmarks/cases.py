@@ -17,6 +17,8 @@ from measuring import PASS_ENGINES, Bench, Measured, Row, Settings, alternate, m
 from operations import measure_operations
 from workers import Worker, WorkerError
 
+from diffusionad import _core
+
 Networks = Callable[[bool], Settings]
 SAME_LOSS = 1e-4  # largest relative difference of the first training step
 QUICK = {
@@ -65,6 +67,9 @@ def pass_rows(
 ) -> Iterator[Row]:
     networks = paper(quick)
     options = {option: True} if option else {}
+    if option == "bfloat16" and not _core.has_bfloat16():
+        bench.say(f"{name} is left out: this processor has no AVX512_BF16")
+        return
     job = bench.network_job("pass", networks, batch, options=options)
     measured = bench.measure(job, PASS_ENGINES, fresh=fresh)
     errors, row_extra = bench.errors(job, measured), {"batch": batch}
@@ -177,6 +182,12 @@ def training(networks: Networks, batch: int, fresh: bool) -> Callable[..., Itera
 CASES: Mapping[str, Case] = named(
     Case("pass-1", "norm-guided pass, paper's networks, one image", pass_rows, paper),
     Case("pass-1-fast", "the same, fast=True", partial(pass_rows, option="fast"), paper),
+    Case(
+        "pass-1-bfloat16",
+        "bfloat16=True, PyTorch and OpenVINO in bfloat16 as well",
+        partial(pass_rows, option="bfloat16"),
+        paper,
+    ),
     Case("pass-1-lowmem", "low_memory=True", partial(pass_rows, option="low_memory"), paper),
     Case("first-result", "from a model file to the first result", first_rows, paper),
     Case("pass-4", "batch of 4, per image", partial(pass_rows, batch=4, fresh=True), paper),

@@ -48,6 +48,11 @@ def graph_name(job: Settings) -> str:
     return f"{job['kind']}-{job['batch']}"
 
 
+def in_bfloat16(job: Settings) -> bool:
+    """Whether the engines that can are to round what they multiply to bfloat16."""
+    return bool(job.get("options", {}).get("bfloat16"))
+
+
 def batches(job: Settings, detect: Callable[[np.ndarray], Sequence[Any]]) -> Job:
     """Detection of all images, a batch at a time."""
     pixels, step = inputs.pixels(job["networks"]["size"], job["images"]), job["batch"]
@@ -216,10 +221,11 @@ def torch_pass(job: Settings) -> Job:
     given = [a.contiguous(memory_format=memory_format(job, torch)) for a in given]
 
     def run() -> Any:
-        with torch.inference_mode():
+        rounded = torch.autocast("cpu", torch.bfloat16, enabled=in_bfloat16(job))
+        with torch.inference_mode(), rounded:
             return module(*given)
 
-    return Job(run, lambda found: first_image(job, [a.numpy() for a in found]))
+    return Job(run, lambda found: first_image(job, [a.float().numpy() for a in found]))
 
 
 def torch_detector(job: Settings) -> Job:
@@ -306,7 +312,7 @@ def openvino_infer(job: Settings) -> Callable[[Sequence[np.ndarray]], Sequence[n
     openvino = import_openvino()
     settings = {
         "INFERENCE_NUM_THREADS": job["threads"],
-        "INFERENCE_PRECISION_HINT": "f32",
+        "INFERENCE_PRECISION_HINT": "bf16" if in_bfloat16(job) else "f32",
         "PERFORMANCE_HINT": "LATENCY",
     }
     path = Path(job["folder"], f"{graph_name(job)}.xml")

@@ -18,7 +18,7 @@ import numpy.typing as npt
 from .config import ModelConfig, TrainConfig, settings
 from .errors import InputError
 from .images import ImageSource, as_items
-from .inference import Detector
+from .inference import RUN_FLAGS, Detector
 
 # What may change while the weights stay; all other settings of ModelConfig make the networks.
 OF_USE = frozenset({"preset", "mode", "t_s", "t_b", "w", "top_k", "seed", "standardised"})
@@ -47,9 +47,12 @@ class Estimator(Detector):
         return {
             **vars(self.config),
             **vars(self._given_train_config),
-            "fast": self.fast,
-            "low_memory": self.low_memory,
+            **self._run_flags(),
         }
+
+    def _run_flags(self) -> dict[str, bool]:
+        """How this computer runs the networks."""
+        return {name: getattr(self, name) for name in RUN_FLAGS}
 
     def set_params(self: Self, **params: Any) -> Self:
         """Change settings by name. Raises InputError, and changes none, for a bad one.
@@ -59,7 +62,7 @@ class Estimator(Detector):
         loaded is built anew. Of any other the weights stay: what shapes the networks is refused.
         """
         params = dict(params)
-        modes = {name: params.pop(name) for name in ("fast", "low_memory") if name in params}
+        flags = {name: params.pop(name) for name in RUN_FLAGS if name in params}
         kept: dict[str, Any] = {**vars(self.config), **vars(self._given_train_config)}
         if "preset" in params:
             kept = {"seed": self.seed}
@@ -73,11 +76,11 @@ class Estimator(Detector):
                 f"{getattr(self.config, shaping[0])!r}; clone it, or make a new one"
             )
         if shaping:
-            modes = {"fast": self.fast, "low_memory": self.low_memory, **modes}
+            flags = {**self._run_flags(), **flags}
             self._build(config, train_config)
         self.config = config
         self.train_config = self._given_train_config = train_config
-        for name, value in modes.items():
+        for name, value in flags.items():
             setattr(self, name, value)
         return self
 

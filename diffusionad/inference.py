@@ -42,6 +42,7 @@ from .tiling import OVERLAP, Tiles
 
 FALSE_ALARM_RATE = 0.01  # of good images, at the threshold that fit() sets
 SIZES = ("model", "input")
+RUN_FLAGS = ("fast", "bfloat16", "low_memory")  # how this computer runs the networks
 RANDOM_WEIGHTS = "random weights"  # a model's started_from
 
 
@@ -114,6 +115,15 @@ class Detector:
     @fast.setter
     def fast(self, fast: bool) -> None:
         self.unet.fast = self.seg.fast = bool(fast)
+
+    @property
+    def bfloat16(self) -> bool:
+        """Whether both networks round what they multiply to bfloat16; see UNet.bfloat16."""
+        return self.unet.bfloat16 and self.seg.bfloat16
+
+    @bfloat16.setter
+    def bfloat16(self, bfloat16: bool) -> None:
+        self.unet.bfloat16 = self.seg.bfloat16 = bfloat16
 
     @property
     def low_memory(self) -> bool:

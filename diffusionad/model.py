@@ -38,10 +38,10 @@ class DiffusionAD(Estimator):
 
     ``preset`` names the settings to start from (``"tiny"``, ``"compact"``, ``"standard"``,
     ``"paper"``); ``overrides`` change single settings of ModelConfig or TrainConfig. ``image_size``
-    is the side, in pixels, to which images are resized; maps have it too. ``fast`` and
-    ``low_memory`` are how this computer runs the networks, not settings of the model: a file does
-    not keep them, and they may be set at any time. Raises InputError for unknown settings and bad
-    values.
+    is the side, in pixels, to which images are resized; maps have it too. ``fast``,
+    ``bfloat16`` and ``low_memory`` are how this computer runs the networks, not settings of the
+    model: a file does not keep them, and they may be set at any time. Raises InputError for unknown
+    settings and bad values.
 
     >>> import numpy as np
     >>> model = DiffusionAD(preset="compact", image_size=64)
@@ -56,12 +56,13 @@ class DiffusionAD(Estimator):
         seed: int = 0,
         *,
         fast: bool = False,
+        bfloat16: bool = False,
         low_memory: bool = False,
         **overrides: Any,
     ) -> None:
         config, train_config = settings(preset, image_size=image_size, seed=seed, **overrides)
         self._build(config, train_config)
-        self.fast, self.low_memory = fast, low_memory
+        self.fast, self.bfloat16, self.low_memory = fast, bfloat16, low_memory
 
     # ---- training -----------------------------------------------------------------------------
 
@@ -207,7 +208,7 @@ class DiffusionAD(Estimator):
             "plain": plain,
             "unet": self.unet.state_dict(),
             "seg": self.seg.state_dict(),
-            "modes": (self.fast, self.low_memory),
+            "flags": self._run_flags(),
         }
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -216,7 +217,9 @@ class DiffusionAD(Estimator):
         vars(self).update(plain)
         self.unet.load_state_dict(state["unet"])
         self.seg.load_state_dict(state["seg"])
-        self.fast, self.low_memory = state["modes"]
+        for name, value in state["flags"].items():
+            if name != "bfloat16" or _core.has_bfloat16():
+                setattr(self, name, value)
 
     def __repr__(self) -> str:
         c = self.config

@@ -115,9 +115,14 @@ def test_missing_packages_are_said_once(monkeypatch: pytest.MonkeyPatch, tmp_pat
     assert lines == ["torch is left out: no_such_package not installed"]
 
 
-@pytest.mark.parametrize("option", ["fast", "low_memory"])
-def test_cases_of_options_set_them_on_both_networks(option: str) -> None:
+@pytest.mark.parametrize("option", ["fast", "bfloat16", "low_memory"])
+def test_cases_of_options_set_them_on_both_networks(
+    option: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import cases
     from cases import CASES
+
+    monkeypatch.setattr(cases._core, "has_bfloat16", lambda: True)
 
     class Measuring(Exception):
         pass
@@ -133,6 +138,17 @@ def test_cases_of_options_set_them_on_both_networks(option: str) -> None:
     with pytest.raises(Measuring) as found:
         list(case.rows(case.name, Bench(), True))
     assert found.value.args == ({option: True},)
+
+
+def test_without_bfloat16_its_case_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    import cases
+    from measuring import Bench
+
+    lines: list[str] = []
+    monkeypatch.setattr(cases._core, "has_bfloat16", lambda: False)
+    case = cases.CASES["pass-1-bfloat16"]
+    assert list(case.rows(case.name, Bench(1, 1, Path(), lines.append), True)) == []
+    assert lines == ["pass-1-bfloat16 is left out: this processor has no AVX512_BF16"]
     for network in (dad.UNet, dad.SegmentationNet):
         assert getattr(network, option) is False  # it exists, and is off by default
 

@@ -140,7 +140,7 @@ static dad_task make_task(const dad_network *network, const dad_plan *plan,
     dad_task task = {.node = node,
                      .N = plan->options.N,
                      .training = plan->options.training,
-                     .fast = plan->options.fast,
+                     .precision = plan->options.precision,
                      .again = step->again,
                      .fused = &step->fused};
     for (int i = 0; i < DAD_MAX_INPUTS; i++) {
@@ -161,7 +161,7 @@ static ptrdiff_t scratch_of(const dad_network *network, const dad_plan *plan) {
 
 static bool same_options(const dad_plan_options *a, const dad_plan_options *b) {
     return a->N == b->N && a->training == b->training && a->recompute == b->recompute &&
-           a->input_gradient == b->input_gradient && a->fast == b->fast;
+           a->input_gradient == b->input_gradient && a->precision == b->precision;
 }
 
 static dad_status fit(float **buffer, ptrdiff_t *size, ptrdiff_t wanted) {

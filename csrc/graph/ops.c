@@ -27,10 +27,9 @@ static void nothing(const dad_task *task) { (void)task; }
 
 /* doubled: the input is an upsampling that was never made. */
 static dad_conv2d_shape conv_shape(const dad_node *node, const dad_node *input, ptrdiff_t N,
-                                   bool fast, bool doubled) {
-    const bool large = input->H * input->W >= FAST_MAP;
-    return (dad_conv2d_shape){.algorithm = fast && large && !doubled ? DAD_CONV_WINOGRAD6
-                                                                     : DAD_CONV_AUTO,
+                                   dad_precision precision, bool doubled) {
+    const bool six = precision == DAD_FAST && input->H * input->W >= FAST_MAP && !doubled;
+    return (dad_conv2d_shape){.algorithm = six ? DAD_CONV_WINOGRAD6 : DAD_CONV_AUTO,
                               .N = N,
                               .H = input->H,
                               .W = input->W,
@@ -40,17 +39,18 @@ static dad_conv2d_shape conv_shape(const dad_node *node, const dad_node *input, 
                               .KW = node->kernel,
                               .stride = node->stride,
                               .pad = node->kernel / 2,
-                              .doubled = doubled};
+                              .doubled = doubled,
+                              .bfloat16 = precision == DAD_BFLOAT16};
 }
 
 static dad_conv2d_shape task_shape(const dad_task *task) {
-    return conv_shape(task->node, task->input[0], task->N, task->fast,
+    return conv_shape(task->node, task->input[0], task->N, task->precision,
                       task->fused->half[0]);
 }
 
-ptrdiff_t dad_op_moment_slices(const dad_node *node, const dad_node *input, bool fast,
-                               bool doubled) {
-    dad_conv2d_shape shape = conv_shape(node, input, 1, fast, doubled);
+ptrdiff_t dad_op_moment_slices(const dad_node *node, const dad_node *input,
+                               dad_precision precision, bool doubled) {
+    dad_conv2d_shape shape = conv_shape(node, input, 1, precision, doubled);
     return dad_conv2d_moment_slices(&shape);
 }
 

@@ -27,7 +27,8 @@ typedef struct {
     const float *t; /* [N] time steps */
     float *scratch;
     uint64_t seed; /* of dropout */
-    bool training, again, fast;
+    dad_precision precision;
+    bool training, again;
 } dad_task;
 
 typedef struct {
@@ -44,7 +45,7 @@ const dad_op_kind *dad_op_of(const dad_node *node);
 
 /* The sums of its value that a convolution can give: how many slices per image, 0 where it
  * gives none. doubled: its input is an upsampling that was never made. */
-ptrdiff_t dad_op_moment_slices(const dad_node *node, const dad_node *input, bool fast,
-                               bool doubled);
+ptrdiff_t dad_op_moment_slices(const dad_node *node, const dad_node *input,
+                               dad_precision precision, bool doubled);
 
 #endif

@@ -105,7 +105,8 @@ static stand_in find_stand_in(const planner *p, dad_value value) {
 
 static ptrdiff_t moment_slices(const planner *p, dad_value conv) {
     const dad_node *node = &p->graph->nodes[conv];
-    return dad_op_moment_slices(node, &p->graph->nodes[node->in[0]], p->plan->options.fast,
+    return dad_op_moment_slices(node, &p->graph->nodes[node->in[0]],
+                                p->plan->options.precision,
                                 find_stand_in(p, node->in[0]).half);
 }
 

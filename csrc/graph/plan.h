@@ -11,12 +11,19 @@
 
 #include "graph/fuse.h"
 
+/* How evaluation rounds in 3x3 convolutions. */
+typedef enum {
+    DAD_PRECISE,
+    DAD_FAST,     /* F(6x6) on large maps: several times the rounding error */
+    DAD_BFLOAT16, /* operands of Winograd's products in bfloat16 */
+} dad_precision;
+
 typedef struct {
     ptrdiff_t N;
     bool training;  /* plan the backward pass too */
     bool recompute; /* keep only what segments hand to each other, run the rest again */
-    bool input_gradient; /* the gradient with respect to the image is wanted */
-    bool fast; /* evaluation: F(6x6) on large maps, with several times the rounding error */
+    bool input_gradient;     /* the gradient with respect to the image is wanted */
+    dad_precision precision; /* of evaluation */
 } dad_plan_options;
 
 /* A tensor is an index into plan->tensors, or DAD_NONE. */

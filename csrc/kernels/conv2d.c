@@ -38,6 +38,12 @@ static bool fits(const dad_conv2d_shape *s, dad_conv_algorithm algorithm) {
     return false;
 }
 
+/* Whether the products of a shape may be of bfloat16. */
+static bool rounds_operands(const dad_conv2d_shape *s) {
+    return s->bfloat16 && s->C % (2 * DAD_PANEL) == 0 &&
+           (fits(s, DAD_CONV_WINOGRAD4) || fits(s, DAD_CONV_POINTWISE));
+}
+
 dad_conv_algorithm dad_conv2d_algorithm(const dad_conv2d_shape *shape) {
     if (fits(shape, shape->algorithm)) {
         return shape->algorithm;
@@ -45,7 +51,8 @@ dad_conv_algorithm dad_conv2d_algorithm(const dad_conv2d_shape *shape) {
     if (fits(shape, DAD_CONV_POINTWISE)) {
         return DAD_CONV_POINTWISE;
     }
-    if (fits(shape, DAD_CONV_DOUBLED) && shape->H * shape->W >= DOUBLED_MAP) {
+    if (fits(shape, DAD_CONV_DOUBLED) && shape->H * shape->W >= DOUBLED_MAP &&
+        !rounds_operands(shape)) {
         return DAD_CONV_DOUBLED;
     }
     if (fits(shape, DAD_CONV_WINOGRAD4)) {
@@ -78,6 +85,8 @@ static const dad_winograd_ops *transforms(const dad_conv2d_shape *shape) {
 static dad_conv2d_shape resolved(const dad_conv2d_shape *shape) {
     dad_conv2d_shape copy = *shape;
     copy.algorithm = dad_conv2d_algorithm(shape);
+    copy.bfloat16 = rounds_operands(shape) && copy.algorithm != DAD_CONV_IM2COL &&
+                    copy.algorithm != DAD_CONV_DOUBLED;
     return copy;
 }
 

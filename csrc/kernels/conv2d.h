@@ -22,7 +22,13 @@ typedef struct {
     const float *w;
     ptrdiff_t outputs, inputs, taps; /* taps = KH * KW */
     dad_conv_pass pass;
+    bool bfloat16; /* u is in bfloat16 */
 } dad_filter_view;
+
+/* Floats that hold an operand's channels; see conv_ops.h. */
+static inline ptrdiff_t dad_operand_size(ptrdiff_t channels, bool bfloat16) {
+    return bfloat16 ? channels / 2 : channels;
+}
 
 dad_filter_view dad_filter_of(const float *w, const dad_conv2d_shape *shape,
                               dad_conv_pass pass);
@@ -30,7 +36,7 @@ dad_filter_view dad_filter_of(const float *w, const dad_conv2d_shape *shape,
 /* Floats from one point of u to the next: off a power of two, else all points of a channel
  * fall into the same cache set. */
 static inline ptrdiff_t dad_filter_point(const dad_filter_view *view) {
-    return (view->inputs + 1) * DAD_PANEL;
+    return (dad_operand_size(view->inputs, view->bfloat16) + 1) * DAD_PANEL;
 }
 /* u [point][inputs][16] of one panel: inputs first .. + count, first a multiple of 16. */
 void dad_filter_winograd(float *u, const dad_filter_view *view, const dad_winograd_ops *ops,
@@ -85,6 +91,7 @@ typedef struct {
     ptrdiff_t N, H, W, C; /* input */
     ptrdiff_t HO, WO, O;  /* output */
     ptrdiff_t KH, KW, stride, dilation, pad_y, pad_x;
+    bool bfloat16; /* forward, 1x1: as in dad_conv2d_shape */
 } dad_patch_shape;
 
 dad_patch_shape dad_patches_forward(const dad_conv2d_shape *shape);

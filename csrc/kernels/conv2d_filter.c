@@ -51,7 +51,8 @@ dad_filter_view dad_filter_of(const float *w, const dad_conv2d_shape *shape,
                              .outputs = forward ? shape->O : shape->C,
                              .inputs = forward ? shape->C : shape->O,
                              .taps = shape->KH * shape->KW,
-                             .pass = pass};
+                             .pass = pass,
+                             .bfloat16 = forward && shape->bfloat16};
 }
 
 /* piece [count][taps][16]: a panel of outputs for `count` inputs from `first` on, a
@@ -87,6 +88,13 @@ void dad_filter_winograd(float *u, const dad_filter_view *view, const dad_winogr
     for (ptrdiff_t c = first; c < first + count; c += PIECE) {
         const ptrdiff_t width = dad_min(PIECE, first + count - c);
         const float *piece = find_piece(own, view, panel, c, width);
+        if (view->bfloat16) {
+            for (ptrdiff_t i = 0; i < width; i += 2) {
+                ops->filter_bfloat16(u + (c + i) / 2 * DAD_PANEL, point_stride,
+                                     piece + i * 9 * DAD_PANEL);
+            }
+            continue;
+        }
         for (ptrdiff_t i = 0; i < width; i++) {
             ops->filter(u + (c + i) * DAD_PANEL, point_stride, piece + i * 9 * DAD_PANEL);
         }
@@ -133,12 +141,21 @@ static float element(const dad_filter_view *view, ptrdiff_t output, ptrdiff_t in
 }
 
 bool dad_filter_is_ready(const dad_filter_view *view) {
-    return view->pass == DAD_CONV_FORWARD && view->taps == 1;
+    return view->pass == DAD_CONV_FORWARD && view->taps == 1 && !view->bfloat16;
 }
 
 void dad_filter_all_matmul(float *out, const dad_filter_view *view) {
     const ptrdiff_t inputs = view->inputs, taps = view->taps;
     const ptrdiff_t panels = dad_ceil_div(view->outputs, DAD_PANEL);
+    if (view->bfloat16) { /* of one tap */
+#pragma omp for
+        for (ptrdiff_t panel = 0; panel < panels; panel++) {
+            dad_simd()->conv->pair_bfloat16(out + panel * inputs / 2 * DAD_PANEL,
+                                            view->w + panel * inputs * DAD_PANEL,
+                                            inputs / 2);
+        }
+        return;
+    }
 #pragma omp for collapse(2) schedule(static)
     for (ptrdiff_t panel = 0; panel < panels; panel++) {
         for (ptrdiff_t tap = 0; tap < taps; tap++) {

@@ -4,7 +4,7 @@
  * at a time. The gradient of the input is the same product on dy: with stride s its pixels
  * stand s apart between zeros (dilation), so every pixel of dx is written once, by one
  * thread. The product is our own, on packed panels: a row's value does not depend on the
- * rows around it.
+ * rows around it. In bfloat16 a 1x1 filter's pixels are copied out too, rounded.
  *
  * The gradient of the filter is patches^T dy by BLAS, on slices of pixels cut by shape;
  * their partial results are added in order.
@@ -39,7 +39,8 @@ dad_patch_shape dad_patches_forward(const dad_conv2d_shape *s) {
                              .stride = s->stride,
                              .dilation = 1,
                              .pad_y = s->pad,
-                             .pad_x = s->pad};
+                             .pad_x = s->pad,
+                             .bfloat16 = s->bfloat16};
 }
 
 dad_patch_shape dad_patches_backward_data(const dad_conv2d_shape *s) {
@@ -65,6 +66,10 @@ static bool is_pointwise(const dad_patch_shape *s) {
 }
 
 static ptrdiff_t depth_of(const dad_patch_shape *s) { return s->KH * s->KW * s->C; }
+/* Floats that hold a row of patches. */
+static ptrdiff_t row_size(const dad_patch_shape *s) {
+    return dad_operand_size(depth_of(s), s->bfloat16);
+}
 static ptrdiff_t rows_of(const dad_patch_shape *s) { return s->N * s->HO * s->WO; }
 
 /* The input coordinate that output i meets at tap k, or -1. */
@@ -110,9 +115,24 @@ static void copy_patches(float *patches, const float *x, const dad_patch_shape *
     }
 }
 
+/* The pixels first .. first + rows - 1 in bfloat16, [rows][C]. */
+static void round_pixels(float *out, const dad_conv2d_input *input,
+                         const dad_patch_shape *s, ptrdiff_t first, ptrdiff_t rows) {
+    const dad_conv_ops *ops = dad_simd()->conv;
+    if (input->x2 == NULL) {
+        ops->round_bfloat16(out, input->x + first * s->C, rows * s->C);
+        return;
+    }
+    const ptrdiff_t C1 = input->C1, C2 = s->C - C1;
+    for (ptrdiff_t row = first; row < first + rows; row++, out += s->C / 2) {
+        ops->round_bfloat16(out, input->x + row * C1, C1);
+        ops->round_bfloat16(out + C1 / 2, input->x2 + row * C2, C2);
+    }
+}
+
 static ptrdiff_t own_scratch(const dad_patch_shape *s) {
-    const ptrdiff_t patches =
-        is_pointwise(s) ? 0 : dad_round_up(ROWS * depth_of(s), DAD_PANEL);
+    const bool in_place = is_pointwise(s) && !s->bfloat16;
+    const ptrdiff_t patches = in_place ? 0 : dad_round_up(ROWS * row_size(s), DAD_PANEL);
     return patches + DAD_PANEL_PAIR * ROWS * DAD_PANEL;
 }
 
@@ -150,19 +170,20 @@ typedef struct {
 static void multiply(float *products, const matmul_job *job, ptrdiff_t first,
                      ptrdiff_t count, ptrdiff_t o, int panels) {
     const dad_conv_ops *ops = dad_simd()->conv;
-    const ptrdiff_t depth = depth_of(job->shape);
+    dad_product *product = job->shape->bfloat16 ? ops->product_bfloat16 : ops->product;
+    const ptrdiff_t depth = row_size(job->shape);
     const float *b = job->packed + o * depth, *a = job->patches;
     ptrdiff_t part = depth;
     if (a == NULL) {
         part = job->input->x2 != NULL ? job->input->C1 : depth;
         a = job->input->x + first * part;
     }
-    ops->product(products, ROWS * DAD_PANEL, a, part, b, DAD_PANEL * depth, panels, count,
-                 part, 0);
+    product(products, ROWS * DAD_PANEL, a, part, b, DAD_PANEL * depth, panels, count, part,
+            0);
     if (part < depth) {
-        ops->product(products, ROWS * DAD_PANEL, job->input->x2 + first * (depth - part),
-                     depth - part, b + part * DAD_PANEL, DAD_PANEL * depth, panels, count,
-                     depth - part, 1);
+        product(products, ROWS * DAD_PANEL, job->input->x2 + first * (depth - part),
+                depth - part, b + part * DAD_PANEL, DAD_PANEL * depth, panels, count,
+                depth - part, 1);
     }
 }
 
@@ -178,7 +199,7 @@ void dad_matmul_forward(float *y, const dad_conv2d_input *input,
         float *products = owns + own_scratch(s) * dad_thread_id();
         float *patches = products + DAD_PANEL_PAIR * ROWS * DAD_PANEL;
         const matmul_job job = {s, input, ready ? filter->w : packed,
-                                direct ? NULL : patches};
+                                direct && !s->bfloat16 ? NULL : patches};
         if (!ready) {
             dad_filter_all_matmul(packed, filter);
         }
@@ -187,7 +208,9 @@ void dad_matmul_forward(float *y, const dad_conv2d_input *input,
             for (ptrdiff_t begin = 0; begin < s->O; begin += task) {
                 const ptrdiff_t count = dad_min(ROWS, rows - first);
                 const ptrdiff_t end = dad_min(begin + task, s->O);
-                if (!direct) {
+                if (s->bfloat16) {
+                    round_pixels(patches, input, s, first, count);
+                } else if (!direct) {
                     copy_patches(patches, input->x, s, first, count);
                 }
                 for (ptrdiff_t o = begin; o < end; o += DAD_PANEL_PAIR * DAD_PANEL) {

@@ -49,10 +49,11 @@ typedef struct {
 typedef struct {
     dad_tiling tiling;
     ptrdiff_t C, O;
-    bool doubled;    /* see dad_conv2d_shape */
-    tile_cut cut;    /* of all tiles, where V is private */
-    ptrdiff_t chunk; /* tiles per product, at most */
-    ptrdiff_t block; /* tiles whose V exists at once */
+    bool doubled, bfloat16; /* see dad_conv2d_shape */
+    ptrdiff_t K;            /* floats of a tile's V at a point: C, or half as many */
+    tile_cut cut;           /* of all tiles, where V is private */
+    ptrdiff_t chunk;        /* tiles per product, at most */
+    ptrdiff_t block;        /* tiles whose V exists at once */
     ptrdiff_t u_point, u_panel, v_tile, v_point, m_point, m_panel;
     ptrdiff_t shared_u, shared_v;               /* sizes of what is shared ... */
     ptrdiff_t own_u, own_v, m_size, strip_size; /* ... and of what each thread has */
@@ -104,25 +105,31 @@ static void cut_shared(winograd_plan *p, ptrdiff_t pairs) {
     p->block = dad_round_up(even, p->chunk);
 }
 
-static bool keeps_private(const dad_conv2d_shape *s, ptrdiff_t tiles) {
-    const ptrdiff_t least = s->C < WIDE_CHANNELS ? PRIVATE_CHUNK : WIDE_CHUNK * WIDE_CHUNKS;
-    return s->C <= PRIVATE_CHANNELS && tiles >= least * dad_num_threads();
+static bool keeps_private(ptrdiff_t K, ptrdiff_t tiles) {
+    const ptrdiff_t least = K < WIDE_CHANNELS ? PRIVATE_CHUNK : WIDE_CHUNK * WIDE_CHUNKS;
+    return K <= PRIVATE_CHANNELS && tiles >= least * dad_num_threads();
 }
 
 static winograd_plan make_plan(const dad_conv2d_shape *s) {
     winograd_plan p = {
-        .tiling = make_tiling(s), .C = s->C, .O = s->O, .doubled = s->doubled};
+        .tiling = make_tiling(s),
+        .C = s->C,
+        .O = s->O,
+        .doubled = s->doubled,
+        .bfloat16 = s->bfloat16,
+        .K = dad_operand_size(s->C, s->bfloat16),
+    };
     const ptrdiff_t tiles = p.tiling.tiles, points = p.tiling.points;
     const ptrdiff_t pairs = dad_ceil_div(s->O, PAIR), threads = dad_num_threads();
-    p.shared = !keeps_private(s, tiles);
-    p.v_tile = dad_round_up(s->C, DAD_PANEL);
+    p.shared = !keeps_private(p.K, tiles);
+    p.v_tile = dad_round_up(p.K, DAD_PANEL);
     if (p.v_tile % 512 == 0) {
         p.v_tile += DAD_PANEL; /* else the tiles of a chunk fall into the same cache sets */
     }
     if (p.shared) {
         cut_shared(&p, pairs);
     } else {
-        p.chunk = p.block = s->C < WIDE_CHANNELS ? PRIVATE_CHUNK : WIDE_CHUNK;
+        p.chunk = p.block = p.K < WIDE_CHANNELS ? PRIVATE_CHUNK : WIDE_CHUNK;
         p.cut = cut_evenly(tiles, p.chunk, threads);
     }
     p.v_point = p.block * p.v_tile + DAD_PANEL;
@@ -130,7 +137,7 @@ static winograd_plan make_plan(const dad_conv2d_shape *s) {
     p.m_panel = points * p.m_point;
     p.m_size = DAD_PANEL_PAIR * p.m_panel;
     p.strip_size = dad_tiling_strip_size(&p.tiling);
-    const dad_filter_view filter = {.inputs = s->C};
+    const dad_filter_view filter = {.inputs = s->C, .bfloat16 = s->bfloat16};
     p.u_point = dad_filter_point(&filter);
     p.u_panel = points * p.u_point;
     const ptrdiff_t v_size = points * p.v_point;
@@ -194,9 +201,10 @@ static void transform_input(float *v, const winograd_job *job, ptrdiff_t first,
                               .scale = part.scale,
                               .shift = part.shift,
                               .stride = part.stride,
-                              .transform = p->tiling.ops->input};
-    dad_transform_tiles(v + c, p->v_point, p->v_tile, &map, &p->tiling, first, count,
-                        part.c, strip);
+                              .transform = p->bfloat16 ? p->tiling.ops->input_bfloat16
+                                                       : p->tiling.ops->input};
+    dad_transform_tiles(v + dad_operand_size(c, p->bfloat16), p->v_point, p->v_tile, &map,
+                        &p->tiling, first, count, part.c, strip);
 }
 
 static dad_output_place find_place(const winograd_job *job, ptrdiff_t tile, ptrdiff_t o) {
@@ -237,10 +245,11 @@ static void multiply(const float *u, const float *v, const winograd_job *job,
                      ptrdiff_t first, ptrdiff_t count, ptrdiff_t o, float *m) {
     const winograd_plan *p = job->plan;
     const int panels = p->O - o > DAD_PANEL ? DAD_PANEL_PAIR : 1;
+    const dad_conv_ops *ops = dad_simd()->conv;
+    dad_product *product = p->bfloat16 ? ops->product_bfloat16 : ops->product;
     for (ptrdiff_t point = 0; point < p->tiling.points; point++) {
-        dad_simd()->conv->product(m + point * p->m_point, p->m_panel,
-                                  v + point * p->v_point, p->v_tile, u + point * p->u_point,
-                                  p->u_panel, panels, count, p->C, 0);
+        product(m + point * p->m_point, p->m_panel, v + point * p->v_point, p->v_tile,
+                u + point * p->u_point, p->u_panel, panels, count, p->K, 0);
     }
     for (int panel = 0; panel < panels; panel++) {
         transform_output(m + panel * p->m_panel, job, first, count, o + panel * DAD_PANEL);

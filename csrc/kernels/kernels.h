@@ -77,6 +77,9 @@ typedef struct {
     ptrdiff_t stride, pad; /* the same both ways */
     bool doubled; /* forward, Winograd's algorithms: x is [N, H / 2, W / 2, C], as before an
                      upsampling, and a pixel stands for 2x2; H, W even */
+    bool bfloat16; /* forward, where dad_simd_has_bfloat16(): what Winograd's F(m x m, 3x3)
+                      and pointwise products multiply is rounded to it; C a multiple of 32,
+                      else floats stay */
     dad_conv_algorithm algorithm;
 } dad_conv2d_shape;
 

@@ -47,6 +47,22 @@ static PyObject *set_simd_level(PyObject *self, PyObject *args) {
     Py_RETURN_NONE;
 }
 
+static PyObject *has_bfloat16(PyObject *self, PyObject *args) {
+    (void)self, (void)args;
+    return PyBool_FromLong(dad_simd_has_bfloat16());
+}
+
+bool dad_check_bfloat16(void) {
+    if (!dad_simd_has_bfloat16()) {
+        PyErr_Format(PyExc_ValueError,
+                     "bfloat16: expected False, this processor has no AVX512_BF16 or "
+                     "level \"%s\" is in use",
+                     dad_simd()->name);
+        return false;
+    }
+    return true;
+}
+
 static PyObject *get_num_threads(PyObject *self, PyObject *args) {
     (void)self, (void)args;
     return PyLong_FromLong(dad_num_threads());
@@ -93,6 +109,9 @@ static PyMethodDef module_methods[] = {
     {"set_simd_level", set_simd_level, METH_VARARGS,
      "set_simd_level(name, /)\n--\n\n"
      "Use one of simd_levels(). Not while another thread computes."},
+    {"has_bfloat16", has_bfloat16, METH_NOARGS,
+     "has_bfloat16()\n--\n\n"
+     "Whether the processor and the level in use have products of bfloat16."},
     {"build_info", build_info, METH_NOARGS,
      "build_info()\n--\n\n"
      "The compiler, the date of OpenMP's version (yyyymm, 0 without), and OpenBLAS."},

@@ -27,6 +27,9 @@ extern PyMethodDef dad_pixel_methods[];       /* wrap_pixels.c */
 extern PyMethodDef dad_score_methods[];       /* wrap_scores.c */
 extern PyMethodDef dad_synthesis_methods[];   /* wrap_synthesis.c */
 
+/* module.c; false with ValueError set where there are no products of bfloat16. */
+bool dad_check_bfloat16(void);
+
 /* wrap_network.c; NULL with an exception set. A new Network takes the graph over, also
  * then. */
 PyTypeObject *dad_new_network_type(PyObject *module);

@@ -113,11 +113,13 @@ static void to_nhwc(float *dst, PyArrayObject *array) {
 PyDoc_STRVAR(
     conv2d_doc,
     "conv2d(x, w, b=None, stride=1, padding=1, algorithm=\"auto\", image_bias=None, "
-    "residual=None, doubled=False)\n--\n\n"
+    "residual=None, doubled=False, bfloat16=False)\n--\n\n"
     "Convolution of x (N, C, H, W) with w (O, C, KH, KW), plus b (O,), image_bias\n"
     "(N, O) and residual (N, O, HO, WO) where given. algorithm: auto, pointwise,\n"
     "im2col, winograd2, winograd4, winograd6 or doubled. doubled: of x upsampled to\n"
-    "twice its size, nearest (3x3 only); the residual then too, if it is of half size.");
+    "twice its size, nearest (3x3 only); the residual then too, if it is of half size.\n"
+    "bfloat16: what Winograd's algorithm multiplies is rounded to it, where C is a\n"
+    "multiple of 32; ValueError where the processor has no such products.");
 
 typedef struct {
     PyArrayObject *x, *w, *b, *image_bias, *residual;
@@ -138,22 +140,25 @@ static bool residual_is_half(const conv2d_arguments *a, const dad_conv2d_shape *
 
 static bool parse_conv2d(conv2d_arguments *a, dad_conv2d_shape *shape, PyObject *args,
                          PyObject *kwargs) {
-    static char *names[] = {"x",         "w",          "b",        "stride",  "padding",
-                            "algorithm", "image_bias", "residual", "doubled", NULL};
+    static char *names[] = {"x",       "w",         "b",          "stride",
+                            "padding", "algorithm", "image_bias", "residual",
+                            "doubled", "bfloat16",  NULL};
     PyObject *x, *w, *b = NULL, *image_bias = NULL, *residual = NULL;
     Py_ssize_t stride = 1, padding = 1;
     const char *algorithm = "auto";
-    int doubled = 0;
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "OO|OnnsOOp:conv2d", names, &x, &w, &b,
+    int doubled = 0, bfloat16 = 0;
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "OO|OnnsOOpp:conv2d", names, &x, &w, &b,
                                      &stride, &padding, &algorithm, &image_bias, &residual,
-                                     &doubled) ||
-        !(a->x = dad_input_float(x, "x", 4)) || !(a->w = dad_input_float(w, "w", 4)) ||
+                                     &doubled, &bfloat16) ||
+        (bfloat16 && !dad_check_bfloat16()) || !(a->x = dad_input_float(x, "x", 4)) ||
+        !(a->w = dad_input_float(w, "w", 4)) ||
         !dad_input_float_optional(&a->b, b, "b", 1) ||
         !dad_input_float_optional(&a->image_bias, image_bias, "image_bias", 2) ||
         !dad_input_float_optional(&a->residual, residual, "residual", 4) ||
         !make_shape(shape, a->x, a->w, stride, padding, algorithm, doubled)) {
         return false;
     }
+    shape->bfloat16 = bfloat16;
     const npy_intp image_dims[] = {shape->N, shape->O};
     npy_intp y_dims[4];
     output_shape(y_dims, shape);
@@ -231,7 +236,7 @@ static PyObject *conv2d(PyObject *self, PyObject *args, PyObject *kwargs) {
 PyDoc_STRVAR(
     conv2d_moments_doc,
     "conv2d_moments(x, w, b=None, stride=1, padding=1, algorithm=\"auto\",\n"
-    "image_bias=None, residual=None, doubled=False)\n--\n\n"
+    "image_bias=None, residual=None, doubled=False, bfloat16=False)\n--\n\n"
     "What conv2d gives, and its moments (N, slices, 4, O), as a GroupNorm would use\n"
     "them: per slice of an image how many values it has, a shift, the sum of value -\n"
     "shift and of its square. No slices where the algorithm does not give them.");

@@ -191,15 +191,16 @@ static bool check_statistics(const dad_graph *graph, npy_intp N) {
 
 static PyObject *network_forward(PyObject *object, PyObject *args, PyObject *keywords) {
     static char *names[] = {"x",    "t",    "training", "recompute", "input_gradient",
-                            "seed", "fast", NULL};
+                            "seed", "fast", "bfloat16", NULL};
     network_object *self = (network_object *)object;
     const dad_graph *graph = &self->network.graph;
     PyObject *x_object, *t_object = Py_None, *result = NULL;
-    int training = 0, recompute = 0, input_gradient = 0, fast = 0;
+    int training = 0, recompute = 0, input_gradient = 0, fast = 0, bfloat16 = 0;
     unsigned long long seed = 0;
-    if (!PyArg_ParseTupleAndKeywords(args, keywords, "O|O$pppKp:forward", names, &x_object,
+    if (!PyArg_ParseTupleAndKeywords(args, keywords, "O|O$pppKpp:forward", names, &x_object,
                                      &t_object, &training, &recompute, &input_gradient,
-                                     &seed, &fast)) {
+                                     &seed, &fast, &bfloat16) ||
+        (bfloat16 && !dad_check_bfloat16())) {
         return NULL;
     }
     PyArrayObject *x = NULL, *t = NULL, *y = NULL;
@@ -226,7 +227,10 @@ static PyObject *network_forward(PyObject *object, PyObject *args, PyObject *key
                                       .training = training,
                                       .recompute = recompute,
                                       .input_gradient = input_gradient,
-                                      .fast = fast && !training};
+                                      .precision = training   ? DAD_PRECISE
+                                                   : bfloat16 ? DAD_BFLOAT16
+                                                   : fast     ? DAD_FAST
+                                                              : DAD_PRECISE};
     dad_status status;
     Py_BEGIN_ALLOW_THREADS
     status = dad_network_forward(&self->network, dad_floats(y), dad_floats(x),
@@ -437,8 +441,9 @@ static PyMethodDef methods[] = {
      "Replace a parameter's value, average or moments."},
     {"forward", WITH_KEYWORDS(network_forward),
      "forward($self, /, x, t=None, *, training=False, recompute=False, "
-     "input_gradient=False, seed=0, fast=False)\n--\n\n"
-     "Run on x [N, C, H, W]; training keeps what backward() needs."},
+     "input_gradient=False, seed=0, fast=False, bfloat16=False)\n--\n\n"
+     "Run on x [N, C, H, W]; training keeps what backward() needs, and is never fast nor "
+     "in bfloat16, which goes before fast."},
     {"backward", WITH_KEYWORDS(network_backward),
      "backward($self, /, dy)\n--\n\n"
      "Add to the gradients, dy being that of the output; returns dx if the forward pass "

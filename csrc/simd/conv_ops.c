@@ -1,200 +1,18 @@
-/* Products with packed panels, and the copies around them.
- *
- * A micro-kernel keeps ROWS by 2 vectors of the result in registers, 12 of the 16 that AVX2
- * and SSE have. AVX-512 has 32 and keeps two sums of each, of even and of odd k, instead of
- * more rows: sums then need to be half as short for the same rounding error, and are
- * stored half as often. With AVX-512 a vector is a panel and the two vectors come from two
- * panels; below it both come from one. Sums run over k in order, so the value of a row does
- * not depend on the block it falls into. */
+/* Products with packed panels (product.inc), and the copies around them. */
 #include "simd/conv_ops.h"
 
 #include "simd/vec.h"
 
-#if VL == 16
-enum { PARTS = 2, OUTER_ROWS = 8, LONG_DEPTH = 512 };
-#else
-enum { PARTS = 1, OUTER_ROWS = 6, LONG_DEPTH = 128 };
-#endif
 enum {
-    ROWS = 6,
-    DEPTH = 256, /* of k at a time: a pair of panels this deep stays in the first cache */
-    SUM = PARTS * 64, /* of k are summed apart: long sums lose less that way */
-    PREFETCH = 32,    /* rows of b ahead, from LONG_DEPTH on: b then comes from L3 */
-    SUM_ROWS = 32,    /* added in float before they go to a double */
-    SUM_WIDTH = 64,   /* channels at a time */
+    OUTER_ROWS = VL == 16 ? 8 : 6, /* of an outer product's result */
+    SUM_ROWS = 32,                 /* added in float before they go to a double */
+    SUM_WIDTH = 64,                /* channels at a time */
 };
 
-typedef struct {
-    float *c; /* element (i, vector j) at i * DAD_PANEL + j * c_gap */
-    ptrdiff_t c_gap;
-    const float *a; /* element (i, k) at i * a_row + k * a_step */
-    ptrdiff_t a_row;
-    const float *b; /* vector j of row k at k * DAD_PANEL + j * b_gap */
-    ptrdiff_t b_gap;
-    ptrdiff_t depth;
-    int prefetch; /* b */
-} operands;
-
-/* acc [rows][vectors] += a b for one k. */
-DAD_INLINE void accumulate_step(vf (*acc)[2], const int rows, const int vectors,
-                                const float *a, ptrdiff_t a_row, const float *const *b,
-                                const int prefetch) {
-    vf row[2];
-#pragma GCC unroll 2
-    for (int j = 0; j < vectors; j++) {
-        row[j] = vload(b[j]);
-        if (prefetch && (j == 0 || VL == DAD_PANEL)) { /* one for each cache line */
-            __builtin_prefetch(b[j] + PREFETCH * DAD_PANEL);
-        }
-    }
-#pragma GCC unroll 8
-    for (int i = 0; i < rows; i++) {
-        const vf factor = vset1(a[i * a_row]);
-#pragma GCC unroll 2
-        for (int j = 0; j < vectors; j++) {
-            acc[i][j] += factor * row[j];
-        }
-    }
-}
-
-/* Pointers that the compiler must keep apart: it would compute each from the others. */
-typedef struct {
-    const float *a, *b[2];
-} cursors;
-
-DAD_INLINE void advance(cursors *at, ptrdiff_t a_step, ptrdiff_t steps) {
-    at->a += steps * a_step;
-    DAD_OPAQUE(at->a);
-    for (int i = 0; i < 2; i++) {
-        at->b[i] += steps * DAD_PANEL;
-        DAD_OPAQUE(at->b[i]);
-    }
-}
-
-/* even += a b over the even k of `depth`, odd over the odd ones: [rows][vectors]. */
-DAD_INLINE void accumulate(vf (*even)[2], vf (*odd)[2], const int rows, const int vectors,
-                           const operands *p, ptrdiff_t a_row, ptrdiff_t a_step,
-                           const ptrdiff_t depth, const int prefetch) {
-    cursors at = {p->a, {p->b, p->b + p->b_gap}};
-    advance(&at, a_step, 0);
-    ptrdiff_t k = 0;
-    for (; k + 2 <= depth; k += 2) {
-        const float *b[2] = {at.b[0] + DAD_PANEL, at.b[1] + DAD_PANEL};
-        accumulate_step(even, rows, vectors, at.a, a_row, at.b, prefetch);
-        accumulate_step(odd, rows, vectors, at.a + a_step, a_row, b, prefetch);
-        advance(&at, a_step, 2);
-    }
-    if (k < depth) {
-        accumulate_step(even, rows, vectors, at.a, a_row, at.b, prefetch);
-    }
-}
-
-/* c = (add ? c : 0) + a b, summed apart over `depth` of k. */
-DAD_INLINE void sum_block(const int rows, const int vectors, const operands *p,
-                          const ptrdiff_t depth, int add, const int prefetch) {
-    vf acc[PARTS][ROWS][2];
-#pragma GCC unroll 2
-    for (int part = 0; part < PARTS; part++) {
-#pragma GCC unroll 8
-        for (int i = 0; i < rows; i++) {
-#pragma GCC unroll 2
-            for (int j = 0; j < vectors; j++) {
-                acc[part][i][j] = vset1(0.0f);
-            }
-        }
-    }
-    accumulate(acc[0], acc[PARTS - 1], rows, vectors, p, p->a_row, 1, depth, prefetch);
-#pragma GCC unroll 2
-    for (int j = 0; j < vectors; j++) {
-        float *c = p->c + j * p->c_gap;
-        DAD_OPAQUE(c);
-#pragma GCC unroll 8
-        for (int i = 0; i < rows; i++, c += DAD_PANEL) {
-            const vf sum = PARTS > 1 ? acc[0][i][j] + acc[PARTS - 1][i][j] : acc[0][i][j];
-            vstore(c, add ? vload(c) + sum : sum);
-        }
-    }
-}
-
-/* The same over all of p->depth, SUM at a time. */
-DAD_INLINE void row_block(const int rows, const int vectors, const operands *all, int add,
-                          const int prefetch) {
-    operands p = *all;
-    for (; p.depth >= SUM; p.depth -= SUM, p.a += SUM, p.b += SUM * DAD_PANEL) {
-        sum_block(rows, vectors, &p, SUM, add, prefetch);
-        add = 1;
-    }
-    if (p.depth > 0) {
-        sum_block(rows, vectors, &p, p.depth, add, prefetch);
-    }
-}
-
-typedef void row_kernel(const operands *p, int add);
-
-#define ROW_KERNEL(vectors, rows)                                     \
-    static void rows_##vectors##_##rows(const operands *p, int add) { \
-        if (p->prefetch) {                                            \
-            row_block(rows, vectors, p, add, 1);                      \
-        } else {                                                      \
-            row_block(rows, vectors, p, add, 0);                      \
-        }                                                             \
-    }
-#define ROW_KERNELS(vectors)                                                 \
-    ROW_KERNEL(vectors, 1)                                                   \
-    ROW_KERNEL(vectors, 2)                                                   \
-    ROW_KERNEL(vectors, 3)                                                   \
-    ROW_KERNEL(vectors, 4)                                                   \
-    ROW_KERNEL(vectors, 5)                                                   \
-    ROW_KERNEL(vectors, 6)                                                   \
-    static row_kernel *const with_##vectors[ROWS + 1] = {NULL,               \
-                                                         rows_##vectors##_1, \
-                                                         rows_##vectors##_2, \
-                                                         rows_##vectors##_3, \
-                                                         rows_##vectors##_4, \
-                                                         rows_##vectors##_5, \
-                                                         rows_##vectors##_6};
-
-#if VL == 16
-ROW_KERNELS(1)
-#endif
-ROW_KERNELS(2)
-
-/* All rows of one or two vectors of columns, in blocks of nearly the same size: few rows
- * share too little of b. */
-static void product_columns(row_kernel *const *kernels, const operands *all, ptrdiff_t rows,
-                            int add) {
-    for (ptrdiff_t k = 0; k < all->depth; k += DEPTH) {
-        operands p = *all;
-        p.depth = all->depth - k < DEPTH ? all->depth - k : DEPTH;
-        p.a += k;
-        p.b += k * DAD_PANEL;
-        for (ptrdiff_t left = rows, n; left > 0; left -= n) {
-            const ptrdiff_t blocks = (left + ROWS - 1) / ROWS;
-            n = (left + blocks - 1) / blocks;
-            kernels[n](&p, add || k > 0);
-            p.a += n * p.a_row;
-            p.c += n * DAD_PANEL;
-            p.prefetch = 0; /* the first block has fetched b */
-        }
-    }
-}
-
-static void product(float *c, ptrdiff_t c_panel, const float *a, ptrdiff_t lda,
-                    const float *b, ptrdiff_t b_panel, int panels, ptrdiff_t rows,
-                    ptrdiff_t K, int add) {
-#if VL == 16
-    operands p = {c, c_panel, a, lda, b, b_panel, K, K >= LONG_DEPTH};
-    product_columns(panels == 2 ? with_2 : with_1, &p, rows, add);
-#else
-    for (int panel = 0; panel < panels; panel++) {
-        for (int j = 0; j < DAD_PANEL; j += 2 * VL) {
-            operands p = {c + panel * c_panel + j, VL, a, lda,
-                          b + panel * b_panel + j, VL, K, K >= LONG_DEPTH};
-            product_columns(with_2, &p, rows, add);
-        }
-    }
-#endif
-}
+#define PRODUCT_TARGET
+#define PRODUCT_FACTOR(p) vset1(*(p))
+#define PRODUCT_ADD(c, a, b) ((c) + (a) * (b))
+#include "simd/product.inc"
 
 /* c = (add ? c : 0) + a^T b for `rows` columns of a. The sum over T is made apart and added
  * as a whole: long sums lose less that way. */
@@ -356,6 +174,20 @@ static void strip(float *dst, const dad_strip_source *source, ptrdiff_t c, ptrdi
     }
 }
 
+static void round_bfloat16(float *out, const float *x, ptrdiff_t n) {
+    for (ptrdiff_t i = 0; i < n; i += VL) {
+        vstore_bfloat16(out + i / 2, vload(x + i));
+    }
+}
+
+static void pair_bfloat16(float *out, const float *panel, ptrdiff_t pairs) {
+    for (ptrdiff_t i = 0; i < pairs; i++, out += DAD_PANEL, panel += 2 * DAD_PANEL) {
+        for (int v = 0; v < DAD_PANEL; v += VL) {
+            vstore(out + v, vpair_bfloat16(vload(panel + v), vload(panel + DAD_PANEL + v)));
+        }
+    }
+}
+
 /* totals [width] += the column sums of x [rows <= SUM_ROWS, width]. */
 static void add_rows(double *totals, const float *x, ptrdiff_t ldx, ptrdiff_t rows,
                      ptrdiff_t width) {
@@ -386,6 +218,9 @@ static void column_sums(float *sums, const float *x, ptrdiff_t ldx, ptrdiff_t ro
     }
 }
 
+#if DAD_BFLOAT16
+extern dad_product DAD_AT_LEVEL(dad_product_bfloat16);
+#endif
 extern const dad_winograd_ops DAD_AT_LEVEL(dad_winograd2_ops);
 extern const dad_winograd_ops DAD_AT_LEVEL(dad_winograd4_ops);
 extern const dad_winograd_ops DAD_AT_LEVEL(dad_winograd6_ops);
@@ -395,6 +230,11 @@ extern const dad_conv_ops DAD_AT_LEVEL(dad_conv_ops);
 const dad_conv_ops DAD_AT_LEVEL(dad_conv_ops) = {
     .lanes = VL,
     .product = product,
+#if DAD_BFLOAT16
+    .product_bfloat16 = DAD_AT_LEVEL(dad_product_bfloat16),
+#endif
+    .round_bfloat16 = round_bfloat16,
+    .pair_bfloat16 = pair_bfloat16,
     .outer_product = outer_product,
     .emit = emit,
     .strip = strip,

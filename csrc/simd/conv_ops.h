@@ -1,6 +1,9 @@
 /* Inner loops of the convolutions: products with packed panels, and the tile transforms of
  * Winograd's algorithm.
  *
+ * An operand of a product may be in bfloat16 instead of float: a float's place then holds
+ * two, of an even channel (the low half) and of the next, and there are half as many.
+ *
  * Filters are packed in panels of DAD_PANEL output channels at every level, so one packed
  * form serves all of them: b [panel][k][DAD_PANEL], zero where the last panel reaches past
  * the last channel. Maps come as strips: groups of DAD_PANEL channels copied out with their
@@ -53,6 +56,13 @@ typedef struct {
 typedef void dad_tile_transform(float *out, ptrdiff_t point_stride, ptrdiff_t tile_stride,
                                 const float *strip, ptrdiff_t columns, ptrdiff_t tiles);
 
+/* c [panel][rows][DAD_PANEL] = or += a [rows, K] b [panel][K][DAD_PANEL]. Panels of b and c
+ * lie b_panel and c_panel apart. Every row is summed in the same order, wherever it stands.
+ */
+typedef void dad_product(float *c, ptrdiff_t c_panel, const float *a, ptrdiff_t lda,
+                         const float *b, ptrdiff_t b_panel, int panels, ptrdiff_t rows,
+                         ptrdiff_t K, int add);
+
 /* F(m x m, 3x3): (m + 2)^2 points. y = A^T [(G g G^T) . (B^T d B)] A. Of doubled maps,
  * whose gradients nobody asks for: 81 points of u and m, 25 of the input. */
 typedef struct {
@@ -62,7 +72,11 @@ typedef struct {
      * stride. */
     void (*filter)(float *u, ptrdiff_t point_stride, const float *g);
     void (*filter_adjoint)(float *g, const float *u, ptrdiff_t point_stride);
-    dad_tile_transform *input;    /* B^T d B, strips of m + 2 rows */
+    dad_tile_transform *input; /* B^T d B, strips of m + 2 rows */
+    /* The same in bfloat16: u of two channels, whose g follow each other; DAD_PANEL / 2
+     * floats of each point. NULL for doubled maps. */
+    void (*filter_bfloat16)(float *u, ptrdiff_t point_stride, const float *g);
+    dad_tile_transform *input_bfloat16;
     dad_tile_transform *gradient; /* A dy A^T, strips of m rows */
     /* One tile of one panel: A^T m A, through its stage to its place. */
     void (*output)(const dad_output_place *place, const float *m, ptrdiff_t point_stride,
@@ -71,12 +85,12 @@ typedef struct {
 
 typedef struct {
     int lanes; /* floats in a vector of this level */
-    /* c [panel][rows][DAD_PANEL] = or += a [rows, K] b [panel][K][DAD_PANEL]. Panels of b
-     * and c lie b_panel and c_panel apart. Every row is summed in the same order, wherever
-     * it stands. */
-    void (*product)(float *c, ptrdiff_t c_panel, const float *a, ptrdiff_t lda,
-                    const float *b, ptrdiff_t b_panel, int panels, ptrdiff_t rows,
-                    ptrdiff_t K, int add);
+    dad_product *product;
+    dad_product *product_bfloat16; /* K pairs; NULL at levels that have none, and only to be
+                                      called where dad_simd_has_bfloat16() */
+    /* To bfloat16: x [n], n a multiple of DAD_PANEL; rows of a packed panel, [2 pairs]. */
+    void (*round_bfloat16)(float *out, const float *x, ptrdiff_t n);
+    void (*pair_bfloat16)(float *out, const float *panel, ptrdiff_t pairs);
     /* c [panel][DAD_PANEL][DAD_PANEL] = or += a^T b, a [T][DAD_PANEL], b
      * [panel][T][DAD_PANEL]. */
     void (*outer_product)(float *c, ptrdiff_t c_panel, const float *a, const float *b,

@@ -59,3 +59,14 @@ const dad_simd_level *dad_simd(void) {
     }
     return current;
 }
+
+int dad_simd_has_bfloat16(void) {
+    if (dad_simd()->conv->product_bfloat16 == NULL) {
+        return 0;
+    }
+#ifdef DAD_X86_LEVELS
+    return __builtin_cpu_supports("avx512bf16") != 0;
+#else
+    return 0;
+#endif
+}

@@ -25,6 +25,10 @@ const dad_simd_level *dad_simd(void);
  * it. */
 int dad_simd_select(const char *name);
 
+/* Whether the level in use has products of bfloat16, and the processor their instruction.
+ */
+int dad_simd_has_bfloat16(void);
+
 /* The i-th level that this processor can run, from baseline up; NULL past the last. */
 const dad_simd_level *dad_simd_runnable(int i);
 

@@ -28,6 +28,14 @@
 #define VL 4
 #endif
 
+/* Whether this level has products of bfloat16: by a compiler that knows them, and for
+ * processors that dispatch.c asks. */
+#if VL == 16 && (defined(__clang__) ? __clang_major__ >= 9 : __GNUC__ >= 10)
+#define DAD_BFLOAT16 1
+#else
+#define DAD_BFLOAT16 0
+#endif
+
 #define DAD_JOIN_(a, b) a##_##b
 #define DAD_JOIN(a, b) DAD_JOIN_(a, b)
 #define DAD_AT_LEVEL(name) DAD_JOIN(name, DAD_LEVEL)
@@ -40,6 +48,7 @@ typedef uint32_t vu __attribute__((vector_size(VL * 4)));
 typedef double vd __attribute__((vector_size(VL * 4)));
 typedef float vf_unaligned __attribute__((vector_size(VL * 4), aligned(4), may_alias));
 typedef float vf_half __attribute__((vector_size(VL * 2)));
+typedef uint16_t vu_half __attribute__((vector_size(VL * 2)));
 typedef double vd_unaligned __attribute__((vector_size(VL * 4), aligned(8), may_alias));
 
 /* The compiler forgets what it knows about a value. */
@@ -164,6 +173,20 @@ DAD_INLINE vf vsqrt(vf x) {
         x[i] = __builtin_sqrtf(x[i]);
     }
     return x;
+}
+
+/* To bfloat16, the upper half of each lane: to the nearest, ties to even. */
+DAD_INLINE vu vround_bfloat16(vf v) {
+    const vu bits = (vu)v;
+    return bits + 0x7FFF + (bits >> 16 & 1);
+}
+DAD_INLINE void vstore_bfloat16(void *p, vf v) {
+    const vu_half rounded = __builtin_convertvector(vround_bfloat16(v) >> 16, vu_half);
+    memcpy(p, &rounded, sizeof rounded);
+}
+/* Two in each lane, the first below. */
+DAD_INLINE vf vpair_bfloat16(vf low, vf high) {
+    return (vf)(vround_bfloat16(low) >> 16 | (vround_bfloat16(high) & 0xFFFF0000));
 }
 
 /* exp(sign * x) for a sign of 1 or -1, sign * x clamped to [-87, 88]: a power of two times
