@@ -138,8 +138,8 @@ class TrainConfig:
     lr_steps: float = _setting(
         0.0,
         "of weights that were trained before: both rates times the steps are at most this for up "
-        "to 200 training images, in proportion more for more (and a quarter more where steps were "
-        "added on the way), so that longer runs go no further; 0: no limit",
+        "to 200 training images, in proportion more for more (and up to half more where steps "
+        "were added on the way), so that longer runs go no further; 0: no limit",
     )
     seg_cosine_t_max: int = _setting(
         10, "half the period, in steps, of the segmentation rate's cosine; 0: constant"

@@ -414,14 +414,15 @@ def test_a_run_on_a_machine_that_becomes_slower_keeps_to_its_budget(
     assert "training steps instead of 38, for the time budget" in caplog.text
 
 
+@pytest.mark.parametrize("slow", [4, 14])
 def test_a_run_on_a_machine_that_becomes_faster_uses_its_budget(
-    tmp_path, images, monkeypatch, caplog
+    slow, tmp_path, images, monkeypatch, caplog
 ):
-    clock = Clock(monkeypatch, lambda step: 1.0 if step < 4 else 0.5)
+    clock = Clock(monkeypatch, lambda step: 1.0 if step < slow else 0.5)
     model = small(anneal=True)
     model.fit(images, time_budget=40.0, out=tmp_path)
     steps = model.train_config.steps
-    assert 60 <= steps <= 72
+    assert 60 - slow // 4 <= steps <= 72
     assert 30 < clock.now <= 40
     first = model.provenance["replanned"][0]
     assert (first["from"], model.provenance["train_steps"]) == (38, steps)
