@@ -171,6 +171,7 @@ def test_finished_rows_are_not_measured_again(capsys, tmp_path, data, done, monk
 def test_a_time_budget_gives_all_trainings_equal_steps(tmp_path, data, monkeypatch):
     lengths = iter([2])
     monkeypatch.setattr(dad.fitting.Fit, "_steps_within", lambda self, budget: next(lengths))
+    monkeypatch.setattr(dad.fitting.Fit, "_keep_to_budget", lambda self, per_step: None)
     monkeypatch.setattr(ablation, "DEFAULT_T_S", ())
     arguments = ("--time-budget", "5s", "--test-images", 2, *SMALL[2:])
     assert run("ablate", data, "--out", tmp_path / "a", *arguments) == 0

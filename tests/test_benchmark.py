@@ -305,6 +305,7 @@ def test_a_time_budget_gives_every_seed_of_a_category_as_many_steps(tmp_path, da
     monkeypatch.setattr(
         diffusionad.fitting.Fit, "_steps_within", lambda self, budget: next(lengths)
     )
+    monkeypatch.setattr(diffusionad.fitting.Fit, "_keep_to_budget", lambda self, per_step: None)
     arguments = ["--categories", "screw,tile", "--seeds", "0,1", "--time-budget", "5s", *SMALL[2:]]
     assert run("benchmark", data, "--out", tmp_path / "b", *arguments) == 0
     steps = [row["train_steps"] for row in report(tmp_path / "b")["rows"]]
