@@ -11,11 +11,11 @@
 
 #include "graph/fuse.h"
 
-/* How evaluation rounds in 3x3 convolutions. */
+/* How evaluation rounds in convolutions. */
 typedef enum {
     DAD_PRECISE,
     DAD_FAST,     /* F(6x6) on large maps: several times the rounding error */
-    DAD_BFLOAT16, /* operands of Winograd's products in bfloat16 */
+    DAD_BFLOAT16, /* operands of products in bfloat16: see dad_conv2d_shape */
 } dad_precision;
 
 typedef struct {

@@ -22,7 +22,7 @@ typedef struct {
     const float *w;
     ptrdiff_t outputs, inputs, taps; /* taps = KH * KW */
     dad_conv_pass pass;
-    bool bfloat16; /* u is in bfloat16 */
+    bool bfloat16; /* what is made of it is */
 } dad_filter_view;
 
 /* Floats that hold an operand's channels; see conv_ops.h. */

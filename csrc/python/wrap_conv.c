@@ -118,8 +118,8 @@ PyDoc_STRVAR(
     "(N, O) and residual (N, O, HO, WO) where given. algorithm: auto, pointwise,\n"
     "im2col, winograd2, winograd4, winograd6 or doubled. doubled: of x upsampled to\n"
     "twice its size, nearest (3x3 only); the residual then too, if it is of half size.\n"
-    "bfloat16: what Winograd's algorithm multiplies is rounded to it, where C is a\n"
-    "multiple of 32; ValueError where the processor has no such products.");
+    "bfloat16: what winograd2, 4, 6 and pointwise multiply is rounded to it, where C is\n"
+    "a multiple of 32; ValueError where the processor has no such products.");
 
 typedef struct {
     PyArrayObject *x, *w, *b, *image_bias, *residual;

@@ -175,7 +175,8 @@ DAD_INLINE vf vsqrt(vf x) {
     return x;
 }
 
-/* To bfloat16, the upper half of each lane: to the nearest, ties to even. */
+/* To bfloat16, the upper half of each lane: to the nearest, ties to even. A NaN stays one
+ * where the lower half of its bits is not all ones, as those that arithmetic gives. */
 DAD_INLINE vu vround_bfloat16(vf v) {
     const vu bits = (vu)v;
     return bits + 0x7FFF + (bits >> 16 & 1);
