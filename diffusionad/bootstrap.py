@@ -6,6 +6,8 @@ resample is a weight per image, so that scores are ranked once and only counted 
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
@@ -14,8 +16,9 @@ from diffusionad import metric_inputs as inputs
 from diffusionad.errors import InputError
 
 Floats = NDArray[np.float64]
-Seed = int | np.random.Generator
 Interval = tuple[float, float]
+if TYPE_CHECKING:  # numpy loads its generators when they are first named
+    Seed = int | np.random.Generator
 
 
 def image_intervals(

@@ -17,15 +17,16 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 import numpy.typing as npt
 
-from diffusionad import torch_files
 from diffusionad.errors import InputError
 from diffusionad.files import PathLike, atomic_path, reason
-from diffusionad.torch_files import AnyTensor
+
+if TYPE_CHECKING:
+    from diffusionad.torch_files import AnyTensor
 
 MODEL_FORMAT = "diffusionad/2"  # 2: normality
 STATE_FORMAT = "diffusionad-state/1"
@@ -36,7 +37,7 @@ DTYPES = {
     "int32": "I32", "uint32": "U32", "float16": "F16", "uint8": "U8", "bool": "BOOL",
 }  # fmt: skip
 
-Tensors = Mapping[str, AnyTensor]
+Tensors = Mapping[str, "AnyTensor"]
 
 
 @dataclass(frozen=True)
@@ -242,6 +243,8 @@ def _read_shapes(
 
 
 def _broken(path: PathLike, error: Exception) -> InputError:
+    from diffusionad import torch_files
+
     if isinstance(error, InputError):
         return error
     if torch_files.is_torch_file(path):

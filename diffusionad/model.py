@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from . import _core, checkpoints, official
+from . import _core, checkpoints
 from .config import ModelConfig, TrainConfig, from_dict, settings, to_dict
 from .errors import InputError
 from .estimator import Estimator, good_images
@@ -170,6 +170,8 @@ class DiffusionAD(Estimator):
         InputError for models with patches or preconditioning (preset "compact"), which the
         reference's networks do not have; WriteError.
         """
+        from . import official
+
         official.save(path, self._checkpoint())
 
     def export_onnx(self, path: PathLike, noise_inputs: bool = False) -> None:
@@ -244,6 +246,8 @@ def load_official(path: PathLike, **settings: Any) -> DiffusionAD:
     such a file, unless save_official() wrote it: see calibrate(). Raises InputError that names the
     file if it is missing or broken, or holds anything but tensors and plain containers.
     """
+    from . import official
+
     with official.opened(path, settings) as checkpoint:
         return _restored(path, checkpoint)
 

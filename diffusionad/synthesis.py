@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import operator
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -28,7 +28,8 @@ __all__ = [
 KINDS = ("object", "texture")
 
 Floats = NDArray[np.float32]
-Seed = int | np.random.Generator
+if TYPE_CHECKING:  # numpy loads its generators when they are first named
+    Seed = int | np.random.Generator
 
 
 @dataclass(frozen=True)

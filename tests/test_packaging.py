@@ -74,6 +74,14 @@ def test_few_dependencies_at_run_time():
     assert names == {"numpy", "scipy-openblas32", "pillow", "safetensors", "tqdm", "tomlkit"}
 
 
+def test_import_leaves_for_later_what_few_need():
+    """Each takes milliseconds: numpy's generators, and reading what PyTorch writes."""
+    later = ["numpy.random", "diffusionad.torch_files", "diffusionad.restricted_pickle"]
+    script = "import sys, numpy\nbefore = set(sys.modules)\nimport diffusionad\n"
+    script += f"print([m for m in {later} if m in set(sys.modules) - before])"
+    assert python(script).stdout.strip() == "[]"
+
+
 def test_import_pulls_in_needed_packages_only():
     """No extra, and nothing else that happens to be installed."""
     script = """if True:
