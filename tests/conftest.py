@@ -18,17 +18,15 @@ def pytest_configure() -> None:
 
 
 @pytest.fixture(autouse=True)
-def _restore_threads() -> Iterator[None]:
-    """Tests, and the command line's --threads, may set the number of threads."""
-    threads = _core.get_num_threads()
+def _restore_settings() -> Iterator[None]:
+    """Tests, and the command line's --threads, may set the number of threads; tests the level."""
+    level, threads = _core.simd_level(), _core.get_num_threads()
     yield
+    _core.set_simd_level(level)
     _core.set_num_threads(threads)
 
 
 @pytest.fixture(params=_core.simd_levels())
-def every_level(request: pytest.FixtureRequest) -> Iterator[None]:
+def every_level(_restore_settings: None, request: pytest.FixtureRequest) -> None:
     """The test runs once at every SIMD level that this processor has."""
-    level = _core.simd_level()
     _core.set_simd_level(request.param)
-    yield
-    _core.set_simd_level(level)

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import pickle
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import pytest
+from checks import draw
 
 import diffusionad as dad
 from diffusionad import _core
 from diffusionad.models import SegmentationNet, UNet
 from diffusionad.reference import conv as reference
 
-HERE = _core.has_bfloat16()
-needs_it = pytest.mark.skipif(not HERE, reason="no AVX512_BF16, or a lower SIMD level")
+needs_it = pytest.mark.skipif(
+    not _core.has_bfloat16(), reason="no AVX512_BF16, or a lower SIMD level"
+)
 
 THREADS = (1, 2, 3, 7)
 TOLERANCE = 0.02  # of the largest value
@@ -31,18 +32,6 @@ SHAPES = [
     (1, 416, 33, 34, 32),
     (1, 1056, 8, 8, 140),
 ]
-
-
-@pytest.fixture(autouse=True)
-def _restore_settings() -> Iterator[None]:
-    level, threads = _core.simd_level(), _core.get_num_threads()
-    yield
-    _core.set_simd_level(level)
-    _core.set_num_threads(threads)
-
-
-def draw(*shape: int, seed: int = 0) -> np.ndarray:
-    return np.random.default_rng([seed, *shape]).standard_normal(shape, dtype=np.float32)
 
 
 def largest_error(actual: np.ndarray, expected: np.ndarray) -> float:

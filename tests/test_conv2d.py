@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import numpy as np
 import pytest
+from checks import draw
 
 from diffusionad import _core
 from diffusionad.reference import conv as reference
@@ -44,18 +43,6 @@ GENERAL = [
     (2, 4, 6, 10, 5, 1, 3, 1, 1),
     (1, 2, 9, 4, 18, 4, 2, 3, 0),
 ]
-
-
-@pytest.fixture(autouse=True)
-def _restore_settings() -> Iterator[None]:
-    level, threads = _core.simd_level(), _core.get_num_threads()
-    yield
-    _core.set_simd_level(level)
-    _core.set_num_threads(threads)
-
-
-def draw(*shape: int, seed: int = 0) -> np.ndarray:
-    return np.random.default_rng([seed, *shape]).standard_normal(shape, dtype=np.float32)
 
 
 def assert_close(actual: np.ndarray, expected: np.ndarray, tolerance: float) -> None:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import numpy as np
 import pytest
-from test_conv2d import assert_close, draw, sums
+from checks import draw
+from test_conv2d import assert_close, sums
 
 from diffusionad import _core
 from diffusionad.reference import conv as reference
@@ -30,14 +29,6 @@ MAPS = [
     (2, 18, 32, 31, 36),
     (3, 128, 44, 40, 16),
 ]
-
-
-@pytest.fixture(autouse=True)
-def _restore_settings() -> Iterator[None]:
-    level, threads = _core.simd_level(), _core.get_num_threads()
-    yield
-    _core.set_simd_level(level)
-    _core.set_num_threads(threads)
 
 
 def twice(x: np.ndarray) -> np.ndarray:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,14 +16,6 @@ from diffusionad.reference import metrics as twin
 GOLDEN = np.load(Path(__file__).parent / "golden" / "metrics.npz")
 KINDS = sorted({key.split("/")[0] for key in GOLDEN.files})
 Array = np.ndarray[Any, np.dtype[Any]]
-
-
-@pytest.fixture(autouse=True)
-def keep_settings() -> Iterator[None]:
-    threads, level = _core.get_num_threads(), _core.simd_level()
-    yield
-    _core.set_num_threads(threads)
-    _core.set_simd_level(level)
 
 
 def golden_maps(kind: str) -> tuple[Array, Array]:

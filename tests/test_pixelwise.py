@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +17,6 @@ from diffusionad.reference import metrics as twin
 NAMES = ("pixel_auroc", "pixel_ap", "pixel_f1_max", "aupro")
 LITTLE = 0.01  # MiB: nearly everything goes into the file
 Array = np.ndarray[Any, np.dtype[Any]]
-
-
-@pytest.fixture(autouse=True)
-def keep_threads() -> Iterator[None]:
-    threads = _core.get_num_threads()
-    yield
-    _core.set_num_threads(threads)
 
 
 def collect(masks: Array, maps: Array, memory_mb: float = 64, **options: Any) -> Any:
