@@ -422,7 +422,7 @@ def test_a_run_on_a_machine_that_becomes_faster_uses_its_budget(
     model = small(anneal=True)
     model.fit(images, time_budget=40.0, out=tmp_path)
     steps = model.train_config.steps
-    assert 60 - slow // 4 <= steps <= 72
+    assert 60 <= steps <= 72
     assert 30 < clock.now <= 40
     first = model.provenance["replanned"][0]
     assert (first["from"], model.provenance["train_steps"]) == (38, steps)
