@@ -6,7 +6,7 @@ resample is a weight per image, so that scores are ranked once and only counted 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -17,8 +17,7 @@ from diffusionad.errors import InputError
 
 Floats = NDArray[np.float64]
 Interval = tuple[float, float]
-if TYPE_CHECKING:  # numpy loads its generators when they are first named
-    Seed = int | np.random.Generator
+Seed: TypeAlias = "int | np.random.Generator"  # quoted: numpy loads generators when named
 
 
 def image_intervals(

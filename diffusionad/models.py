@@ -58,11 +58,11 @@ class _Network:
     """Evaluate with Winograd's F(6x6) on maps of 64x64 and more. Quicker, with about five times the
     rounding error (of the order of 1e-5 of the largest value). Training is not affected."""
 
-    _bfloat16: bool = False
-
     low_memory: bool = False
     """Evaluate the images of a batch one after the other, with the same results bit for bit, in the
     memory that one image takes."""
+
+    _bfloat16: bool = False
 
     @property
     def bfloat16(self) -> bool:

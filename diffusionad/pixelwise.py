@@ -4,20 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from diffusionad import _core
 from diffusionad import metric_inputs as inputs
-from diffusionad.bootstrap import Interval, interval, resample
+from diffusionad.bootstrap import Interval, Seed, interval, resample
 from diffusionad.errors import InputError
 from diffusionad.files import PathLike
 from diffusionad.pixel_store import Chunk, PixelStore
-
-if TYPE_CHECKING:
-    from diffusionad.bootstrap import Seed
 
 Floats = NDArray[np.float64]
 Keys = NDArray[np.uint32]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import operator
 from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING, Any
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -28,8 +28,7 @@ __all__ = [
 KINDS = ("object", "texture")
 
 Floats = NDArray[np.float32]
-if TYPE_CHECKING:  # numpy loads its generators when they are first named
-    Seed = int | np.random.Generator
+Seed: TypeAlias = "int | np.random.Generator"  # quoted: numpy loads generators when named
 
 
 @dataclass(frozen=True)
