@@ -29,6 +29,10 @@ typedef struct {
 static inline ptrdiff_t dad_operand_size(ptrdiff_t channels, bool bfloat16) {
     return bfloat16 ? channels / 2 : channels;
 }
+static inline dad_product *dad_product_of(bool bfloat16) {
+    const dad_conv_ops *ops = dad_simd()->conv;
+    return bfloat16 ? ops->product_bfloat16 : ops->product;
+}
 
 dad_filter_view dad_filter_of(const float *w, const dad_conv2d_shape *shape,
                               dad_conv_pass pass);

@@ -11,7 +11,10 @@
 #include "base/threads.h"
 #include "kernels/conv2d.h"
 
-enum { PIECE = 16 }; /* summed channels at a time: those of a panel */
+enum {
+    PIECE = 16,       /* summed channels at a time: those of a panel */
+    MOST_POINTS = 64, /* F(6x6)'s; in bfloat16 no filter has more */
+};
 
 void dad_filter_to_panels(float *panels, const float *w, ptrdiff_t O, ptrdiff_t C,
                           ptrdiff_t taps) {
@@ -90,8 +93,12 @@ void dad_filter_winograd(float *u, const dad_filter_view *view, const dad_winogr
         const float *piece = find_piece(own, view, panel, c, width);
         if (view->bfloat16) {
             for (ptrdiff_t i = 0; i < width; i += 2) {
-                ops->filter_bfloat16(u + (c + i) / 2 * DAD_PANEL, point_stride,
-                                     piece + i * 9 * DAD_PANEL);
+                float two[MOST_POINTS * 2 * DAD_PANEL]; /* [point][channel][16] */
+                ops->filter(two, 2 * DAD_PANEL, piece + i * 9 * DAD_PANEL);
+                ops->filter(two + DAD_PANEL, 2 * DAD_PANEL,
+                            piece + (i + 1) * 9 * DAD_PANEL);
+                dad_simd()->conv->pair_bfloat16(u + (c + i) / 2 * DAD_PANEL, point_stride,
+                                                two, ops->points);
             }
             continue;
         }
@@ -150,7 +157,7 @@ void dad_filter_all_matmul(float *out, const dad_filter_view *view) {
     if (view->bfloat16) { /* of one tap */
 #pragma omp for
         for (ptrdiff_t panel = 0; panel < panels; panel++) {
-            dad_simd()->conv->pair_bfloat16(out + panel * inputs / 2 * DAD_PANEL,
+            dad_simd()->conv->pair_bfloat16(out + panel * inputs / 2 * DAD_PANEL, DAD_PANEL,
                                             view->w + panel * inputs * DAD_PANEL,
                                             inputs / 2);
         }

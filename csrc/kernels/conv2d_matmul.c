@@ -169,8 +169,7 @@ typedef struct {
 /* products [panel][ROWS][16] of `count` pixels from `first` on, for one or two panels. */
 static void multiply(float *products, const matmul_job *job, ptrdiff_t first,
                      ptrdiff_t count, ptrdiff_t o, int panels) {
-    const dad_conv_ops *ops = dad_simd()->conv;
-    dad_product *product = job->shape->bfloat16 ? ops->product_bfloat16 : ops->product;
+    dad_product *product = dad_product_of(job->shape->bfloat16);
     const ptrdiff_t depth = row_size(job->shape);
     const float *b = job->packed + o * depth, *a = job->patches;
     ptrdiff_t part = depth;

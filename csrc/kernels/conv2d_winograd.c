@@ -245,8 +245,7 @@ static void multiply(const float *u, const float *v, const winograd_job *job,
                      ptrdiff_t first, ptrdiff_t count, ptrdiff_t o, float *m) {
     const winograd_plan *p = job->plan;
     const int panels = p->O - o > DAD_PANEL ? DAD_PANEL_PAIR : 1;
-    const dad_conv_ops *ops = dad_simd()->conv;
-    dad_product *product = p->bfloat16 ? ops->product_bfloat16 : ops->product;
+    dad_product *product = dad_product_of(p->bfloat16);
     for (ptrdiff_t point = 0; point < p->tiling.points; point++) {
         product(m + point * p->m_point, p->m_panel, v + point * p->v_point, p->v_tile,
                 u + point * p->u_point, p->u_panel, panels, count, p->K, 0);

@@ -223,14 +223,15 @@ static PyObject *network_forward(PyObject *object, PyObject *args, PyObject *key
     if (y == NULL) {
         goto done;
     }
+    dad_precision precision = DAD_PRECISE;
+    if (!training && (bfloat16 || fast)) {
+        precision = bfloat16 ? DAD_BFLOAT16 : DAD_FAST;
+    }
     const dad_plan_options options = {.N = N,
                                       .training = training,
                                       .recompute = recompute,
                                       .input_gradient = input_gradient,
-                                      .precision = training   ? DAD_PRECISE
-                                                   : bfloat16 ? DAD_BFLOAT16
-                                                   : fast     ? DAD_FAST
-                                                              : DAD_PRECISE};
+                                      .precision = precision};
     dad_status status;
     Py_BEGIN_ALLOW_THREADS
     status = dad_network_forward(&self->network, dad_floats(y), dad_floats(x),

@@ -180,10 +180,11 @@ static void round_bfloat16(float *out, const float *x, ptrdiff_t n) {
     }
 }
 
-static void pair_bfloat16(float *out, const float *panel, ptrdiff_t pairs) {
-    for (ptrdiff_t i = 0; i < pairs; i++, out += DAD_PANEL, panel += 2 * DAD_PANEL) {
+static void pair_bfloat16(float *out, ptrdiff_t stride, const float *rows,
+                          ptrdiff_t pairs) {
+    for (ptrdiff_t i = 0; i < pairs; i++, out += stride, rows += 2 * DAD_PANEL) {
         for (int v = 0; v < DAD_PANEL; v += VL) {
-            vstore(out + v, vpair_bfloat16(vload(panel + v), vload(panel + DAD_PANEL + v)));
+            vstore(out + v, vpair_bfloat16(vload(rows + v), vload(rows + DAD_PANEL + v)));
         }
     }
 }

@@ -72,12 +72,10 @@ typedef struct {
      * stride. */
     void (*filter)(float *u, ptrdiff_t point_stride, const float *g);
     void (*filter_adjoint)(float *g, const float *u, ptrdiff_t point_stride);
-    dad_tile_transform *input; /* B^T d B, strips of m + 2 rows */
-    /* The same in bfloat16: u of two channels, whose g follow each other; DAD_PANEL / 2
-     * floats of each point. NULL for doubled maps. */
-    void (*filter_bfloat16)(float *u, ptrdiff_t point_stride, const float *g);
-    dad_tile_transform *input_bfloat16;
-    dad_tile_transform *gradient; /* A dy A^T, strips of m rows */
+    dad_tile_transform *input;          /* B^T d B, strips of m + 2 rows */
+    dad_tile_transform *input_bfloat16; /* the same in bfloat16, DAD_PANEL / 2 floats of
+                                           each point; NULL for doubled maps */
+    dad_tile_transform *gradient;       /* A dy A^T, strips of m rows */
     /* One tile of one panel: A^T m A, through its stage to its place. */
     void (*output)(const dad_output_place *place, const float *m, ptrdiff_t point_stride,
                    const dad_output_stage *stage);
@@ -88,9 +86,10 @@ typedef struct {
     dad_product *product;
     dad_product *product_bfloat16; /* K pairs; NULL at levels that have none, and only to be
                                       called where dad_simd_has_bfloat16() */
-    /* To bfloat16: x [n], n a multiple of DAD_PANEL; rows of a packed panel, [2 pairs]. */
+    /* To bfloat16: x [n], n a multiple of DAD_PANEL; rows [2 pairs][DAD_PANEL], those of
+     * out `stride` apart. */
     void (*round_bfloat16)(float *out, const float *x, ptrdiff_t n);
-    void (*pair_bfloat16)(float *out, const float *panel, ptrdiff_t pairs);
+    void (*pair_bfloat16)(float *out, ptrdiff_t stride, const float *rows, ptrdiff_t pairs);
     /* c [panel][DAD_PANEL][DAD_PANEL] = or += a^T b, a [T][DAD_PANEL], b
      * [panel][T][DAD_PANEL]. */
     void (*outer_product)(float *c, ptrdiff_t c_panel, const float *a, const float *b,
