@@ -167,6 +167,7 @@ def build_parser() -> argparse.ArgumentParser:
                 "serve runs/bottle/model.safetensors --port 8000")  # fmt: skip
     serve.add_argument("model", type=_path, metavar="MODEL", help="a model file")
     add_serving_arguments(serve)
+    _run_arguments(serve)
     info = add("info", "show versions and threads, or what a model file holds",
                "info runs/bottle/model.safetensors")  # fmt: skip
     info.add_argument("model", nargs="?", type=_path, metavar="MODEL", help="a model file")
@@ -261,6 +262,7 @@ def _evaluate_arguments(command: argparse.ArgumentParser) -> None:
     )
     _report_argument(command, "none")
     _tile_arguments(command)
+    _run_arguments(command)
 
 
 def _report_argument(command: argparse.ArgumentParser, default: str) -> None:
@@ -283,6 +285,18 @@ def _tile_arguments(command: argparse.ArgumentParser) -> None:
         "--tile-overlap", type=float, metavar="SHARE",
         help="share of its side that a tile has in common with the next, 0 to 0.9 (0.25)",
     )  # fmt: skip
+
+
+def _run_arguments(command: argparse.ArgumentParser) -> None:
+    """How this computer runs the networks: no setting of the model."""
+    command.add_argument("--fast", action="store_true", help="less time, more rounding")
+    command.add_argument(
+        "--bfloat16", action="store_true",
+        help="still less time, still more rounding; needs a processor with AVX512_BF16",
+    )  # fmt: skip
+    command.add_argument(
+        "--low-memory", action="store_true", help="images one after the other: less memory"
+    )
 
 
 def _benchmark_arguments(command: argparse.ArgumentParser) -> None:
@@ -382,6 +396,7 @@ def _predict_arguments(command: argparse.ArgumentParser) -> None:
         "--out", type=_path, required=True, metavar="DIR", help="folder of results"
     )
     _tile_arguments(command)
+    _run_arguments(command)
 
 
 def _data_arguments(command: argparse.ArgumentParser, category: bool = True) -> None:

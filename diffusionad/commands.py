@@ -32,6 +32,7 @@ from diffusionad.images import (
     unique_stems,
     write_png,
 )
+from diffusionad.inference import RUN_FLAGS
 from diffusionad.prediction import Prediction
 from diffusionad.saliency_network import SaliencyNetwork, is_network
 from diffusionad.studies import Recipe
@@ -129,7 +130,7 @@ def evaluate(args: Namespace) -> int:
     console = _console(args)
     tiles = _tiles(args)
     dataset = open_dataset(args.data, args.layout, args.category)
-    model = _load(args.model, args.seed)
+    model = _load_to_run(args)
     console.say(str(dataset))
     result = _evaluate(
         console,
@@ -156,7 +157,7 @@ def predict(args: Namespace) -> int:
     console = _console(args)
     paths = _collect(args.images)
     tiles = _tiles(args)
-    model = _load(args.model, args.seed)
+    model = _load_to_run(args)
     _warn_of_threshold(model, tiles)
     look, most = _look(model, tiles)
     rows: list[dict[str, Any]] = []
@@ -373,7 +374,7 @@ def serve(args: Namespace) -> int:
     from diffusionad.serving.arguments import limits
 
     console = _console(args)
-    model = _load(args.model, args.seed)
+    model = _load_to_run(args)
     name = Path(args.model).name
 
     def ready(url: str) -> None:
@@ -453,6 +454,18 @@ def _load(path: str | Path, seed: int | None, **settings: Any) -> DiffusionAD:
     model = dad.load_official(path, **settings) if is_torch_file(path) else dad.load(path)
     if seed is not None:
         model.seed = seed
+    return model
+
+
+def _load_to_run(args: Namespace) -> DiffusionAD:
+    """The model of the command, run as its options say."""
+    model = _load(args.model, args.seed)
+    for name in RUN_FLAGS:
+        if getattr(args, name):
+            try:
+                setattr(model, name, True)
+            except InputError as error:
+                raise InputError(f"--{error}") from error
     return model
 
 

@@ -315,6 +315,25 @@ def test_train_evaluate_predict(capsys, tmp_path, data):
     assert (tmp_path / "p" / "dent_0.png").stat().st_size > 1000
 
 
+def test_options_say_how_the_networks_are_run(capsys, tmp_path):
+    model, file = diffusionad.DiffusionAD("tiny"), tmp_path / "m.safetensors"
+    model.save(file)
+    photo = picture(tmp_path / "photo.png", dark=True, size=64)
+
+    def found(*options: str) -> np.ndarray:
+        assert run("predict", file, photo, "--out", tmp_path / "out", "--quiet", *options) == 0
+        return np.load(tmp_path / "out" / "photo.npy")
+
+    plain, fast = found(), found("--fast")
+    np.testing.assert_array_equal(plain, model.predict([photo]).maps[0])
+    np.testing.assert_array_equal(found("--low-memory"), plain)
+    np.testing.assert_array_equal(fast, model.set_params(fast=True).predict([photo]).maps[0])
+    assert not np.array_equal(fast, plain)
+    _core.set_simd_level("baseline")
+    for command in (("predict", file, photo, "--out", tmp_path), ("serve", file)):
+        assert "--bfloat16: expected False" in fails(capsys, 2, *command, "--bfloat16")
+
+
 @pytest.mark.usefixtures("fake")
 def test_quiet_prints_nothing(capsys, tmp_path, data, model):
     out = tmp_path / "out"
