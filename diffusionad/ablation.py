@@ -24,6 +24,7 @@ import numpy as np
 
 import diffusionad as dad
 from diffusionad import charts, evaluation, plots, studies, system
+from diffusionad.config import TrainConfig
 from diffusionad.console import Console, duration_text
 from diffusionad.datasets import Dataset
 from diffusionad.datasets import open as open_dataset
@@ -64,10 +65,13 @@ VARIANTS: Mapping[str, Variant] = {
     "OS": Variant("diffusion, one step", "unguided", "one_step"),
     "OS+NG": Variant("diffusion, one step, norm guidance", "guided", "norm_guided"),
 }
+ALL_SCALES = {  # iterative denoising and the sweeps use them, whatever the preset trains with
+    name: getattr(TrainConfig, name) for name in ("t_s_range", "t_b_range")
+}
 TRAININGS: Mapping[str, Mapping[str, Any]] = {
     # First, because it decides how many steps a time budget is: it is the dearest.
-    "guided": {"mode": "norm_guided"},
-    "unguided": {"mode": "one_step", "guidance": 0.0},
+    "guided": {"mode": "norm_guided", **ALL_SCALES},
+    "unguided": {"mode": "one_step", "guidance": 0.0, **ALL_SCALES},
     "autoencoder": {"mode": "autoencoder", "preconditioned": False},
 }
 CHANGES = (

@@ -138,8 +138,8 @@ class TrainConfig:
     lr_steps: float = _setting(
         0.0,
         "of weights that were trained before: both rates times the steps are at most this for up "
-        "to 200 training images, in proportion more for more (and up to half more where steps "
-        "were added on the way), so that longer runs go no further; 0: no limit",
+        "to 200 training images, more by the square of their number for more (and up to half more "
+        "where steps were added on the way), so that longer runs go no further; 0: no limit",
     )
     seg_cosine_t_max: int = _setting(
         10, "half the period, in steps, of the segmentation rate's cosine; 0: constant"
@@ -150,6 +150,12 @@ class TrainConfig:
     warmup: int = _setting(0, "steps over which the rates rise first; with anneal")
     weight_decay: float = _setting(0.0, "decoupled weight decay of both networks")
     guidance: float = _setting(1.0, "weight of the norm guidance while training")
+    t_s_range: tuple[int, int] = _setting(
+        (0, 299), "while training, the smaller noise scale is drawn from these, first and last"
+    )
+    t_b_range: tuple[int, int] = _setting(
+        (300, 999), "the same of the bigger one, as far as the noise schedule goes"
+    )
     noise_weight: float = _setting(1.0, "weight of the noise loss")
     focal_weight: float = _setting(5.0, "weight of the focal loss of the map")
     smooth_l1_weight: float = _setting(1.0, "weight of the smooth L1 loss of the map")
@@ -192,6 +198,12 @@ class TrainConfig:
             if not 0.0 <= getattr(self, name) < 1.0:
                 raise InputError(f"{name}: expected 0 to below 1, got {getattr(self, name)}")
         _one_of(self, "kind", KINDS)
+        scales = (*self.t_s_range, *self.t_b_range)
+        if len(scales) != 4 or not 0 <= scales[0] <= scales[1] < scales[2] <= scales[3]:
+            raise InputError(
+                "t_s_range, t_b_range: expected first and last each, 0 <= first <= last, and the "
+                f"last of t_s below the first of t_b, got {self.t_s_range} and {self.t_b_range}"
+            )
         if not 0 <= self.smallest_exponent <= self.largest_exponent <= 10:
             raise InputError(
                 "smallest_exponent, largest_exponent: expected 0 <= smallest <= largest <= 10, "
@@ -247,6 +259,8 @@ _COMPACT = Preset(
         unet_lr=1e-3,
         seg_lr=1e-3,
         lr_steps=0.2,
+        t_s_range=(100, 299),  # around the noise scales that evaluation takes
+        t_b_range=(300, 599),
         anneal=True,
         warmup=20,
         smooth_l1_weight=0.0,

@@ -340,6 +340,8 @@ class Fit:
             **self._rates(),
             seg_cosine_t_max=config.seg_cosine_t_max,
             guidance=config.guidance,
+            t_s_range=config.t_s_range,
+            t_b_range=config.t_b_range,
             schedule=self.model.schedule,
             losses=config.losses,
             weight_decay=config.weight_decay,
@@ -351,7 +353,7 @@ class Fit:
         """What learning rates depend on, for the number of steps that is planned."""
         config = self.model.train_config
         limited = config.lr_steps > 0 and self.started_from != RANDOM_WEIGHTS
-        further = max(1.0, len(self.images.pixels) / FEW_IMAGES)
+        further = max(1.0, len(self.images.pixels) / FEW_IMAGES) ** 2
         most = config.lr_steps * further / config.steps if limited else math.inf
         return {
             "unet_lr": min(config.unet_lr, most),

@@ -11,14 +11,12 @@ import numpy as np
 import numpy.typing as npt
 
 from . import _core
-from .config import LOSSES
+from .config import LOSSES, TrainConfig
 from .diffusion import Floats, Schedule, check_steps
 from .models import SegmentationNet, UNet
 
 REFERENCE_LOSSES: Mapping[str, float] = {"noise": 1.0, "focal": 5.0, "smooth_l1": 1.0}
 """Weights of the reference's loss, ``L = L_noise + 5 L_focal + L_smoothL1``."""
-
-SMALL_STEPS = (0, 300)  # t_s is drawn from here, t_b from the rest of the schedule
 
 
 @dataclass(frozen=True)
@@ -37,8 +35,9 @@ class StepResult:
 class Trainer:
     """Trains a UNet and a segmentation network together.
 
-    Per image, ``t_s ~ U{0..299}`` and ``t_b ~ U{300..T-1}``; both passes, the guidance and the
-    segmentation are differentiated as one function. Adam for both networks: ``unet_lr``, and
+    Per image, ``t_s ~ U{0..299}`` and ``t_b ~ U{300..T-1}`` (``t_s_range`` and ``t_b_range``: first
+    and last, as far as the schedule goes); both passes, the guidance and the segmentation are
+    differentiated as one function. Adam for both networks: ``unet_lr``, and
     ``seg_lr`` with cosine annealing stepped every iteration, ``lr (1 + cos(pi i / T_max)) / 2``
     (``seg_cosine_t_max=0``: constant).
 
@@ -64,6 +63,8 @@ class Trainer:
         seg_lr: float = 1e-5,
         seg_cosine_t_max: int = 10,
         guidance: float = 1.0,
+        t_s_range: tuple[int, int] = TrainConfig.t_s_range,
+        t_b_range: tuple[int, int] = TrainConfig.t_b_range,
         schedule: Schedule | None = None,
         losses: Mapping[str, float] = REFERENCE_LOSSES,
         total_steps: int = 0,
@@ -81,6 +82,8 @@ class Trainer:
         self.seg_lr = seg_lr
         self.seg_cosine_t_max = seg_cosine_t_max
         self.guidance = guidance
+        self.t_s_range = t_s_range
+        self.t_b_range = t_b_range
         self.schedule = schedule or Schedule("linear")
         self.losses = dict(losses)
         self.total_steps = total_steps
@@ -89,11 +92,16 @@ class Trainer:
         self.recompute = recompute
         self.seed = seed
         self.iteration = 0
-        if self.schedule.timesteps <= SMALL_STEPS[1]:
-            raise ValueError(
-                f"schedule: training draws t_b from {SMALL_STEPS[1]} up, "
-                f"but it has {self.schedule.timesteps} steps"
-            )
+        for name, (first, last) in (("t_s", t_s_range), ("t_b", t_b_range)):
+            if not 0 <= first <= last:
+                raise ValueError(
+                    f"{name}_range: expected 0 <= first <= last, got {first} and {last}"
+                )
+            if self.schedule.timesteps <= first:
+                raise ValueError(
+                    f"schedule: training draws {name} from {first} up, "
+                    f"but it has {self.schedule.timesteps} steps"
+                )
 
     def learning_rates(self, iteration: int) -> tuple[float, float]:
         """Learning rates of the UNet and of the segmentation network at an iteration (from 0)."""
@@ -214,10 +222,11 @@ class Trainer:
         count, timesteps = shape[0], self.schedule.timesteps
         rng = np.random.default_rng([self.seed, self.iteration])
         if t is None:
-            t = (
-                rng.integers(*SMALL_STEPS, count),
-                rng.integers(SMALL_STEPS[1], timesteps, count),
+            small, big = (
+                rng.integers(first, min(last + 1, timesteps), count)
+                for first, last in (self.t_s_range, self.t_b_range)
             )
+            t = (small, big)
         t_s, t_b = (check_steps(t[i], count, timesteps, f"t[{i}]") for i in range(2))
         if noise is None:
             return t_s, t_b, rng.standard_normal((2 * count, *shape[1:]), dtype=np.float32)

@@ -96,7 +96,9 @@ def test_four_rows_from_three_trainings(data, done):
         wanted = evaluation.evaluate(model, dataset)
         [row] = [row for row in rows if (row["row"], row["seed"]) == (name, 0)]
         assert row["pixel_auroc"] == wanted["pixel_auroc"]
-    assert dad.load(model_of(done, "guided")).train_config.guidance == 1.0
+    guided = dad.load(model_of(done, "guided")).train_config
+    assert guided.guidance == 1.0
+    assert (guided.t_s_range, guided.t_b_range) == ((0, 299), (300, 999))  # all that is swept over
     assert dad.load(model_of(done, "autoencoder")).config.mode == "autoencoder"
 
 

@@ -33,6 +33,13 @@ def test_defaults_are_the_papers():
     assert (train.unet_lr, train.seg_lr, train.seg_cosine_t_max) == (1e-4, 1e-5, 10)
 
 
+@pytest.mark.parametrize("name", config.PRESETS)
+def test_presets_train_at_the_noise_scales_that_they_use(name):
+    model, train = config.preset(name)
+    for used, (first, last) in ((model.t_s, train.t_s_range), (model.t_b, train.t_b_range)):
+        assert first < used < last
+
+
 def test_sizes_go_together_where_weights_are_pretrained():
     for name, size, attention, top_k in (("tiny", 64, (8, 4), 3), ("standard", 256, (32, 16), 50)):
         model = config.preset(name)[0]
@@ -81,6 +88,10 @@ def test_settings_are_frozen_and_none_changes_nothing():
         ({"steps": 0}, "steps: expected at least 1"),
         ({"unet_lr": 0.0}, "unet_lr: expected more than 0"),
         ({"anomaly_probability": 1.5}, "anomaly_probability: expected 0 to 1"),
+        ({"t_s_range": [0, 300]}, "the last of t_s below the first of t_b, got"),
+        ({"t_b_range": [400, 399]}, "t_s_range, t_b_range: expected first and last"),
+        ({"t_b_range": [400]}, "t_s_range, t_b_range: expected first and last"),
+        ({"t_b_range": 400}, "t_b_range: expected a sequence of numbers"),
         ({"bce_weight": -1}, "bce_weight: expected at least 0"),
         ({"learning_rate": 1}, "learning_rate: no such setting; there are: preset, image_size"),
     ],

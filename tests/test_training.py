@@ -200,6 +200,10 @@ def test_steps_are_drawn_from_their_ranges() -> None:
     assert (t_b.min(), t_b.max()) == (300, 399)
     assert eps.shape == (8, 3, 2, 2)
     assert eps.dtype == np.float32
+    training = trainer(t_s_range=(7, 9), t_b_range=(20, 20))
+    t_s, t_b, _ = training._draw((100, 3, 2, 2), None, None)
+    assert sorted(set(t_s)) == [7, 8, 9]
+    assert set(t_b) == {20}
 
 
 def test_given_steps_and_noise_are_used() -> None:
@@ -266,6 +270,10 @@ def test_refused_options() -> None:
         trainer(losses={"focal": 1.0, "tv": 1.0})
     with pytest.raises(ValueError, match="schedule: training draws t_b from 300 up"):
         trainer(schedule=dad.Schedule("linear", 300))
+    with pytest.raises(ValueError, match="schedule: training draws t_s from 300 up"):
+        trainer(t_s_range=(300, 400), t_b_range=(0, 9), schedule=dad.Schedule("linear", 300))
+    with pytest.raises(ValueError, match="t_b_range: expected 0 <= first <= last, got 9 and 8"):
+        trainer(t_b_range=(9, 8))
 
 
 @pytest.mark.parametrize(
