@@ -189,6 +189,7 @@ def _failed(plan: Plan, name: str, seed: int, reason: str) -> Row:
         "seed": seed,
         "threads": _core.get_num_threads(),
         "simd": _core.simd_level(),
+        "run_flags": [],
         "versions": system.versions(),
         "per_defect": {},
         "notes": [],

@@ -154,6 +154,7 @@ def _warn_of_undefined(found: Found, result: dict[str, Any]) -> None:
 def _about(model: DiffusionAD, dataset: Dataset, found: Found) -> dict[str, Any]:
     """What was measured, on what, and how fast."""
     from diffusionad import _core
+    from diffusionad.inference import RUN_FLAGS
 
     return {
         "images_per_second": len(found.samples) / max(found.seconds, 1e-9),
@@ -166,6 +167,7 @@ def _about(model: DiffusionAD, dataset: Dataset, found: Found) -> dict[str, Any]
         "seed": model.config.seed,
         "threads": _core.get_num_threads(),
         "simd": _core.simd_level(),
+        "run_flags": [name for name in RUN_FLAGS if getattr(model, name)],
         "versions": system.versions(),
     }
 

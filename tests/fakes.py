@@ -34,6 +34,7 @@ class FakeModel:
         self.seed = self.config.seed
         self.fitted: dict[str, Any] = {}
         self.num_parameters = 2_000_000
+        self.fast = self.bfloat16 = self.low_memory = False
 
     def training_memory(self) -> dict[str, int]:
         return {"total": 123_000_000}

@@ -315,7 +315,7 @@ def test_train_evaluate_predict(capsys, tmp_path, data):
     assert (tmp_path / "p" / "dent_0.png").stat().st_size > 1000
 
 
-def test_options_say_how_the_networks_are_run(capsys, tmp_path):
+def test_options_say_how_the_networks_are_run(capsys, tmp_path, data):
     model, file = diffusionad.DiffusionAD("tiny"), tmp_path / "m.safetensors"
     model.save(file)
     photo = picture(tmp_path / "photo.png", dark=True, size=64)
@@ -329,6 +329,11 @@ def test_options_say_how_the_networks_are_run(capsys, tmp_path):
     np.testing.assert_array_equal(found("--low-memory"), plain)
     np.testing.assert_array_equal(fast, model.set_params(fast=True).predict([photo]).maps[0])
     assert not np.array_equal(fast, plain)
+    report, page = tmp_path / "e.json", tmp_path / "e.html"
+    options = ("--fast", "--low-memory", "--resamples", 0, "--json", report, "--report", page)
+    assert run("evaluate", file, data, "--quiet", *options) == 0
+    assert json.loads(report.read_text())["run_flags"] == ["fast", "low_memory"]
+    assert f"{_core.simd_level()}, fast, low_memory" in Page.read(page).text
     _core.set_simd_level("baseline")
     for command in (("predict", file, photo, "--out", tmp_path), ("serve", file)):
         assert "--bfloat16: expected False" in fails(capsys, 2, *command, "--bfloat16")

@@ -21,7 +21,7 @@ SIZE = 32
 FIELDS = {
     "image_auroc", "image_ap", "image_f1_max", "pixel_auroc", "pixel_ap", "pixel_f1_max", "aupro",
     "images_per_second", "peak_memory_mb", "train_seconds", "train_steps", "category", "layout",
-    "protocol", "preset", "seed", "threads", "simd", "versions", "per_defect",
+    "protocol", "preset", "seed", "threads", "simd", "run_flags", "versions", "per_defect",
     "resolution", "fpr_limit", "tiles", "confidence", "curves", "scores", "threshold",
     "evaluate_seconds",
 }  # fmt: skip

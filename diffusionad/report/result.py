@@ -70,7 +70,8 @@ def _facts(
         else f"{steps:,} steps" + ("" if seconds is None else f" in {duration_text(seconds)}"),
         "evaluation": f"{duration_text(result['evaluate_seconds'])}, "
         f"{result['images_per_second']:.1f} images/s, threads: {result['threads']}, "
-        f"{result['simd']}, peak memory {result['peak_memory_mb']:.0f} MB",
+        f"{', '.join([result['simd'], *result.get('run_flags', [])])}, "
+        f"peak memory {result['peak_memory_mb']:.0f} MB",
         "versions": ", ".join(f"{name} {value}" for name, value in result["versions"].items()),
     }
 
