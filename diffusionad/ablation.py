@@ -65,9 +65,8 @@ VARIANTS: Mapping[str, Variant] = {
     "OS": Variant("diffusion, one step", "unguided", "one_step"),
     "OS+NG": Variant("diffusion, one step, norm guidance", "guided", "norm_guided"),
 }
-ALL_SCALES = {  # iterative denoising and the sweeps use them, whatever the preset trains with
-    name: getattr(TrainConfig, name) for name in ("t_s_range", "t_b_range")
-}
+# Iterative denoising and the sweeps use all noise scales, whatever the preset trains with.
+ALL_SCALES = {"t_s_range": TrainConfig.t_s_range, "t_b_range": TrainConfig.t_b_range}
 TRAININGS: Mapping[str, Mapping[str, Any]] = {
     # First, because it decides how many steps a time budget is: it is the dearest.
     "guided": {"mode": "norm_guided", **ALL_SCALES},

@@ -460,12 +460,11 @@ def _load(path: str | Path, seed: int | None, **settings: Any) -> DiffusionAD:
 def _load_to_run(args: Namespace) -> DiffusionAD:
     """The model of the command, run as its options say."""
     model = _load(args.model, args.seed)
-    for name in RUN_FLAGS:
-        if getattr(args, name):
-            try:
-                setattr(model, name, True)
-            except InputError as error:
-                raise InputError(f"--{error}") from error
+    try:
+        for name in RUN_FLAGS:
+            setattr(model, name, getattr(args, name))
+    except InputError as error:
+        raise InputError(f"--{error}") from error
     return model
 
 

@@ -63,8 +63,6 @@ class Trainer:
         seg_lr: float = 1e-5,
         seg_cosine_t_max: int = 10,
         guidance: float = 1.0,
-        t_s_range: tuple[int, int] = TrainConfig.t_s_range,
-        t_b_range: tuple[int, int] = TrainConfig.t_b_range,
         schedule: Schedule | None = None,
         losses: Mapping[str, float] = REFERENCE_LOSSES,
         total_steps: int = 0,
@@ -72,6 +70,8 @@ class Trainer:
         weight_decay: float = 0.0,
         recompute: bool = False,
         seed: int = 0,
+        t_s_range: tuple[int, int] = TrainConfig.t_s_range,
+        t_b_range: tuple[int, int] = TrainConfig.t_b_range,
     ) -> None:
         unknown = sorted(set(losses) - set(LOSSES))
         if unknown:
