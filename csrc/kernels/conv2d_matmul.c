@@ -6,11 +6,11 @@
  * thread. The product is our own, on packed panels: a row's value does not depend on the
  * rows around it. In bfloat16 a 1x1 filter's pixels are copied out too, rounded.
  *
- * The gradient of the filter is patches^T dy by BLAS, on slices of pixels cut by shape;
- * their partial results are added in order.
+ * The gradient of the filter is patches^T dy, on slices of pixels cut by shape; their
+ * partial results are added in order.
  *
- * Scratch: forward [filter], per thread [products][patches]; filter, per thread [patches],
- * then partials. */
+ * Scratch: forward [filter], per thread [products][patches]; filter [partials], per thread
+ * [groups of dy][a group of patches][patches]. */
 #include <string.h>
 
 #include "base/memory.h"
@@ -20,10 +20,10 @@
 enum {
     ROWS = 96, /* pixels of a task: a multiple of the rows of every micro-kernel */
     TASK_CHANNELS = 128, /* output channels of a task, when there are no patches to share */
-    FILTER_CHANNELS = 64, /* the same in the gradient of the filter */
-    SLICES = 16,          /* of pixels at most, in the gradient of the filter */
-    SLICE_ROWS = 1024,    /* in a slice at least */
-    BLAS_ROWS = 192,      /* patches at a time in the gradient of the filter */
+    FILTER_CHANNELS = 128, /* the same in the gradient of the filter */
+    SLICES = 16,           /* of pixels at most, in the gradient of the filter */
+    SLICE_ROWS = 512,      /* in a slice at least */
+    SUM_ROWS = 128,        /* that are added up apart, in the gradient of the filter */
 };
 
 dad_patch_shape dad_patches_forward(const dad_conv2d_shape *s) {
@@ -233,43 +233,77 @@ static ptrdiff_t slice_rows(const dad_patch_shape *s) {
     return dad_max(SLICE_ROWS, dad_ceil_div(rows_of(s), SLICES));
 }
 
+/* A slice's partial gradient, in the panels of dw with groups of the depth filled up. */
+static ptrdiff_t partial_size(const dad_patch_shape *s) {
+    return dad_round_up(s->O, DAD_PANEL) * dad_round_up(depth_of(s), DAD_PANEL);
+}
+
+static ptrdiff_t filter_own_scratch(const dad_patch_shape *s) {
+    const ptrdiff_t patches = is_pointwise(s) ? 0 : SUM_ROWS * depth_of(s);
+    return (FILTER_CHANNELS + DAD_PANEL) * SUM_ROWS + dad_round_up(patches, DAD_PANEL);
+}
+
 ptrdiff_t dad_matmul_filter_scratch(const dad_patch_shape *s) {
     const ptrdiff_t slices = dad_ceil_div(rows_of(s), slice_rows(s));
-    const ptrdiff_t patches = is_pointwise(s) ? 0 : BLAS_ROWS * depth_of(s);
-    return slices * s->O * depth_of(s) + patches * dad_num_threads();
+    return slices * partial_size(s) + filter_own_scratch(s) * dad_num_threads();
 }
 
-/* partial [channels][taps * C] = dy^T patches over rows first .. end - 1 and some channels
- * of dy [rows, O]; those are all of them unless the map is its own patches. */
-static void multiply_slice(float *partial, const float *x, const float *dy,
-                           ptrdiff_t channels, const dad_patch_shape *s, ptrdiff_t first,
-                           ptrdiff_t end, float *patches) {
-    const ptrdiff_t depth = depth_of(s);
-    if (is_pointwise(s)) {
-        dad_gemm(true, false, channels, depth, end - first, 1.0f, dy + first * s->O, s->O,
-                 x + first * depth, depth, 0.0f, partial, depth);
-        return;
-    }
-    for (ptrdiff_t row = first; row < end; row += BLAS_ROWS) {
-        const ptrdiff_t count = dad_min(BLAS_ROWS, end - row);
-        copy_patches(patches, x, s, row, count);
-        dad_gemm(true, false, channels, depth, count, 1.0f, dy + row * s->O, s->O, patches,
-                 depth, row > first ? 1.0f : 0.0f, partial, depth);
+/* group [rows][16] = channels c .. c + 15 of x [rows, C], zero past the last. */
+static void copy_group(float *group, const float *x, ptrdiff_t C, ptrdiff_t c,
+                       ptrdiff_t rows) {
+    const dad_strip_source source = {.image = x, .H = 1, .W = rows, .C = C};
+    dad_simd()->conv->strip(group, &source, c, 0, 0, 1, rows);
+}
+
+/* partial [panel][depth][16] = patches^T dy over rows first .. end - 1 and the channels
+ * begin .. of dy [rows, O], FILTER_CHANNELS of them at most. */
+static void multiply_slice(float *partial, const float *x, const float *dy, ptrdiff_t begin,
+                           const dad_patch_shape *s, ptrdiff_t first, ptrdiff_t end,
+                           float *own) {
+    const ptrdiff_t depth = depth_of(s), size = SUM_ROWS * DAD_PANEL;
+    const ptrdiff_t panel = dad_round_up(depth, DAD_PANEL) * DAD_PANEL;
+    const ptrdiff_t channels = dad_min(FILTER_CHANNELS, s->O - begin);
+    float *groups = own, *group = groups + FILTER_CHANNELS * SUM_ROWS;
+    float *patches = group + size;
+    partial += begin / DAD_PANEL * panel;
+    for (ptrdiff_t row = first; row < end; row += SUM_ROWS) {
+        const ptrdiff_t count = dad_min(SUM_ROWS, end - row);
+        const float *a = x + row * depth;
+        if (!is_pointwise(s)) {
+            copy_patches(patches, x, s, row, count);
+            a = patches;
+        }
+        for (ptrdiff_t o = 0; o < channels; o += DAD_PANEL) {
+            copy_group(groups + o * SUM_ROWS, dy + row * s->O, s->O, begin + o, count);
+        }
+        for (ptrdiff_t d = 0; d < depth; d += DAD_PANEL) {
+            copy_group(group, a, depth, d, count);
+            for (ptrdiff_t o = 0; o < channels; o += DAD_PANEL_PAIR * DAD_PANEL) {
+                dad_simd()->conv->outer_product(
+                    partial + o / DAD_PANEL * panel + d * DAD_PANEL, panel, group,
+                    groups + o * SUM_ROWS, size,
+                    channels - o > DAD_PANEL ? DAD_PANEL_PAIR : 1, count, row > first);
+            }
+        }
     }
 }
 
-/* A panel of dw, [C][taps][16] += the slices' [o][taps][C], in order. */
+/* A panel of dw, [C][taps][16] += the slices' [taps][C][16], in order. */
 static void add_slices(float *dw, const float *partial, const dad_patch_shape *s,
-                       ptrdiff_t o, ptrdiff_t slices) {
-    const ptrdiff_t taps = s->KH * s->KW, depth = depth_of(s);
-    for (ptrdiff_t lane = 0; lane < dad_min(DAD_PANEL, s->O - o); lane++) {
-        for (ptrdiff_t tap = 0; tap < taps; tap++) {
-            for (ptrdiff_t c = 0; c < s->C; c++) {
-                float sum = 0.0f;
-                for (ptrdiff_t slice = 0; slice < slices; slice++) {
-                    sum += partial[(slice * s->O + o + lane) * depth + tap * s->C + c];
+                       ptrdiff_t slices) {
+    const ptrdiff_t taps = s->KH * s->KW;
+    for (ptrdiff_t tap = 0; tap < taps; tap++) {
+        for (ptrdiff_t c = 0; c < s->C; c++) {
+            float *to = dw + (c * taps + tap) * DAD_PANEL, sum[DAD_PANEL] = {0};
+            for (ptrdiff_t slice = 0; slice < slices; slice++) {
+                const float *from =
+                    partial + slice * partial_size(s) + (tap * s->C + c) * DAD_PANEL;
+                for (int lane = 0; lane < DAD_PANEL; lane++) {
+                    sum[lane] += from[lane];
                 }
-                dw[(c * taps + tap) * DAD_PANEL + lane] += sum;
+            }
+            for (int lane = 0; lane < DAD_PANEL; lane++) {
+                to[lane] += sum[lane];
             }
         }
     }
@@ -279,22 +313,21 @@ void dad_matmul_backward_filter(float *dw, const float *x, const float *dy,
                                 const dad_patch_shape *s, float *scratch) {
     const ptrdiff_t rows = rows_of(s), depth = depth_of(s), size = slice_rows(s);
     const ptrdiff_t slices = dad_ceil_div(rows, size);
-    const ptrdiff_t task = is_pointwise(s) ? FILTER_CHANNELS : s->O;
-    float *patches = scratch + slices * s->O * depth;
+    float *owns = scratch + slices * partial_size(s);
 #pragma omp parallel num_threads(dad_num_threads())
     {
-        float *own = patches + BLAS_ROWS * depth * (is_pointwise(s) ? 0 : dad_thread_id());
+        float *own = owns + filter_own_scratch(s) * dad_thread_id();
 #pragma omp for collapse(2) schedule(dynamic)
         for (ptrdiff_t slice = 0; slice < slices; slice++) {
-            for (ptrdiff_t o = 0; o < s->O; o += task) {
-                multiply_slice(scratch + (slice * s->O + o) * depth, x, dy + o,
-                               dad_min(task, s->O - o), s, slice * size,
+            for (ptrdiff_t o = 0; o < s->O; o += FILTER_CHANNELS) {
+                multiply_slice(scratch + slice * partial_size(s), x, dy, o, s, slice * size,
                                dad_min(rows, (slice + 1) * size), own);
             }
         }
 #pragma omp for
         for (ptrdiff_t o = 0; o < s->O; o += DAD_PANEL) {
-            add_slices(dw + o * depth, scratch, s, o, slices);
+            add_slices(dw + o * depth, scratch + o * dad_round_up(depth, DAD_PANEL), s,
+                       slices);
         }
     }
 }
