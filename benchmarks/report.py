@@ -111,7 +111,7 @@ def line(row: Sequence[str]) -> str:
 def roofline(data: Row) -> list[str]:
     """How far the passes get beyond the multiply-adds that a direct convolution would need."""
     limits = {row["operation"]: row["rate"] for row in data.get("operations", [])}
-    peak = limits.get("limit: gemm by NumPy")
+    peak = limits.get("limit: gemm")
     if peak is None:
         return []
     rows = [row for row in data["rows"] if row.get("gflop") and row["ours_s"]]
