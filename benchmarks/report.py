@@ -136,18 +136,19 @@ def plot(data: Row, path: Path) -> None:
     compared = [r for r in data.get("rows", []) if r.get("ratio_to_fastest_peer") is not None]
     compared = [row for row in compared if other_peer(row) is None]
     sweeps = list(dict.fromkeys(row["what"] for row in data.get("sweep", [])))
-    columns = 2 * bool(compared) + len(sweeps)
-    if not columns:
+    if not compared and not sweeps:
         raise SystemExit("nothing to draw: no row has a peer, and there is no sweep")
-    figure, axes = pyplot.subplots(
-        1, columns, figsize=(4.5 * columns, 4.2), layout="constrained", squeeze=False
-    )
-    panels = iter(axes[0])
+    parts = bool(compared) + bool(sweeps)
+    figure = pyplot.figure(figsize=(11, 4.6 * parts), layout="constrained")
+    lines = iter(figure.subfigures(parts, 1, squeeze=False)[:, 0])
     if compared:
-        draw_bars(next(panels), compared, "time, of ours", relative_times)
-        draw_bars(next(panels), compared, "peak memory, MB", peak_memory)
-    for what in sweeps:
-        draw_sweep(next(panels), what, [row for row in data["sweep"] if row["what"] == what])
+        left, right = next(lines).subplots(1, 2)
+        draw_bars(left, compared, "time, of ours", relative_times)
+        draw_bars(right, compared, "peak memory, MB", peak_memory)
+    if sweeps:
+        panels = next(lines).subplots(1, len(sweeps), squeeze=False)[0]
+        for what, axes in zip(sweeps, panels, strict=True):
+            draw_sweep(axes, what, [row for row in data["sweep"] if row["what"] == what])
     figure.savefig(path, dpi=120)
     pyplot.close(figure)
 

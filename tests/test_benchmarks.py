@@ -6,6 +6,7 @@ import json
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -192,6 +193,25 @@ def test_quick_cases_write_the_promised_json(
     data = json.loads(path.read_text())
     assert [row["case"] for row in data["rows"]] == ["pass-1", "metrics", "synthesis"]
     assert all(set(row) >= KEYS and row["ours_s"] > 0 for row in data["rows"])
+
+
+@pytest.mark.parametrize(("layouts", "rate"), [((), 1.0), (("torch",), 3.0), (("slow",), 1.0)])
+def test_the_limit_of_multiply_adds_is_that_of_the_faster_library(
+    layouts: tuple[str, ...], rate: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import operations
+    from measuring import Measured
+
+    size, square = 1024, operations.direct_gflop(operations.SQUARE_QUICK)
+    seconds = {"numpy": 2e-9 * size**3, "torch": square / 3, "slow": 2 * square}
+    bench = SimpleNamespace(
+        threads=1,
+        measure=lambda job, engines: Measured({name: [seconds[name]] for name in engines}),
+    )
+    monkeypatch.setattr(operations, "LAYOUTS", layouts)
+    limits = operations.measure_limits(bench, quick=True)
+    assert limits["gemm"]["rate"] == pytest.approx(rate)
+    assert limits["copy"]["unit"] == "GB/s"
 
 
 @pytest.mark.parametrize(
