@@ -55,7 +55,7 @@ def alternate(turns: Turns, rounds: int) -> dict[str, list[float]]:
     names = list(turns)
     seconds: dict[str, list[float]] = {name: [] for name in names}
     for index in range(rounds):
-        shift = index % len(names)
+        shift = index % max(1, len(names))
         for name in names[shift:] + names[:shift]:
             seconds[name].append(turns[name]())
     return seconds

@@ -44,6 +44,7 @@ def test_every_round_starts_with_the_next_engine() -> None:
     order: list[str] = []
     turns = {name: lambda name=name: order.append(name) or 0.5 for name in "abc"}
     assert alternate(turns, 4) == {name: [0.5] * 4 for name in "abc"}
+    assert alternate({}, 4) == {}
     assert "".join(order) == "abcbcacababc"
 
 
