@@ -8,6 +8,7 @@ import math
 import shutil
 import statistics
 import zlib
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -52,12 +53,12 @@ CLOSE = 1.1  # a memory layout of PyTorch stays in while it is at most this much
 
 def alternate(turns: Turns, rounds: int) -> dict[str, list[float]]:
     """Seconds of each turn; every round starts with the next one."""
-    names = list(turns)
-    seconds: dict[str, list[float]] = {name: [] for name in names}
-    for index in range(rounds):
-        shift = index % max(1, len(names))
-        for name in names[shift:] + names[:shift]:
+    seconds: dict[str, list[float]] = {name: [] for name in turns}
+    order = deque(turns)
+    for _ in range(rounds):
+        for name in order:
             seconds[name].append(turns[name]())
+        order.rotate(-1)
     return seconds
 
 

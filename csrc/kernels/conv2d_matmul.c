@@ -233,9 +233,12 @@ static ptrdiff_t slice_rows(const dad_patch_shape *s) {
     return dad_max(SLICE_ROWS, dad_ceil_div(rows_of(s), SLICES));
 }
 
-/* A slice's partial gradient, in the panels of dw with groups of the depth filled up. */
+/* A slice's partial gradient, [panel][depth][16] as in dw, whole groups of the depth. */
+static ptrdiff_t partial_panel(const dad_patch_shape *s) {
+    return dad_round_up(depth_of(s), DAD_PANEL) * DAD_PANEL;
+}
 static ptrdiff_t partial_size(const dad_patch_shape *s) {
-    return dad_round_up(s->O, DAD_PANEL) * dad_round_up(depth_of(s), DAD_PANEL);
+    return dad_ceil_div(s->O, DAD_PANEL) * partial_panel(s);
 }
 
 static ptrdiff_t filter_own_scratch(const dad_patch_shape *s) {
@@ -261,7 +264,7 @@ static void multiply_slice(float *partial, const float *x, const float *dy, ptrd
                            const dad_patch_shape *s, ptrdiff_t first, ptrdiff_t end,
                            float *own) {
     const ptrdiff_t depth = depth_of(s), size = SUM_ROWS * DAD_PANEL;
-    const ptrdiff_t panel = dad_round_up(depth, DAD_PANEL) * DAD_PANEL;
+    const ptrdiff_t panel = partial_panel(s);
     const ptrdiff_t channels = dad_min(FILTER_CHANNELS, s->O - begin);
     float *groups = own, *group = groups + FILTER_CHANNELS * SUM_ROWS;
     float *patches = group + size;
@@ -291,13 +294,12 @@ static void multiply_slice(float *partial, const float *x, const float *dy, ptrd
 /* A panel of dw, [C][taps][16] += the slices' [taps][C][16], in order. */
 static void add_slices(float *dw, const float *partial, const dad_patch_shape *s,
                        ptrdiff_t slices) {
-    const ptrdiff_t taps = s->KH * s->KW;
+    const ptrdiff_t taps = s->KH * s->KW, size = partial_size(s);
     for (ptrdiff_t tap = 0; tap < taps; tap++) {
         for (ptrdiff_t c = 0; c < s->C; c++) {
             float *to = dw + (c * taps + tap) * DAD_PANEL, sum[DAD_PANEL] = {0};
             for (ptrdiff_t slice = 0; slice < slices; slice++) {
-                const float *from =
-                    partial + slice * partial_size(s) + (tap * s->C + c) * DAD_PANEL;
+                const float *from = partial + slice * size + (tap * s->C + c) * DAD_PANEL;
                 for (int lane = 0; lane < DAD_PANEL; lane++) {
                     sum[lane] += from[lane];
                 }
@@ -326,7 +328,7 @@ void dad_matmul_backward_filter(float *dw, const float *x, const float *dy,
         }
 #pragma omp for
         for (ptrdiff_t o = 0; o < s->O; o += DAD_PANEL) {
-            add_slices(dw + o * depth, scratch + o * dad_round_up(depth, DAD_PANEL), s,
+            add_slices(dw + o * depth, scratch + o / DAD_PANEL * partial_panel(s), s,
                        slices);
         }
     }

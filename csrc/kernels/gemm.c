@@ -17,11 +17,11 @@ char *openblas_get_config(void);
 const char *dad_blas_name(void) { return BLAS(openblas_get_config)(); }
 
 void dad_gemm(bool transpose_a, bool transpose_b, ptrdiff_t M, ptrdiff_t N, ptrdiff_t K,
-              float alpha, const float *A, ptrdiff_t lda, const float *B, ptrdiff_t ldb,
-              float beta, float *C, ptrdiff_t ldc) {
+              const float *A, ptrdiff_t lda, const float *B, ptrdiff_t ldb, float beta,
+              float *C, ptrdiff_t ldc) {
     BLAS(cblas_sgemm)(CblasRowMajor, transpose_a ? CblasTrans : CblasNoTrans,
-                      transpose_b ? CblasTrans : CblasNoTrans, (int)M, (int)N, (int)K,
-                      alpha, A, (int)lda, B, (int)ldb, beta, C, (int)ldc);
+                      transpose_b ? CblasTrans : CblasNoTrans, (int)M, (int)N, (int)K, 1.0f,
+                      A, (int)lda, B, (int)ldb, beta, C, (int)ldc);
 }
 
 /* OpenBLAS chooses its kernels by processor, and 0.3.34 from PyPI has empty ones for Arm's
@@ -39,7 +39,7 @@ static bool multiplies_rightly(void) {
     for (int i = 0; i < M * N; i++) {
         C[i] = (float)i;
     }
-    dad_gemm(true, false, M, N, K, 1.0f, A, M, B, N, 1.0f, C, N);
+    dad_gemm(true, false, M, N, K, A, M, B, N, 1.0f, C, N);
     bool right = true;
     for (int m = 0; m < M; m++) {
         for (int n = 0; n < N; n++) {

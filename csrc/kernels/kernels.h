@@ -49,10 +49,10 @@ void dad_nhwc_to_nchw(float *y /* [N, C, P] */, const float *x /* [N, P, C] */, 
 
 /* ---- gemm.c ---------------------------------------------------------------------- */
 
-/* C [M, N] = alpha * op(A) [M, K] * op(B) [K, N] + beta * C, row-major, one thread. */
+/* C [M, N] = op(A) [M, K] * op(B) [K, N] + beta * C, row-major, one thread. */
 void dad_gemm(bool transpose_a, bool transpose_b, ptrdiff_t M, ptrdiff_t N, ptrdiff_t K,
-              float alpha, const float *A, ptrdiff_t lda, const float *B, ptrdiff_t ldb,
-              float beta, float *C, ptrdiff_t ldc);
+              const float *A, ptrdiff_t lda, const float *B, ptrdiff_t ldb, float beta,
+              float *C, ptrdiff_t ldc);
 
 /* Keeps BLAS at one thread; called once when the module is loaded. False where BLAS
  * computes wrong products. */

@@ -35,11 +35,11 @@ void dad_linear_backward(float *dx, float *dw, float *db, const float *dy, const
     for (ptrdiff_t i = 0; i < dx_blocks + dw_blocks; i++) {
         if (i < dx_blocks) {
             ptrdiff_t c = i * BLOCK;
-            dad_gemm(false, false, N, dad_min(BLOCK, C - c), O, 1.0f, dy, O, w + c, C, 0.0f,
+            dad_gemm(false, false, N, dad_min(BLOCK, C - c), O, dy, O, w + c, C, 0.0f,
                      dx + c, C);
         } else {
             ptrdiff_t o = (i - dx_blocks) * BLOCK;
-            dad_gemm(true, false, dad_min(BLOCK, O - o), C, N, 1.0f, dy + o, O, x, C, 1.0f,
+            dad_gemm(true, false, dad_min(BLOCK, O - o), C, N, dy + o, O, x, C, 1.0f,
                      dw + o * C, C);
         }
     }

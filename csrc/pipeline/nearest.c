@@ -37,7 +37,7 @@ typedef struct {
 static void multiply_tile(const panel *p, ptrdiff_t n0, ptrdiff_t m0, float *tile) {
     ptrdiff_t n_count = dad_min(TILE_N, p->rows - n0), m_count = dad_min(TILE_M, p->M - m0);
     for (ptrdiff_t d = 0; d < p->D; d += CHUNK) {
-        dad_gemm(false, true, n_count, m_count, dad_min(CHUNK, p->D - d), 1.0f,
+        dad_gemm(false, true, n_count, m_count, dad_min(CHUNK, p->D - d),
                  p->test + n0 * p->D + d, p->D, p->train + m0 * p->D + d, p->D, 0.0f, tile,
                  TILE_M);
         for (ptrdiff_t n = 0; n < n_count; n++) {
