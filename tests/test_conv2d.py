@@ -93,6 +93,22 @@ def test_any_kernel_stride_and_padding(shape: tuple[int, ...], level: str) -> No
         check(draw(n, c, h, width), draw(o, c, kh, kw), stride, padding, algorithm)
 
 
+# N, C, side, O: few channels and blocks of tiles more than once, a pair of groups and less
+LONG_SUMS = [(2, 5, 140, 7), (2, 16, 128, 16), (3, 33, 96, 40), (2, 49, 64, 70), (2, 64, 16, 90)]
+
+
+@pytest.mark.parametrize("level", LEVELS)
+@pytest.mark.parametrize("shape", LONG_SUMS)
+def test_the_filter_gradient_sums_over_many_pixels(shape: tuple[int, ...], level: str) -> None:
+    n, c, side, o = shape
+    _core.set_simd_level(level)
+    x, dy = np.abs(draw(n, c, side, side)), np.abs(draw(n, o, side, side, seed=1))
+    w = np.zeros((o, c, 3, 3), np.float32)
+    dw = _core.conv2d_backward(dy, x, w, algorithm="winograd4")[1]
+    expected = reference.conv2d_backward(dy, x, w)[1]
+    assert_close(dw, expected, 5e-7)
+
+
 @pytest.mark.parametrize("level", LEVELS)
 @pytest.mark.parametrize("channels", [1, 2, 7, 8, 9, 23, 24, 25, 32, 47, 64, 65])
 def test_every_channel_count(channels: int, level: str) -> None:

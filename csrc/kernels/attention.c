@@ -114,7 +114,7 @@ static void pack_columns(float *columns, const float *rows, ptrdiff_t stride,
 static void multiply_rows(float *out, const float *a, const float *b, ptrdiff_t b_stride,
                           ptrdiff_t count, float scale, const geometry *g, float *columns) {
     const ptrdiff_t size = g->D * DAD_PANEL;
-    const int panels = count > DAD_PANEL ? DAD_PANEL_PAIR : 1;
+    const int panels = dad_panels_at(0, count);
     for (int panel = 0; panel < panels; panel++) {
         const ptrdiff_t first = panel * DAD_PANEL;
         pack_columns(columns + panel * size, b + first * b_stride, b_stride, count - first,

@@ -109,6 +109,21 @@ ptrdiff_t dad_matmul_filter_scratch(const dad_patch_shape *shape);
 void dad_matmul_backward_filter(float *dw, const float *x, const float *dy,
                                 const dad_patch_shape *shape, float *scratch);
 
+/* A panel's 16 elements of dw += those of `count` partial gradients, `stride` apart, in
+ * order. */
+static inline void dad_add_partials(float *dw, const float *partials, ptrdiff_t stride,
+                                    ptrdiff_t count) {
+    float sum[DAD_PANEL] = {0};
+    for (ptrdiff_t i = 0; i < count; i++) {
+        for (int lane = 0; lane < DAD_PANEL; lane++) {
+            sum[lane] += partials[i * stride + lane];
+        }
+    }
+    for (int lane = 0; lane < DAD_PANEL; lane++) {
+        dw[lane] += sum[lane];
+    }
+}
+
 /* The part of an input of C channels that has the group of channels from c on. */
 typedef struct {
     const float *x;             /* [N, H, W, C] */

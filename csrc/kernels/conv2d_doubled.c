@@ -223,7 +223,7 @@ static void transform_output(const float *m, const doubled_job *job, const chunk
 static void multiply(const float *u, const float *v, const doubled_job *job,
                      const chunk *tiles, ptrdiff_t o, float *m) {
     const doubled_plan *p = job->plan;
-    const int panels = p->O - o > DAD_PANEL ? DAD_PANEL_PAIR : 1;
+    const int panels = dad_panels_at(o, p->O);
     const size_t size = (size_t)(tiles->count * DAD_PANEL) * sizeof(float);
     for (ptrdiff_t product = 0; product < PRODUCTS * PRODUCTS; product++) {
         const ptrdiff_t down = product / PRODUCTS, across = product % PRODUCTS;

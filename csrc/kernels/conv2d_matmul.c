@@ -213,7 +213,7 @@ void dad_matmul_forward(float *y, const dad_conv2d_input *input,
                     copy_patches(patches, input->x, s, first, count);
                 }
                 for (ptrdiff_t o = begin; o < end; o += DAD_PANEL_PAIR * DAD_PANEL) {
-                    const int panels = end - o > DAD_PANEL ? DAD_PANEL_PAIR : 1;
+                    const int panels = dad_panels_at(o, end);
                     multiply(products, &job, first, count, o, panels);
                     for (int panel = 0; panel < panels; panel++) {
                         emit_panel(y, products + panel * ROWS * DAD_PANEL, epilogue, s,
@@ -284,8 +284,8 @@ static void multiply_slice(float *partial, const float *x, const float *dy, ptrd
             for (ptrdiff_t o = 0; o < channels; o += DAD_PANEL_PAIR * DAD_PANEL) {
                 dad_simd()->conv->outer_product(
                     partial + o / DAD_PANEL * panel + d * DAD_PANEL, panel, group,
-                    groups + o * SUM_ROWS, size,
-                    channels - o > DAD_PANEL ? DAD_PANEL_PAIR : 1, count, row > first);
+                    groups + o * SUM_ROWS, size, dad_panels_at(o, channels), count,
+                    row > first);
             }
         }
     }
@@ -297,16 +297,8 @@ static void add_slices(float *dw, const float *partial, const dad_patch_shape *s
     const ptrdiff_t taps = s->KH * s->KW, size = partial_size(s);
     for (ptrdiff_t tap = 0; tap < taps; tap++) {
         for (ptrdiff_t c = 0; c < s->C; c++) {
-            float *to = dw + (c * taps + tap) * DAD_PANEL, sum[DAD_PANEL] = {0};
-            for (ptrdiff_t slice = 0; slice < slices; slice++) {
-                const float *from = partial + slice * size + (tap * s->C + c) * DAD_PANEL;
-                for (int lane = 0; lane < DAD_PANEL; lane++) {
-                    sum[lane] += from[lane];
-                }
-            }
-            for (int lane = 0; lane < DAD_PANEL; lane++) {
-                to[lane] += sum[lane];
-            }
+            dad_add_partials(dw + (c * taps + tap) * DAD_PANEL,
+                             partial + (tap * s->C + c) * DAD_PANEL, size, slices);
         }
     }
 }

@@ -244,7 +244,7 @@ static void transform_output(const float *m, const winograd_job *job, ptrdiff_t 
 static void multiply(const float *u, const float *v, const winograd_job *job,
                      ptrdiff_t first, ptrdiff_t count, ptrdiff_t o, float *m) {
     const winograd_plan *p = job->plan;
-    const int panels = p->O - o > DAD_PANEL ? DAD_PANEL_PAIR : 1;
+    const int panels = dad_panels_at(o, p->O);
     dad_product *product = dad_product_of(p->bfloat16);
     for (ptrdiff_t point = 0; point < p->tiling.points; point++) {
         product(m + point * p->m_point, p->m_panel, v + point * p->v_point, p->v_tile,

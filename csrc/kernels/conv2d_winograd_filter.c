@@ -2,125 +2,154 @@
  *
  *   dU[point] = sum over tiles of V^T (A dy A^T),   dw += G^T dU G
  *
- * V and the transformed dy are made for a block of tiles, [point][group of 16
- * channels][tile][16] each, small enough for L3 and of a size that depends on the channels
- * only. Then the threads share (point, pair of panels); each element of dU has one writer,
- * which adds the blocks in order.
+ * V and the transformed dy are made for some blocks of tiles, [block][group of 16
+ * channels][point][tile][16] each. Then the threads share (block, pair of panels, group of
+ * channels): the dU of one such and all points stays in L2.
  *
- * Scratch: [V][transformed dy][dU][strips of the threads]. */
+ * Where channels are too few to share, several blocks are worked on at a time, and each
+ * adds to a partial gradient of its own: an element has one writer, and its sum one order.
+ *
+ * Scratch: [partial gradients][V][transformed dy], and each thread's [strip][dU]. */
 #include "base/memory.h"
 #include "base/threads.h"
 #include "kernels/conv2d_tiles.h"
 
 enum {
-    BLOCK_FLOATS = 4 << 20, /* of V and transformed dy, for L3 to hold them */
-    LEAST_BLOCK = 192,      /* tiles: fewer, and reading and writing dU costs too much */
-    MOST_BLOCK = 1536,      /* tiles: more would only lengthen the float sums */
-    TRANSFORM_TILES = 48,   /* transformed in one task */
+    BLOCK = 144,          /* tiles: a pair of panels of the transformed dy stays in L2 */
+    LEAST_TASKS = 8,      /* of products */
+    TRANSFORM_TILES = 48, /* transformed in one task */
+    DU_POINT = DAD_PANEL * DAD_PANEL + DAD_PANEL, /* off a power of two: cache sets */
+    AT_ONCE = 2, /* groups of channels of a task: they share the transformed dy */
     TAPS = 9,
 };
 
 typedef struct {
     dad_tiling tiling;
-    ptrdiff_t C, O, C_padded, O_padded, block;
-    ptrdiff_t v_point, t_point; /* strides of V and of the transformed dy */
-    ptrdiff_t v_size, t_size, du_size, strip_size;
+    ptrdiff_t C, O, v_groups, t_groups; /* groups of channels of x and of dy */
+    ptrdiff_t block, blocks;            /* tiles of a block, blocks at a time */
+    ptrdiff_t point, group;             /* strides of V and of the transformed dy */
+    ptrdiff_t partial, strip, du;       /* sizes of a gradient, and of a thread's own */
 } filter_plan;
+
+/* Tasks of a block's products. */
+static ptrdiff_t tasks_of(const filter_plan *p) {
+    return dad_ceil_div(p->t_groups, DAD_PANEL_PAIR) * dad_ceil_div(p->v_groups, AT_ONCE);
+}
 
 static filter_plan make_plan(const dad_conv2d_shape *s) {
     filter_plan p = {.tiling = dad_tiling_of(s, 1), .C = s->C, .O = s->O};
-    p.C_padded = dad_round_up(s->C, DAD_PANEL);
-    p.O_padded = dad_round_up(s->O, DAD_PANEL);
-    const ptrdiff_t fitting = BLOCK_FLOATS / (p.tiling.points * (p.C_padded + p.O_padded));
-    p.block = dad_min(dad_max(LEAST_BLOCK, dad_min(fitting, MOST_BLOCK)), p.tiling.tiles);
-    p.v_point = p.block * p.C_padded + DAD_PANEL; /* off a power of two: cache sets */
-    p.t_point = p.block * p.O_padded + DAD_PANEL;
-    p.v_size = p.tiling.points * p.v_point;
-    p.t_size = p.tiling.points * p.t_point;
-    p.du_size = p.tiling.points * p.C_padded * p.O_padded;
-    p.strip_size = dad_tiling_strip_size(&p.tiling);
+    p.v_groups = dad_ceil_div(s->C, DAD_PANEL);
+    p.t_groups = dad_ceil_div(s->O, DAD_PANEL);
+    p.block = dad_min(BLOCK, p.tiling.tiles);
+    p.blocks = dad_min(dad_ceil_div(LEAST_TASKS, tasks_of(&p)),
+                       dad_ceil_div(p.tiling.tiles, p.block));
+    p.point = p.block * DAD_PANEL + DAD_PANEL; /* off a power of two: cache sets */
+    p.group = p.tiling.points * p.point;
+    p.partial = p.t_groups * DAD_PANEL * p.C * TAPS;
+    p.strip = dad_tiling_strip_size(&p.tiling);
+    p.du = AT_ONCE * DAD_PANEL_PAIR * p.tiling.points * DU_POINT;
     return p;
 }
 
+static ptrdiff_t partials_of(const filter_plan *p) { return p->blocks > 1 ? p->blocks : 0; }
+
 ptrdiff_t dad_winograd_filter_scratch(const dad_conv2d_shape *shape) {
     const filter_plan p = make_plan(shape);
-    return p.v_size + p.t_size + p.du_size + p.strip_size * dad_num_threads();
+    return partials_of(&p) * p.partial + p.blocks * (p.v_groups + p.t_groups) * p.group +
+           (p.strip + p.du) * dad_num_threads();
 }
 
-/* One group of channels of x (the first C_padded / 16 groups) or dy, tiles begin .. +
- * count. */
-static void transform_group(float *v, float *t, const filter_plan *p, const float *x,
-                            const float *dy, ptrdiff_t group, ptrdiff_t begin,
-                            ptrdiff_t offset, ptrdiff_t count, float *strip) {
-    const ptrdiff_t groups = p->C_padded / DAD_PANEL;
-    const bool input = group < groups;
+/* A group of channels of x (the first v_groups) or dy. `groups`: of the tiles' block. */
+static void transform_group(float *groups, const filter_plan *p, const float *x,
+                            const float *dy, ptrdiff_t group, ptrdiff_t first,
+                            ptrdiff_t count, float *strip) {
+    const bool input = group < p->v_groups;
     const dad_tile_map x_map = {
         .data = x, .C = p->C, .halo = 1, .transform = p->tiling.ops->input};
     const dad_tile_map dy_map = {
         .data = dy, .C = p->O, .transform = p->tiling.ops->gradient};
-    const ptrdiff_t c = (input ? group : group - groups) * DAD_PANEL;
-    dad_transform_tiles((input ? v : t) + c * p->block + offset * DAD_PANEL,
-                        input ? p->v_point : p->t_point, DAD_PANEL,
-                        input ? &x_map : &dy_map, &p->tiling, begin + offset, count, c,
-                        strip);
+    dad_transform_tiles(groups + group * p->group + first % p->block * DAD_PANEL, p->point,
+                        DAD_PANEL, input ? &x_map : &dy_map, &p->tiling, first, count,
+                        (input ? group : group - p->v_groups) * DAD_PANEL, strip);
 }
 
-/* du [panel][point][C_padded][16] = or += V^T T over `count` tiles, one point, a pair of
- * panels. */
-static void multiply(float *du, const filter_plan *p, const float *v, const float *t,
-                     ptrdiff_t point, ptrdiff_t o, ptrdiff_t count, bool add) {
-    const ptrdiff_t du_panel = p->tiling.points * p->C_padded * DAD_PANEL;
-    const int panels = p->O_padded - o > DAD_PANEL ? DAD_PANEL_PAIR : 1;
-    float *target = du + o / DAD_PANEL * du_panel + point * p->C_padded * DAD_PANEL;
-    for (ptrdiff_t c = 0; c < p->C_padded; c += DAD_PANEL) {
-        dad_simd()->conv->outer_product(target + c * DAD_PANEL, du_panel,
-                                        v + point * p->v_point + c * p->block,
-                                        t + point * p->t_point + o * p->block,
-                                        p->block * DAD_PANEL, panels, count, add);
+/* dw = or += G^T dU G for a panel and `channels` of a group. */
+static void add_filters(float *dw, const filter_plan *p, const float *du,
+                        ptrdiff_t channels, bool add) {
+    for (ptrdiff_t c = 0; c < channels; c++) {
+        float g[TAPS * DAD_PANEL], *to = dw + c * TAPS * DAD_PANEL;
+        p->tiling.ops->filter_adjoint(g, du + c * DAD_PANEL, DU_POINT);
+        for (ptrdiff_t i = 0; i < TAPS * DAD_PANEL; i++) {
+            to[i] = add ? to[i] + g[i] : g[i];
+        }
     }
 }
 
-/* dw += G^T dU G for one panel and one input channel. */
-static void add_filter(float *dw, const filter_plan *p, const float *du, ptrdiff_t o,
-                       ptrdiff_t c) {
-    const ptrdiff_t du_point = p->C_padded * DAD_PANEL;
-    float g[TAPS * DAD_PANEL], *target = dw + (o * p->C + c * DAD_PANEL) * TAPS;
-    p->tiling.ops->filter_adjoint(
-        g, du + o * p->tiling.points * p->C_padded + c * DAD_PANEL, du_point);
-    for (ptrdiff_t i = 0; i < TAPS * DAD_PANEL; i++) {
-        target[i] += g[i];
+/* dw = or += G^T dU G, dU = V^T T over `count` tiles of a block, from channels o and c on:
+ * two panels, AT_ONCE groups. */
+static void multiply(float *dw, const filter_plan *p, const float *groups, ptrdiff_t o,
+                     ptrdiff_t c, ptrdiff_t count, bool add, float *du) {
+    const ptrdiff_t du_panel = p->tiling.points * DU_POINT,
+                    du_group = DAD_PANEL_PAIR * du_panel;
+    const int panels = dad_panels_at(o, p->O);
+    const ptrdiff_t end = dad_min(c + AT_ONCE * DAD_PANEL, p->C);
+    const float *v = groups + c / DAD_PANEL * p->group;
+    const float *t = groups + (p->v_groups + o / DAD_PANEL) * p->group;
+    for (ptrdiff_t point = 0; point < p->tiling.points; point++) {
+        for (ptrdiff_t i = 0; c + i * DAD_PANEL < end; i++) {
+            dad_simd()->conv->outer_product(du + i * du_group + point * DU_POINT, du_panel,
+                                            v + i * p->group + point * p->point,
+                                            t + point * p->point, p->group, panels, count,
+                                            0);
+        }
+    }
+    for (ptrdiff_t i = 0; c + i * DAD_PANEL < end; i++) {
+        const ptrdiff_t first = c + i * DAD_PANEL;
+        for (int panel = 0; panel < panels; panel++) {
+            add_filters(dw + ((o + panel * DAD_PANEL) * p->C + first * DAD_PANEL) * TAPS, p,
+                        du + i * du_group + panel * du_panel,
+                        dad_min(DAD_PANEL, end - first), add);
+        }
     }
 }
 
 void dad_winograd_backward_filter(float *dw, const float *x, const float *dy,
                                   const dad_conv2d_shape *shape, float *scratch) {
     const filter_plan p = make_plan(shape);
-    const ptrdiff_t groups = (p.C_padded + p.O_padded) / DAD_PANEL;
-    float *v = scratch, *t = v + p.v_size, *du = t + p.t_size, *strips = du + p.du_size;
+    const ptrdiff_t groups = p.v_groups + p.t_groups, size = groups * p.group;
+    float *partials = scratch, *all = partials + partials_of(&p) * p.partial;
+    float *owns = all + p.blocks * size;
 #pragma omp parallel num_threads(dad_num_threads())
     {
-        float *strip = strips + p.strip_size * dad_thread_id();
-        for (ptrdiff_t begin = 0; begin < p.tiling.tiles; begin += p.block) {
-            const ptrdiff_t count = dad_min(p.block, p.tiling.tiles - begin);
+        float *strip = owns + (p.strip + p.du) * dad_thread_id();
+        for (ptrdiff_t begin = 0; begin < p.tiling.tiles; begin += p.blocks * p.block) {
+            const ptrdiff_t end = dad_min(begin + p.blocks * p.block, p.tiling.tiles);
             /* Groups inside: the next one finds its neighbours' cache lines at hand. */
 #pragma omp for collapse(2) schedule(dynamic)
-            for (ptrdiff_t i = 0; i < count; i += TRANSFORM_TILES) {
+            for (ptrdiff_t i = begin; i < end; i += TRANSFORM_TILES) {
                 for (ptrdiff_t group = 0; group < groups; group++) {
-                    transform_group(v, t, &p, x, dy, group, begin, i,
-                                    dad_min(TRANSFORM_TILES, count - i), strip);
+                    const ptrdiff_t block = (i - begin) / p.block;
+                    transform_group(all + block * size, &p, x, dy, group, i,
+                                    dad_min(TRANSFORM_TILES, end - i), strip);
                 }
             }
-#pragma omp for collapse(2) schedule(dynamic)
-            for (ptrdiff_t point = 0; point < p.tiling.points; point++) {
-                for (ptrdiff_t o = 0; o < p.O_padded; o += DAD_PANEL_PAIR * DAD_PANEL) {
-                    multiply(du, &p, v, t, point, o, count, begin > 0);
+#pragma omp for collapse(3) schedule(dynamic)
+            for (ptrdiff_t i = begin; i < end; i += p.block) {
+                for (ptrdiff_t o = 0; o < p.O; o += DAD_PANEL_PAIR * DAD_PANEL) {
+                    for (ptrdiff_t c = 0; c < p.C; c += AT_ONCE * DAD_PANEL) {
+                        const ptrdiff_t block = (i - begin) / p.block;
+                        const bool partial = p.blocks > 1;
+                        multiply(partial ? partials + block * p.partial : dw, &p,
+                                 all + block * size, o, c, dad_min(p.block, end - i),
+                                 !partial || begin > 0, strip + p.strip);
+                    }
                 }
             }
         }
-#pragma omp for collapse(2)
-        for (ptrdiff_t o = 0; o < p.O; o += DAD_PANEL) {
-            for (ptrdiff_t c = 0; c < p.C; c++) {
-                add_filter(dw, &p, du, o, c);
+        if (p.blocks > 1) {
+#pragma omp for
+            for (ptrdiff_t i = 0; i < p.partial; i += DAD_PANEL) {
+                dad_add_partials(dw + i, partials + i, p.partial, p.blocks);
             }
         }
     }

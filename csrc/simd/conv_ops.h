@@ -20,6 +20,11 @@ enum {
                            its square */
 };
 
+/* Panels of a product from channel o on. */
+static inline int dad_panels_at(ptrdiff_t o, ptrdiff_t channels) {
+    return channels - o > DAD_PANEL ? DAD_PANEL_PAIR : 1;
+}
+
 /* Where a strip is cut from: one image [H, W, C]; doubled: [H / 2, W / 2, C], each pixel
  * standing for 2x2. With a scale, silu(x * scale + shift) is what the strip gets. */
 typedef struct {
