@@ -146,11 +146,13 @@ def test_other_channel_counts_and_kernels_stay_floats(
 
 
 @needs_it
-def test_nan_stays_in_its_image() -> None:
-    x, f = draw(3, 32, 12, 12), draw(16, 32, 3, 3)
-    clean = _core.conv2d(x, f, bfloat16=True)
-    x[1] = np.nan
-    y = _core.conv2d(x, f, bfloat16=True)
+@pytest.mark.parametrize("kernel", [1, 3])
+@pytest.mark.parametrize("bits", [0x7FC00000, 0xFFC00000, 0x7FFFFFFF, 0xFFFFFFFF, 0x7F800001])
+def test_nan_stays_in_its_image(bits: int, kernel: int) -> None:
+    x, f = draw(3, 32, 12, 12), draw(16, 32, kernel, kernel)
+    clean = _core.conv2d(x, f, padding=kernel // 2, bfloat16=True)
+    x.view(np.uint32)[1] = bits
+    y = _core.conv2d(x, f, padding=kernel // 2, bfloat16=True)
     assert np.isnan(y[1]).all()
     np.testing.assert_array_equal(y[[0, 2]], clean[[0, 2]])
 

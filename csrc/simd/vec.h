@@ -175,11 +175,11 @@ DAD_INLINE vf vsqrt(vf x) {
     return x;
 }
 
-/* To bfloat16, the upper half of each lane: to the nearest, ties to even. A NaN stays one
- * where the lower half of its bits is not all ones, as those that arithmetic gives. */
+/* To bfloat16, the upper half of each lane: to the nearest, ties to even. A NaN's upper
+ * half stays, and is made quiet: rounded up, it could be zero. */
 DAD_INLINE vu vround_bfloat16(vf v) {
-    const vu bits = (vu)v;
-    return bits + 0x7FFF + (bits >> 16 & 1);
+    const vu bits = (vu)v, nan = (vu)(v != v);
+    return (nan & (bits | 0x400000)) | (~nan & (bits + 0x7FFF + (bits >> 16 & 1)));
 }
 DAD_INLINE void vstore_bfloat16(void *p, vf v) {
     const vu_half rounded = __builtin_convertvector(vround_bfloat16(v) >> 16, vu_half);
