@@ -111,8 +111,7 @@ void dad_filter_winograd(float *u, const dad_filter_view *view, const dad_winogr
 void dad_filter_pair_winograd(float *u, const dad_filter_view *view,
                               const dad_winograd_ops *ops, ptrdiff_t o) {
     const ptrdiff_t u_panel = ops->points * dad_filter_point(view);
-    for (ptrdiff_t panel = 0;
-         panel < DAD_PANEL_PAIR && o + panel * DAD_PANEL < view->outputs; panel++) {
+    for (int panel = 0; panel < dad_panels_at(o, view->outputs); panel++) {
         dad_filter_winograd(u + panel * u_panel, view, ops, o / DAD_PANEL + panel, 0,
                             view->inputs);
     }

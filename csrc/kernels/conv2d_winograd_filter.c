@@ -15,11 +15,11 @@
 #include "kernels/conv2d_tiles.h"
 
 enum {
-    BLOCK = 144,          /* tiles: a pair of panels of the transformed dy stays in L2 */
-    LEAST_TASKS = 8,      /* of products */
-    TRANSFORM_TILES = 48, /* transformed in one task */
+    TRANSFORM_TILES = 48,        /* transformed in one task, all of one block */
+    BLOCK = 3 * TRANSFORM_TILES, /* a pair of panels of their transformed dy stays in L2 */
+    AT_ONCE = 2,     /* groups of channels of a product's task: they share that dy */
+    LEAST_TASKS = 8, /* of products */
     DU_POINT = DAD_PANEL * DAD_PANEL + DAD_PANEL, /* off a power of two: cache sets */
-    AT_ONCE = 2, /* groups of channels of a task: they share the transformed dy */
     TAPS = 9,
 };
 
@@ -51,6 +51,7 @@ static filter_plan make_plan(const dad_conv2d_shape *s) {
     return p;
 }
 
+/* One gradient for each block at a time, or none where dw itself is added to. */
 static ptrdiff_t partials_of(const filter_plan *p) { return p->blocks > 1 ? p->blocks : 0; }
 
 ptrdiff_t dad_winograd_filter_scratch(const dad_conv2d_shape *shape) {
@@ -59,7 +60,8 @@ ptrdiff_t dad_winograd_filter_scratch(const dad_conv2d_shape *shape) {
            (p.strip + p.du) * dad_num_threads();
 }
 
-/* A group of channels of x (the first v_groups) or dy. `groups`: of the tiles' block. */
+/* A group of channels of x (the first v_groups) or dy, `count` tiles; `groups` are their
+ * block's. */
 static void transform_group(float *groups, const filter_plan *p, const float *x,
                             const float *dy, ptrdiff_t group, ptrdiff_t first,
                             ptrdiff_t count, float *strip) {
@@ -92,23 +94,24 @@ static void multiply(float *dw, const filter_plan *p, const float *groups, ptrdi
     const ptrdiff_t du_panel = p->tiling.points * DU_POINT,
                     du_group = DAD_PANEL_PAIR * du_panel;
     const int panels = dad_panels_at(o, p->O);
-    const ptrdiff_t end = dad_min(c + AT_ONCE * DAD_PANEL, p->C);
-    const float *v = groups + c / DAD_PANEL * p->group;
+    const ptrdiff_t group = c / DAD_PANEL;
+    const ptrdiff_t at_once = dad_min(AT_ONCE, p->v_groups - group);
+    const float *v = groups + group * p->group;
     const float *t = groups + (p->v_groups + o / DAD_PANEL) * p->group;
     for (ptrdiff_t point = 0; point < p->tiling.points; point++) {
-        for (ptrdiff_t i = 0; c + i * DAD_PANEL < end; i++) {
+        for (ptrdiff_t i = 0; i < at_once; i++) {
             dad_simd()->conv->outer_product(du + i * du_group + point * DU_POINT, du_panel,
                                             v + i * p->group + point * p->point,
                                             t + point * p->point, p->group, panels, count,
                                             0);
         }
     }
-    for (ptrdiff_t i = 0; c + i * DAD_PANEL < end; i++) {
+    for (ptrdiff_t i = 0; i < at_once; i++) {
         const ptrdiff_t first = c + i * DAD_PANEL;
         for (int panel = 0; panel < panels; panel++) {
             add_filters(dw + ((o + panel * DAD_PANEL) * p->C + first * DAD_PANEL) * TAPS, p,
                         du + i * du_group + panel * du_panel,
-                        dad_min(DAD_PANEL, end - first), add);
+                        dad_min(DAD_PANEL, p->C - first), add);
         }
     }
 }
@@ -119,6 +122,8 @@ void dad_winograd_backward_filter(float *dw, const float *x, const float *dy,
     const ptrdiff_t groups = p.v_groups + p.t_groups, size = groups * p.group;
     float *partials = scratch, *all = partials + partials_of(&p) * p.partial;
     float *owns = all + p.blocks * size;
+    const bool partial = partials_of(&p) > 0;
+    float *target = partial ? partials : dw;
 #pragma omp parallel num_threads(dad_num_threads())
     {
         float *strip = owns + (p.strip + p.du) * dad_thread_id();
@@ -138,15 +143,14 @@ void dad_winograd_backward_filter(float *dw, const float *x, const float *dy,
                 for (ptrdiff_t o = 0; o < p.O; o += DAD_PANEL_PAIR * DAD_PANEL) {
                     for (ptrdiff_t c = 0; c < p.C; c += AT_ONCE * DAD_PANEL) {
                         const ptrdiff_t block = (i - begin) / p.block;
-                        const bool partial = p.blocks > 1;
-                        multiply(partial ? partials + block * p.partial : dw, &p,
-                                 all + block * size, o, c, dad_min(p.block, end - i),
-                                 !partial || begin > 0, strip + p.strip);
+                        multiply(target + block * p.partial, &p, all + block * size, o, c,
+                                 dad_min(p.block, end - i), !partial || begin > 0,
+                                 strip + p.strip);
                     }
                 }
             }
         }
-        if (p.blocks > 1) {
+        if (partial) {
 #pragma omp for
             for (ptrdiff_t i = 0; i < p.partial; i += DAD_PANEL) {
                 dad_add_partials(dw + i, partials + i, p.partial, p.blocks);
