@@ -137,9 +137,16 @@ class TrainConfig:
     seg_lr: float = _setting(1e-5, "Adam's learning rate of the segmentation network")
     lr_steps: float = _setting(
         0.0,
-        "of weights that were trained before: both rates times the steps are at most this for up "
-        "to 200 training images, more by the square of their number for more (and up to half more "
-        "where steps were added on the way), so that longer runs go no further; 0: no limit",
+        "of weights that were trained before: both rates times the steps of a member are at most "
+        "this for up to 200 training images, more by the square of their number for more (and up "
+        "to half more where steps were added on the way), so that longer runs go no further; "
+        "0: no limit",
+    )
+    member_steps: int = _setting(
+        0,
+        "of weights that were trained before: a longer run is several, its members, of about so "
+        "many steps each (more by the square of the number of images above 200), which all begin "
+        "with these weights; the model is the mean of theirs; 0: one run",
     )
     seg_cosine_t_max: int = _setting(
         10, "half the period, in steps, of the segmentation rate's cosine; 0: constant"
@@ -186,7 +193,16 @@ class TrainConfig:
     def __post_init__(self) -> None:
         _check_types(self)
         _at_least(self, 1, "steps", "batch_size", "checkpoint_every", "validations")
-        _at_least(self, 0, "seg_cosine_t_max", "lr_steps", "warmup", "weight_decay", "guidance")
+        _at_least(
+            self,
+            0,
+            "seg_cosine_t_max",
+            "lr_steps",
+            "member_steps",
+            "warmup",
+            "weight_decay",
+            "guidance",
+        )
         _at_least(self, 0, *(f"{name}_weight" for name in LOSSES))
         for name in ("unet_lr", "seg_lr"):
             if getattr(self, name) <= 0:
@@ -259,6 +275,7 @@ _COMPACT = Preset(
         unet_lr=1e-3,
         seg_lr=1e-3,
         lr_steps=0.2,
+        member_steps=300,
         t_s_range=(100, 299),  # around the noise scales that evaluation takes
         t_b_range=(300, 599),
         anneal=True,

@@ -159,13 +159,12 @@ class Fit:
             steps = self._steps_within(time_budget)
             self.model.train_config = update(self.model.train_config, {"steps": steps})
             self.budget = time_budget
-        for network in self.model.networks.values():
-            _forget_moments(network)
         self.model.threshold = self.model.normality = None
-        self.kept.begin()
         self.before = self.model.provenance
         self.started_from = "a trained model" if self.before else self.model.started_from
+        self.kept.begin(several=self._has_members)
         self.trainer = self._new_trainer(self.model.unet, self.model.seg)
+        self.trainer.begin()
         if time_budget is not None and self.out is not None:
             self._save_state()  # a run that is killed early must keep its number of steps
 
@@ -193,7 +192,7 @@ class Fit:
                 raise InputError(f"steps: a run that is resumed keeps its {planned} steps")
             for name, network in self.model.networks.items():
                 network.load_training_state(under(name, tensors))
-            self.kept.restore(tensors, values.get("best"))
+            self.kept.restore(int(values["iteration"]), tensors, values)
             self.before = dict(values.get("fine_tuned_from", {}))
             self.started_from = str(values.get("started_from", RANDOM_WEIGHTS))
             noted = values.get("brightness")
@@ -201,6 +200,7 @@ class Fit:
             self.replanned = list(values.get("replanned", []))
             self.trainer = self._new_trainer(self.model.unet, self.model.seg)
             self.trainer.iteration = int(values["iteration"])
+            self.trainer.begun = self.kept.begun
             self.seconds_before = float(values["seconds"])
         except InputError:
             raise
@@ -246,6 +246,8 @@ class Fit:
         saved, looked = begun, _Look(first, begun, self.kept.validating)
         with _interrupts_noted() as interrupts:
             while self.trainer.iteration < config.steps:
+                if self.trainer.iteration - self.kept.begun >= self._member_steps():
+                    self._begin_member()
                 result = self._step(self.trainer)
                 step, now = self.trainer.iteration, time.monotonic()
                 row = {"step": step, **result.losses, **self.kept.update(step)}
@@ -349,17 +351,44 @@ class Fit:
             seed=self.model.config.seed,
         )
 
-    def _rates(self) -> dict[str, Any]:
-        """What learning rates depend on, for the number of steps that is planned."""
+    @property
+    def _is_trained_on(self) -> bool:
+        return self.started_from != RANDOM_WEIGHTS
+
+    @property
+    def _has_members(self) -> bool:
+        return self.model.train_config.member_steps > 0 and self._is_trained_on
+
+    def _further(self) -> float:
+        """How much further than with few images training may go from where it started."""
+        return max(1.0, len(self.images.pixels) / FEW_IMAGES) ** 2
+
+    def _member_steps(self) -> int:
+        """Of the present member, for the number of steps that is planned."""
         config = self.model.train_config
-        limited = config.lr_steps > 0 and self.started_from != RANDOM_WEIGHTS
-        further = max(1.0, len(self.images.pixels) / FEW_IMAGES) ** 2
-        most = config.lr_steps * further / config.steps if limited else math.inf
+        left = config.steps - self.kept.begun
+        members = left / (config.member_steps * self._further()) if self._has_members else 1
+        return math.ceil(left / max(1, round(members)))
+
+    def _begin_member(self) -> None:
+        self.kept.begin_member()
+        self.trainer.begin()
+        self._set_rates()
+
+    def _set_rates(self) -> None:
+        for name, value in self._rates().items():
+            setattr(self.trainer, name, value)
+
+    def _rates(self) -> dict[str, Any]:
+        """What learning rates depend on, for the steps of the present member."""
+        config, steps = self.model.train_config, self._member_steps()
+        limited = config.lr_steps > 0 and self._is_trained_on
+        most = config.lr_steps * self._further() / steps if limited else math.inf
         return {
             "unet_lr": min(config.unet_lr, most),
             "seg_lr": min(config.seg_lr, most),
-            "total_steps": config.steps if config.anneal else 0,
-            "warmup": min(config.warmup, config.steps // 4),
+            "total_steps": steps if config.anneal else 0,
+            "warmup": min(config.warmup, steps // 4),
         }
 
     def _step(self, trainer: Trainer) -> StepResult:
@@ -400,8 +429,7 @@ class Fit:
         )
         self.replanned.append({"at": step, "from": config.steps, "to": steps})
         self.model.train_config = update(config, {"steps": steps})
-        for name, value in self._rates().items():
-            setattr(self.trainer, name, value)
+        self._set_rates()
         self._save()
 
     def _steps_within(self, time_budget: float) -> int:
@@ -482,7 +510,7 @@ class Fit:
             "seconds": self._seconds(),
             "model": to_dict(self.model.config),
             "train": to_dict(self.model.train_config),
-            "best": self.kept.values(),
+            **self.kept.values(),
             "fine_tuned_from": self.before,
             "started_from": self.started_from,
             "brightness": self.model.brightness,
@@ -499,13 +527,6 @@ def _synthesis_options(config: TrainConfig) -> SynthesisOptions:
         exponents=(config.smallest_exponent, config.largest_exponent),
         random_part=config.random_part,
     )
-
-
-def _forget_moments(network: UNet | SegmentationNet) -> None:
-    """Let Adam start anew, where the network was trained before."""
-    for name, shape in network.parameters().items():
-        for moment in ("m", "v"):
-            network._core.write(name, np.zeros(shape, np.float32), moment)
 
 
 @contextmanager

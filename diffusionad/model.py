@@ -129,12 +129,13 @@ class DiffusionAD(Estimator):
     def training_memory(self) -> dict[str, int]:
         """Bytes that a training step takes, known before the first one.
 
-        ``"weights"`` of both networks with gradients, Adam's moments, averages (``ema_decay``) and
-        the best so far (``validation_share``), ``"activations"`` and
-        ``"scratch"`` of a batch, of which the UNet sees every image at two noise scales (the
-        autoencoder sees it once), and their ``"total"``.
+        ``"weights"`` of both networks with gradients, Adam's moments, averages (``ema_decay``), the
+        best so far (``validation_share``), the first ones and the mean of the finished members
+        (``member_steps``); ``"activations"`` and ``"scratch"`` of a batch, of which the UNet sees
+        every image at two noise scales (the autoencoder sees it once); and their ``"total"``.
         """
-        batch, size = self.train_config.batch_size, self.config.image_size
+        config = self.train_config
+        batch, size = config.batch_size, self.config.image_size
         seg = self.seg.config
         sized = _core.segmenter(  # the segmentation network takes its size from what it is given
             height=size,
@@ -144,15 +145,15 @@ class DiffusionAD(Estimator):
             base_channels=seg["base_channels"],
             patch=seg["patch_size"],
         )
-        recompute = self.train_config.recompute
         passes = 1 if self.config.mode == "autoencoder" else 2
         parts = [
-            network.memory(images, training=True, recompute=recompute)
+            network.memory(images, training=True, recompute=config.recompute)
             for network, images in ((self.unet._core, passes * batch), (sized, batch))
         ]
         names = {"weights": "weights", "activations": "arena", "scratch": "scratch"}
         sums = {ours: sum(part[name] for part in parts) for ours, name in names.items()}
-        copies = (self.train_config.ema_decay > 0) + (self.train_config.validation_share > 0)
+        copies = (config.ema_decay > 0) + (config.validation_share > 0)
+        copies += 2 * (config.member_steps > 0)
         sums["weights"] += copies * 4 * self.num_parameters
         return {**sums, "total": sum(sums.values())}
 

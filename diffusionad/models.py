@@ -176,6 +176,12 @@ class _Network:
                 if f"{what}.{name}" in checked:
                     self._core.write(name, checked[f"{what}.{name}"], what)
 
+    def forget_moments(self) -> None:
+        """Let Adam start anew, where the network was trained before."""
+        for name, shape in self.parameters().items():
+            for moment in ("m", "v"):
+                self._core.write(name, np.zeros(shape, np.float32), moment)
+
     def gradients(self) -> dict[str, FloatArray]:
         """Copies of the gradients accumulated so far, by parameter."""
         return {name: self._core.read(name, "gradient") for name in self.parameters()}

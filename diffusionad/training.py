@@ -42,10 +42,10 @@ class Trainer:
     (``seg_cosine_t_max=0``: constant).
 
     ``total_steps`` replaces both by one schedule for short runs: a linear warm-up over ``warmup``
-    steps, then a half cosine to zero. ``losses`` are the weights of the loss terms (``"noise"``,
-    ``"focal"``, ``"smooth_l1"``, ``"bce"``, ``"dice"``); the default is the reference's.
-    ``recompute`` trades a second forward pass of the networks for memory. Every random choice of
-    step ``i`` is a function of ``seed`` and ``i`` alone.
+    steps, then a half cosine to zero; ``begin`` starts it and the moments anew. ``losses`` are the
+    weights of the loss terms (``"noise"``, ``"focal"``, ``"smooth_l1"``, ``"bce"``, ``"dice"``);
+    the default is the reference's. ``recompute`` trades a second forward pass of the networks for
+    memory. Every random choice of step ``i`` is a function of ``seed`` and ``i`` alone.
 
     >>> unet = UNet(image_size=32, base_channels=32, channel_mults=(1,), num_res_blocks=1)
     >>> trainer = Trainer(unet, SegmentationNet(base_channels=4))
@@ -92,6 +92,7 @@ class Trainer:
         self.recompute = recompute
         self.seed = seed
         self.iteration = 0
+        self.begun = 0  # iteration at which schedule and moments began
         for name, (first, last) in (("t_s", t_s_range), ("t_b", t_b_range)):
             if not 0 <= first <= last:
                 raise ValueError(
@@ -103,18 +104,25 @@ class Trainer:
                     f"but it has {self.schedule.timesteps} steps"
                 )
 
+    def begin(self) -> None:
+        """Start the learning rates' schedule and Adam anew; the count of iterations goes on."""
+        self.begun = self.iteration
+        for network in (self.unet, self.seg):
+            network.forget_moments()
+
     def learning_rates(self, iteration: int) -> tuple[float, float]:
         """Learning rates of the UNet and of the segmentation network at an iteration (from 0)."""
+        done = iteration - self.begun
         if self.total_steps:
-            if iteration < self.warmup:
-                factor = (iteration + 1) / self.warmup
+            if done < self.warmup:
+                factor = (done + 1) / self.warmup
             else:
                 length = max(1, self.total_steps - self.warmup)
-                factor = 0.5 * (1 + math.cos(math.pi * (iteration - self.warmup) / length))
+                factor = 0.5 * (1 + math.cos(math.pi * (done - self.warmup) / length))
             return self.unet_lr * factor, self.seg_lr * factor
         if not self.seg_cosine_t_max:
             return self.unet_lr, self.seg_lr
-        annealed = self.seg_lr * (1 + math.cos(math.pi * iteration / self.seg_cosine_t_max)) / 2
+        annealed = self.seg_lr * (1 + math.cos(math.pi * done / self.seg_cosine_t_max)) / 2
         return self.unet_lr, annealed
 
     def step(
@@ -268,6 +276,7 @@ class Trainer:
     def _update(self) -> None:
         unet_lr, seg_lr = self.learning_rates(self.iteration)
         self.iteration += 1
-        self.unet._core.adam_step(unet_lr, self.iteration, weight_decay=self.weight_decay)
-        self.seg._core.adam_step(seg_lr, self.iteration, weight_decay=self.weight_decay)
+        step = self.iteration - self.begun
+        self.unet._core.adam_step(unet_lr, step, weight_decay=self.weight_decay)
+        self.seg._core.adam_step(seg_lr, step, weight_decay=self.weight_decay)
         self.seg.count_batch()

@@ -30,6 +30,7 @@ from diffusionad import (
     validation,
 )
 from diffusionad.errors import InputError, WriteError
+from diffusionad.kept import Kept
 from diffusionad.model import Progress
 
 STEPS = 6
@@ -214,8 +215,8 @@ def test_planned_memory_grows_with_the_batch_and_falls_with_recomputation():
     assert one["weights"] >= 16 * small().num_parameters
     assert 3 * one["activations"] < four["activations"] < 5 * one["activations"]
     assert small(batch_size=4, recompute=True).training_memory()["total"] < four["total"]
-    bare = small(ema_decay=0.0, validation_share=0.0).training_memory()["weights"]
-    assert small().training_memory()["weights"] - bare == 2 * 4 * small().num_parameters
+    bare = small(ema_decay=0.0, validation_share=0.0, member_steps=0).training_memory()["weights"]
+    assert small().training_memory()["weights"] - bare == 4 * 4 * small().num_parameters
     for memory in (one, four):
         assert memory["total"] == sum(v for k, v in memory.items() if k != "total")
 
@@ -505,6 +506,126 @@ def test_a_replanned_run_is_resumed_with_its_new_number_of_steps(
     assert model.provenance["replanned"][-1]["to"] == steps
     whole = small(checkpoint_every=100, anneal=True).fit(images, time_budget=40.0)
     assert weights(model) == weights(whole)
+
+
+# ---- several short runs from the same weights --------------------------------------------------
+
+
+def trained(images: np.ndarray, **overrides: object) -> dad.DiffusionAD:
+    """A model whose next run starts from weights that were trained before."""
+    model = small(**{"anneal": True, "lr_steps": 4e-3, "member_steps": 4, **overrides})
+    return model.fit(images, steps=1)
+
+
+def states(model: dad.DiffusionAD) -> dict[str, np.ndarray]:
+    return {
+        f"{name}.{key}": value
+        for name, network in model.networks.items()
+        for key, value in network.state_dict().items()
+    }
+
+
+@pytest.mark.parametrize("ema_decay", [0.0, 0.5])
+def test_a_long_run_gives_the_mean_of_its_members(ema_decay, images, monkeypatch):
+    model = trained(images, ema_decay=ema_decay)
+    start, before, after, rates = states(model), [], [], []
+    update, step = Kept.update, fitting.Fit._step
+
+    def seen(fit: fitting.Fit, trainer: dad.Trainer) -> object:
+        before.append(states(model))
+        rates.append(trainer.learning_rates(trainer.iteration)[0])
+        return step(fit, trainer)
+
+    def updated(kept: Kept, number: int) -> dict[str, float]:
+        scores = update(kept, number)
+        with dad.models.averaged(*(model.networks.values() if ema_decay else ())):
+            after.append(states(model))
+        return scores
+
+    monkeypatch.setattr(fitting.Fit, "_step", seen)
+    monkeypatch.setattr(Kept, "update", updated)
+    model.fit(images, steps=10)  # five and five
+    assert model.provenance["members"] == [0, 5]
+    assert rates[:5] == rates[5:]
+    assert rates[0] == 4e-3 / 5
+    found = states(model)
+    for name, value in start.items():
+        np.testing.assert_array_equal(before[0][name], value)
+        np.testing.assert_array_equal(before[5][name], value)
+        mean = (after[4][name].astype(np.float64) + after[9][name]) / 2
+        np.testing.assert_allclose(found[name], mean, rtol=1e-5, atol=1e-7)
+    name = "seg.encoder_segment.block1.0.weight"  # Adam begins anew: a first step is the rate
+    assert np.abs(before[6][name] - start[name]).max() == pytest.approx(rates[5], rel=1e-3)
+    assert any((after[4][name] != after[9][name]).any() for name in start)
+
+
+def test_members_that_are_not_finished_count_by_their_steps(images, tmp_path):
+    """A run that is stopped in its second member, or right after its first, leaves their mean."""
+    found, trained_on = {}, {}
+    for step, members in ((5, [0]), (6, [0, 5]), (8, [0, 5])):
+        model, out = trained(images, member_steps=5, ema_decay=0.0), tmp_path / str(step)
+        with pytest.raises(KeyboardInterrupt):
+            model.fit(images, steps=10, out=out, progress=stop_at(step))
+        trained_on[step], values = checkpoints.load_state(out / fitting.STATE_FILE)
+        assert values["members"] == members
+        found[step] = states(model)
+    for step, share in ((5, 1), (6, 1 / 6), (8, 3 / 8)):
+        for name, first in found[5].items():
+            present = np.asarray(trained_on[step][name])
+            expected = (
+                present
+                if name.endswith("num_batches_tracked")
+                else (first + share * (present - first))
+            )
+            np.testing.assert_allclose(found[step][name], expected, rtol=1e-5, atol=1e-7)
+
+
+def test_members_are_as_long_as_the_images_bear(images):
+    many = np.concatenate([images] * (fitting.FEW_IMAGES // len(images)))
+
+    def members(source: np.ndarray, steps: int, **overrides: object) -> list[int]:
+        model = trained(images, validation_share=0.0, **overrides).fit(source, steps=steps)
+        return model.provenance.get("members", [0])
+
+    assert members(images, 5) == [0]
+    assert members(images, 11) == [0, 4, 8]
+    assert members(images, 11, member_steps=0) == [0]
+    assert members(np.concatenate([many, many[: len(many) // 2]]), 18) == [0, 9]
+    assert "members" not in small(member_steps=2).fit(images, steps=6).provenance  # random weights
+
+
+@pytest.mark.parametrize("step", [2, 3, 5, 6, 7])
+def test_a_run_of_members_goes_on_bit_for_bit(tmp_path, images, step):
+    held = {"validation_share": 0.4, "validations": 4, "ema_decay": 0.5, "member_steps": 3}
+    many = np.concatenate([images, images, images])
+    whole = trained(many, **held).fit(many, steps=9, out=tmp_path / "whole")
+    assert whole.provenance["members"] == [0, 3, 6]
+    model, out = trained(many, **held), tmp_path / "run"
+    with pytest.raises(KeyboardInterrupt):
+        model.fit(many, steps=9, out=out, progress=stop_at(step))
+    read, stopped = dad.load(out / "model.safetensors"), states(model)
+    for name, value in states(read).items():
+        np.testing.assert_array_equal(value, stopped[name])
+    again = trained(many, **held, seed=0).fit(many, out=out, resume=True)
+    assert weights(again) == weights(whole)
+    for name in ("members", "validation"):
+        assert again.provenance[name] == whole.provenance[name]
+
+
+@pytest.mark.parametrize(("seconds", "members"), [(2.0, 2), (0.4, 11)])
+def test_a_replanned_run_has_as_many_members_as_its_steps_allow(
+    seconds, members, images, monkeypatch
+):
+    model = trained(images, member_steps=9)
+    clock = Clock(monkeypatch, lambda step: seconds)
+    model.fit(images, time_budget=40.0)
+    steps, begun = model.train_config.steps, model.provenance.get("members", [0])
+    assert steps != 38
+    assert clock.now <= 40
+    lengths = np.diff([*begun, steps])
+    assert len(lengths) == members
+    assert lengths.min() >= 8
+    assert lengths.max() <= 13
 
 
 # ---- places that cannot be written ------------------------------------------------------------
