@@ -84,7 +84,9 @@ class ModelConfig:
     t_b: int = _setting(400, "bigger noise scale, a time step counted from 0")
     w: float = _setting(1.0, "weight of the norm guidance")
     standardised: bool = _setting(
-        False, "maps relative to what good images show at each pixel, where parts keep their place"
+        False,
+        "maps, with what repairs change, relative to what good images show: at each pixel where "
+        "parts keep their place, else anywhere",
     )
     match_brightness: bool = _setting(
         False, "scale every image to the mean brightness of the good ones"

@@ -22,7 +22,7 @@ from diffusionad.config import GROUPS, to_dict
 from diffusionad.denoising import evaluation_noise
 from diffusionad.errors import InputError, MissingPackage
 from diffusionad.files import PathLike, atomic_path
-from diffusionad.normality import CENTRE, EDGE, FLOORS
+from diffusionad.normality import CENTRE, EDGE, FLOORS, POOLED_WEIGHT, pooled_radius
 
 if TYPE_CHECKING:
     from diffusionad.model import DiffusionAD
@@ -130,11 +130,15 @@ def _standardised(graph: _Graph, model: DiffusionAD, found: Map, image: Map, rep
     odds = graph.node("Log", graph.node("Div", above, below))
     change = graph.node("Abs", graph.node("Sub", image.name, repair.name))
     error = graph.node("ReduceMean", change, axes=[1], keepdims=1)
+    scales = normality.deviation + np.array(FLOORS, np.float32)[:, None, None]
+    if normality.pooled:
+        error = _related(graph, error, pooled_radius(found.side))
+        scales[1] /= np.float32(POOLED_WEIGHT)
     terms = [
         graph.node(
             "Div",
             graph.node("Sub", value, graph.constant(normality.mean[i][None, None])),
-            graph.constant(normality.deviation[i][None, None] + np.float32(FLOORS[i])),
+            graph.constant(scales[i][None, None]),
         )
         for i, value in enumerate((odds, error))
     ]
@@ -144,6 +148,17 @@ def _standardised(graph: _Graph, model: DiffusionAD, found: Map, image: Map, rep
     half = graph.number(0.5)
     bent = graph.node("Add", one, graph.node("Div", u, length))
     return Map(graph.node("Mul", half, bent), found.channels, found.side)
+
+
+def _related(graph: _Graph, error: str, radius: int) -> str:
+    """Errors smoothed over a square, in multiples of their mean; 0 where all are 0."""
+    side = 2 * radius + 1
+    smoothed = graph.node(
+        "AveragePool", error, kernel_shape=[side, side], pads=[radius] * 4, count_include_pad=0
+    )
+    mean = graph.node("ReduceMean", error, axes=[1, 2, 3], keepdims=1)
+    smallest = graph.number(float(np.finfo(np.float32).tiny))
+    return graph.node("Div", smoothed, graph.node("Max", mean, smallest))
 
 
 def _import_onnx() -> Any:

@@ -327,7 +327,7 @@ class Detector:
         """Note what good images show, to measure maps by it; the threshold is void then.
 
         Of images as predict() takes them. Gives their alignment, at most 1: from 0.6 on maps are
-        relative to what these images show at each pixel, below they stay as they are.
+        relative to what these images show at each pixel, below to what they show anywhere.
         """
         self.threshold = self.normality = None
 
@@ -337,8 +337,7 @@ class Detector:
                 repair = self._repair(x0)
                 yield self._map(x0, repair), x0, repair.x0
 
-        measured, alignment = normality.measure(found())
-        self.normality = measured if alignment >= normality.ALIGNED else None
+        self.normality, alignment = normality.measure(found())
         return alignment
 
     def calibrate(

@@ -277,10 +277,12 @@ def _restored(path: PathLike, checkpoint: checkpoints.Checkpoint) -> DiffusionAD
 
 
 def _normality(path: PathLike, tensors: Mapping[str, Any], side: int) -> Normality:
+    pooled = "mean" in tensors and tuple(tensors["mean"].shape) == (2, 1, 1)
+    wanted = (2, 1, 1) if pooled else (2, side, side)
     for name in ("mean", "deviation"):
         shape = tuple(tensors[name].shape) if name in tensors else "nothing"
-        if shape != (2, side, side):
-            raise InputError(f"{path}: normality.{name}: expected [2, {side}, {side}], got {shape}")
+        if shape != wanted:
+            raise InputError(f"{path}: normality.{name}: expected {list(wanted)}, got {shape}")
     return Normality(*(np.array(tensors[name]) for name in ("mean", "deviation")))
 
 

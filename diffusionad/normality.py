@@ -1,15 +1,17 @@
-"""What good images show at each pixel, by which maps are measured.
+"""What good images show, by which maps are measured.
 
 An anomaly map fires wherever good parts vary: at an edge that never lies twice in the same place,
 in a reflection. What a repair changes is a hint of its own, and worth little where repairs always
 change something. Both are therefore taken relative to their mean and deviation over good images,
-pixel by pixel, and added up; see csrc/pipeline/normality.c.
+and added up; see csrc/pipeline/normality.c.
 
-This takes parts that keep their place, as under a camera that is fixed above a line. Where they are
-turned or shifted a pixel's own statistics say nothing, and maps get worse. So it is only done where
-the mean of some good images explains most of what varies within others: 98 % for ball screws seen
-by a fixed camera, 0 to 36 % for turned screws and for textures (benchmarks/QUALITY.md). Repair
-errors would not tell: the noise is the same for every image.
+Where parts keep their place, as under a camera that is fixed above a line, this is done pixel by
+pixel. Where they are turned or shifted a pixel's own statistics say nothing, and maps get worse:
+there all pixels together have a mean and a deviation, what a repair changes is smoothed and taken
+in multiples of what it changes in the whole image, and counts half. It is the former where the mean
+of some good images explains most of what varies within others: 98 % for ball screws seen by a fixed
+camera, 0 to 36 % for turned screws and for textures (benchmarks/QUALITY.md). Repair errors would
+not tell: the noise is the same for every image.
 """
 
 from __future__ import annotations
@@ -25,22 +27,38 @@ from .images import Floats
 
 Doubles = npt.NDArray[np.float64]
 
-EDGE, FLOORS, CENTRE = 1e-4, (0.5, 0.01), 4.0  # as the core has them
-FEWEST = 8  # images; a deviation of fewer says nothing
+EDGE, FLOORS, POOLED_WEIGHT, CENTRE = 1e-4, (0.5, 0.01), 0.5, 4.0  # as the core has them
+FEWEST = 8  # images; a pixel's deviation over fewer says nothing
+SMOOTHED = 20  # radius of the mean of repair errors, pooled: this part of an image's side
 MOST = 128
 ALIGNED = 0.6  # share of the variance within an image that others explain
 
 
 @dataclass(frozen=True, eq=False)
 class Normality:
-    """Mean and deviation (2, H, W) float32 of a pixel's log odds and repair error."""
+    """Mean and deviation, float32, of the log odds and of the repair error.
+
+    Of each pixel, (2, H, W), or of all together, (2, 1, 1).
+    """
 
     mean: Floats
     deviation: Floats
 
+    @property
+    def pooled(self) -> bool:
+        """Whether all pixels have the same."""
+        return self.mean.shape[1:] == (1, 1)
+
     def maps(self, maps: Floats, images: Floats, repairs: Floats) -> Floats:
         """Maps (N, H, W) in [0, 1]: 1/2 where both together depart by four deviations."""
-        return _core.standardise(_core.departures(maps, images, repairs), self.mean, self.deviation)
+        radius = pooled_radius(maps.shape[1]) if self.pooled else 0
+        departures = _core.departures(maps, images, repairs, radius)
+        return _core.standardise(departures, self.mean, self.deviation)
+
+
+def pooled_radius(side: int) -> int:
+    """Over how many pixels a repair's errors are smoothed where all pixels are taken together."""
+    return max(1, side // SMOOTHED)
 
 
 def measure(found: Iterable[tuple[Floats, Floats, Floats]]) -> tuple[Normality, float]:
@@ -48,14 +66,19 @@ def measure(found: Iterable[tuple[Floats, Floats, Floats]]) -> tuple[Normality, 
 
     The alignment is at most 1, and 0 for fewer than 8 images. All departures are kept meanwhile.
     """
-    departures, greys = [], []
+    own, pooled, greys = [], [], []
     for maps, images, repairs in found:
-        departures.append(_core.departures(maps, images, repairs))
+        own.append(_core.departures(maps, images, repairs))
+        radius = pooled_radius(maps.shape[1])
+        pooled.append(_core.departures(maps, images, repairs, radius))
         greys.append(images.mean(axis=1, dtype=np.float64))
-    seen, shown = np.concatenate(departures), np.concatenate(greys)
-    mean, deviation = seen.mean(axis=0, dtype=np.float64), seen.std(axis=0, dtype=np.float64)
-    normality = Normality(mean.astype(np.float32), deviation.astype(np.float32))
-    return normality, 0.0 if len(shown) < FEWEST else _explained(shown[1::2], shown[::2])
+    shown = np.concatenate(greys)
+    alignment = 0.0 if len(shown) < FEWEST else _explained(shown[1::2], shown[::2])
+    aligned = alignment >= ALIGNED
+    seen, axes = np.concatenate(own if aligned else pooled), (0,) if aligned else (0, 2, 3)
+    mean = seen.mean(axis=axes, keepdims=True, dtype=np.float64)[0]
+    deviation = seen.std(axis=axes, keepdims=True, dtype=np.float64)[0]
+    return Normality(mean.astype(np.float32), deviation.astype(np.float32)), alignment
 
 
 def _explained(images: Doubles, others: Doubles) -> float:

@@ -39,16 +39,35 @@ def images() -> np.ndarray:
 # ---- arithmetic ---------------------------------------------------------------------------------
 
 
-def test_departures_and_maps_are_their_twins() -> None:
+@pytest.mark.parametrize("radius", [0, 1, 3, 30])
+def test_departures_are_their_twin(radius: int) -> None:
     maps, x, repairs = drawn()
-    found = _core.departures(maps, x, repairs)
-    assert_close(found, reference.departures(maps, x, repairs), 2e-6)
-    mean, deviation = draw(2, 9, 9), np.abs(draw(2, 9, 9, seed=1))
+    repairs[1] = x[1]  # no error anywhere
+    found = _core.departures(maps, x, repairs, radius)
+    assert_close(found, reference.departures(maps, x, repairs, radius), 2e-6)
+    assert not found[1, 1].any()
+    if radius > 0:  # in multiples of each image's mean
+        np.testing.assert_allclose(found[[0, 2], 1].mean(axis=(1, 2)), 1, atol=0.05)
+    assert_same_for_any_thread_count(_core.departures, maps, x, repairs, radius)
+
+
+def test_errors_of_any_size_are_related() -> None:
+    maps, x, _ = drawn(1)
+    for size in (1e-38, 1e-30, 1.0):
+        repairs = x.copy()
+        repairs[:] = 0
+        found = _core.departures(maps, np.full_like(x, size), repairs, radius=2)
+        np.testing.assert_allclose(found[:, 1], 1, rtol=1e-5)
+
+
+@pytest.mark.parametrize("shape", [(2, 9, 9), (2, 1, 1)])
+def test_maps_are_their_twin(shape: tuple[int, ...]) -> None:
+    found = _core.departures(*drawn(), radius=2)
+    mean, deviation = draw(*shape), np.abs(draw(*shape, seed=1))
     result = _core.standardise(found, mean, deviation)
     assert_close(result, reference.standardise(found, mean, deviation), 2e-6)
     assert result.min() >= 0
     assert result.max() <= 1
-    assert_same_for_any_thread_count(_core.departures, maps, x, repairs)
     assert_same_for_any_thread_count(_core.standardise, found, mean, deviation)
 
 
@@ -69,21 +88,43 @@ def test_refused_arguments() -> None:
         _core.departures(maps, x, repairs[:, :1])
     with pytest.raises(TypeError, match="images: expected dtype float32"):
         _core.departures(maps, x.astype(float), repairs)
+    for radius in (-1, 2**40):
+        with pytest.raises(ValueError, match="radius: expected 0 to 2147483647 pixels"):
+            _core.departures(maps, x, repairs, radius)
     found = _core.departures(maps, x, repairs)
     with pytest.raises(ValueError, match="departures: expected shape"):
         _core.standardise(found[:, :1], found[0], found[0])
     with pytest.raises(ValueError, match="deviation: expected shape"):
         _core.standardise(found, found[0], found[0, :, 1:])
+    with pytest.raises(ValueError, match="deviation: expected shape"):
+        _core.standardise(found, found[0, :, :1, :1], found[0])
+    with pytest.raises(ValueError, match="mean: expected shape"):
+        _core.standardise(found, found[0, :, :1], found[0])
 
 
 def test_mean_and_deviation_of_batches() -> None:
+    """Of each pixel where images are alike, of all together where they are not."""
     parts = [drawn(5), drawn(4)]
     measured, alignment = normality.measure(parts)
-    found = np.concatenate([_core.departures(*part) for part in parts])
+    assert alignment < 0.1  # drawn at random
+    assert measured.pooled
+    found = np.concatenate([_core.departures(*part, normality.pooled_radius(9)) for part in parts])
+    assert_close(measured.mean, found.mean(axis=(0, 2, 3))[:, None, None], 1e-6)
+    assert_close(measured.deviation, found.std(axis=(0, 2, 3))[:, None, None], 1e-5)
+    few, alignment = normality.measure([drawn(7)])
+    assert alignment == 0.0
+    assert few.pooled
+    alike = [(maps, draw(1, 3, 9, 9).repeat(len(maps), 0), repairs) for maps, _, repairs in parts]
+    measured, alignment = normality.measure(alike)
+    assert alignment > 0.99
+    found = np.concatenate([_core.departures(*part) for part in alike])
     assert_close(measured.mean, found.mean(axis=0), 1e-6)
     assert_close(measured.deviation, found.std(axis=0), 1e-5)
-    assert alignment < 0.1  # drawn at random
-    assert normality.measure([drawn(7)])[1] == 0.0
+
+
+@pytest.mark.parametrize(("side", "radius"), [(9, 1), (64, 3), (128, 6), (256, 12)])
+def test_errors_are_smoothed_over_a_part_of_the_image(side: int, radius: int) -> None:
+    assert normality.pooled_radius(side) == radius
 
 
 def test_alignment_is_what_other_images_explain() -> None:
@@ -123,22 +164,44 @@ def test_fit_measures_and_the_file_keeps_it(tmp_path, images) -> None:
 
 
 @pytest.mark.parametrize("found", [photographs(0, place=0)[:5], photographs(0, place=SIZE)])
-def test_few_images_and_moved_parts_leave_maps_as_they_are(found) -> None:
+def test_maps_of_few_images_and_moved_parts_are_relative_to_all_pixels(tmp_path, found) -> None:
     model = tiny(standardised=True).fit(found, steps=1)
-    assert model.normality is None
-    assert model.threshold is not None
+    assert model.normality.pooled
     assert model.provenance["alignment"] < normality.ALIGNED
+    said = model.predict(found)
+    raw = tiny(standardised=False).fit(found, steps=1).predict(found)
+    x0 = dad.images.to_network(found, SIZE)
+    expected = model.normality.maps(np.asarray(raw.maps), x0, raw.reconstructions)
+    np.testing.assert_array_equal(said.maps, expected)
+    assert (said.scores < model.threshold).all()
+    model.save(tmp_path / "m.safetensors")
+    read = dad.load(tmp_path / "m.safetensors")
+    np.testing.assert_array_equal(read.predict(found).maps, said.maps)
+
+
+def test_what_a_repair_changes_counts_where_nothing_keeps_its_place() -> None:
+    """A map that sees nothing, and a repair that changes one region more than the rest."""
+    rng = np.random.default_rng(2)
+    shown = rng.random((16, 3, 40, 40), np.float32)
+    repairs = shown + rng.normal(0, 0.05, shown.shape).astype(np.float32)
+    nothing = rng.uniform(0.01, 0.02, (16, 40, 40)).astype(np.float32)
+    measured, _ = normality.measure([(nothing, shown, repairs)])
+    repairs[:, :, 10:20, 20:30] += 2 * (repairs - shown)[:, :, 10:20, 20:30]
+    found = measured.maps(nothing, shown, repairs)
+    assert found[:, 13:17, 23:27].min() > found[:, 25:].max()
+    brighter = measured.maps(nothing, 2 * shown, 2 * repairs)
+    np.testing.assert_allclose(brighter, found, atol=1e-4)  # only their place counts
 
 
 def test_a_defect_is_found_where_good_images_are_all_alike() -> None:
     rng = np.random.default_rng(1)
     maps = np.full((16, 8, 8), 0.5, np.float32)
     maps[:, :, 4:] += rng.uniform(-0.4, 0.4, (16, 8, 4)).astype(np.float32)  # good parts vary here
-    nothing = np.zeros((16, 3, 8, 8), np.float32)
-    measured, _ = normality.measure([(maps, nothing, nothing)])
+    images = draw(1, 3, 8, 8).repeat(16, axis=0)
+    measured, _ = normality.measure([(maps, images, images)])
     shown = maps[:1].copy()
     shown[0, 2, 2] = 0.85  # less than much of the right half
-    found = measured.maps(shown, nothing[:1], nothing[:1])
+    found = measured.maps(shown, images[:1], images[:1])
     assert np.unravel_index(found.argmax(), found.shape) == (0, 2, 2)
     assert np.unravel_index(shown.argmax(), shown.shape) != (0, 2, 2)
 
@@ -149,4 +212,13 @@ def test_a_file_with_another_size_of_it_is_refused(tmp_path, images) -> None:
     model.normality = normality.Normality(small.mean[:, 1:], small.deviation)
     model.save(tmp_path / "m.safetensors")
     with pytest.raises(InputError, match=r"m.safetensors: normality.mean: expected \[2, "):
+        dad.load(tmp_path / "m.safetensors")
+
+
+def test_a_file_of_pooled_and_other_numbers_is_refused(tmp_path, images) -> None:
+    model = tiny(standardised=True).fit(images, steps=1)
+    mean, deviation = model.normality.mean, model.normality.deviation
+    model.normality = normality.Normality(mean[:, :1, :1], deviation)
+    model.save(tmp_path / "m.safetensors")
+    with pytest.raises(InputError, match=r"normality.deviation: expected \[2, 1, 1\], got"):
         dad.load(tmp_path / "m.safetensors")

@@ -183,16 +183,21 @@ void dad_guide_forward(const dad_guide_outputs *out, const dad_guide_inputs *in,
 void dad_guide_backward(float *de_s, float *de_b, const float *dx0_hat,
                         const dad_guide_inputs *in, ptrdiff_t N, ptrdiff_t size);
 
-/* ---- normality.c: P pixels an image, C channels ---------------------------------- */
+/* ---- normality.c: P = H W pixels an image, C channels ---------------------------- */
 
-/* departures [N, 2, P]: log odds of the map, and mean |image - repair|. */
+/* departures [N, 2, P]: log odds of the map, and mean |image - repair|; with a radius, its
+ * mean over the square around each pixel, in multiples of the image's mean. */
 void dad_departures(float *departures, const float *maps /* [N, P] */,
                     const float *images /* [N, C, P] */,
                     const float *repairs /* [N, C, P] */, ptrdiff_t N, ptrdiff_t C,
-                    ptrdiff_t P);
+                    ptrdiff_t H, ptrdiff_t W, ptrdiff_t radius);
 
-/* maps [N, P] in [0, 1], by the mean [2, P] and deviation [2, P] of good images. */
+/* maps [N, P] in [0, 1], by the mean [2, P] and deviation [2, P] of good images ... */
 void dad_standardise(float *maps, const float *departures /* [N, 2, P] */,
                      const float *mean, const float *deviation, ptrdiff_t N, ptrdiff_t P);
+/* ... and by those [2] of all their pixels; of departures with a radius. */
+void dad_standardise_pooled(float *maps, const float *departures /* [N, 2, P] */,
+                            const float *mean, const float *deviation, ptrdiff_t N,
+                            ptrdiff_t P);
 
 #endif

@@ -3,6 +3,9 @@
 #include "python/scores.h" /* Python.h comes before the standard headers */
 #include "python/wrap.h"
 
+#include <limits.h>
+#include <stdbool.h>
+
 #include "pipeline/pipeline.h"
 
 static PyObject *image_scores(PyObject *self, PyObject *args, PyObject *kwargs) {
@@ -80,10 +83,16 @@ done:
 
 static PyObject *departures(PyObject *self, PyObject *args, PyObject *kwargs) {
     (void)self;
-    static char *names[] = {"maps", "images", "repairs", NULL};
+    static char *names[] = {"maps", "images", "repairs", "radius", NULL};
     PyObject *objects[3];
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "OOO:departures", names, &objects[0],
-                                     &objects[1], &objects[2])) {
+    Py_ssize_t radius = 0;
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "OOO|n:departures", names,
+                                     &objects[0], &objects[1], &objects[2], &radius)) {
+        return NULL;
+    }
+    if (radius < 0 || radius > INT_MAX) {
+        PyErr_Format(PyExc_ValueError, "radius: expected 0 to %d pixels, got %zd", INT_MAX,
+                     radius);
         return NULL;
     }
     PyArrayObject *maps = NULL, *repairs = NULL, *result = NULL;
@@ -105,7 +114,8 @@ static PyObject *departures(PyObject *self, PyObject *args, PyObject *kwargs) {
     if (result != NULL) {
         Py_BEGIN_ALLOW_THREADS
         dad_departures(dad_floats(result), dad_floats(maps), dad_floats(images),
-                       dad_floats(repairs), shape[0], shape[1], shape[2] * shape[3]);
+                       dad_floats(repairs), shape[0], shape[1], shape[2], shape[3],
+                       radius);
         Py_END_ALLOW_THREADS
     }
 done:
@@ -133,18 +143,24 @@ static PyObject *standardise(PyObject *self, PyObject *args, PyObject *kwargs) {
         goto done;
     }
     mean = dad_input_float(objects[1], "mean", 3);
-    if (mean == NULL || !dad_check_shape(mean, "mean", 3, shape + 1)) {
+    if (mean == NULL) {
+        goto done;
+    }
+    bool pooled = PyArray_DIM(mean, 1) == 1 && PyArray_DIM(mean, 2) == 1;
+    const npy_intp *wanted = pooled ? (npy_intp[]){2, 1, 1} : shape + 1;
+    if (!dad_check_shape(mean, "mean", 3, wanted)) {
         goto done;
     }
     deviation = dad_input_float(objects[2], "deviation", 3);
-    if (deviation == NULL || !dad_check_shape(deviation, "deviation", 3, shape + 1)) {
+    if (deviation == NULL || !dad_check_shape(deviation, "deviation", 3, wanted)) {
         goto done;
     }
     result = dad_output(NPY_FLOAT32, 3, (npy_intp[]){shape[0], shape[2], shape[3]});
     if (result != NULL) {
         Py_BEGIN_ALLOW_THREADS
-        dad_standardise(dad_floats(result), dad_floats(found), dad_floats(mean),
-                        dad_floats(deviation), shape[0], shape[2] * shape[3]);
+        (pooled ? dad_standardise_pooled : dad_standardise)(
+            dad_floats(result), dad_floats(found), dad_floats(mean), dad_floats(deviation),
+            shape[0], shape[2] * shape[3]);
         Py_END_ALLOW_THREADS
     }
 done:
@@ -163,14 +179,17 @@ PyMethodDef dad_score_methods[] = {
         nearest_distance,
         "nearest_distance(train, test)\n--\n\n"
         "Euclidean distance from each row of test (N, D) to the nearest of train (M, D)."),
-    DAD_METHOD(departures, "departures(maps, images, repairs)\n--\n\n"
-                           "Log odds of maps (N, H, W), and mean abs(image - repair) over "
-                           "the channels of both "
-                           "(N, C, H, W): (N, 2, H, W)."),
+    DAD_METHOD(
+        departures,
+        "departures(maps, images, repairs, radius=0)\n--\n\n"
+        "Log odds of maps (N, H, W), and mean abs(image - repair) over the channels of both "
+        "(N, C, H, W): (N, 2, H, W). With a radius (pixels), the latter is the mean over the "
+        "square around each pixel, in multiples of the image's mean."),
     DAD_METHOD(
         standardise,
         "standardise(departures, mean, deviation)\n--\n\n"
         "Maps (N, H, W) in [0, 1] from departures (N, 2, H, W), by the mean and deviation "
-        "(2, H, W) of those of good images."),
+        "(2, H, W) of those of good images; (2, 1, 1), of all their pixels, goes with a "
+        "radius."),
     {NULL, NULL, 0, NULL},
 };

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
 Array = NDArray[np.float64]
@@ -104,15 +105,31 @@ def guide_backward(
     return d_eps_s, d_eps_b
 
 
-def departures(maps: Array, images: Array, repairs: Array) -> Array:
-    """Log odds of maps (N, H, W), and mean |image - repair| over channels: (N, 2, H, W)."""
+def departures(maps: Array, images: Array, repairs: Array, radius: int = 0) -> Array:
+    """Log odds of maps (N, H, W), and mean |image - repair| over channels: (N, 2, H, W).
+
+    With a radius, the latter is the mean over the square around each pixel, as far as the image
+    goes, in multiples of the image's mean.
+    """
     odds = np.log((maps + 1e-4) / (1.0 - maps + 1e-4))
-    return np.stack([odds, np.abs(images - repairs).mean(axis=1)], axis=1)
+    errors = np.abs(images - repairs).mean(axis=1)
+    if radius > 0:
+        pad = [(0, 0), (radius, radius), (radius, radius)]
+        window = (2 * radius + 1, 2 * radius + 1)
+        sums, counts = (
+            sliding_window_view(np.pad(values, pad), window, axis=(1, 2)).sum(axis=(3, 4))
+            for values in (errors, np.ones_like(errors))
+        )
+        means = errors.mean(axis=(1, 2), keepdims=True)
+        errors = np.divide(sums / counts, means, out=np.zeros_like(errors), where=means > 0)
+    return np.stack([odds, errors], axis=1)
 
 
 def standardise(departures: Array, mean: Array, deviation: Array) -> Array:
-    """Maps (N, H, W) from departures (N, 2, H, W), by those of good images (2, H, W)."""
+    """Maps (N, H, W) from departures (N, 2, H, W), by those of good images: (2, H, W) for each
+    pixel, (2, 1, 1) for all together."""
+    weights = np.array([1.0, 0.5 if mean.shape[1:] == (1, 1) else 1.0])[:, None, None]
     floors = np.array([0.5, 0.01])[:, None, None]
-    z = ((departures - mean) / (deviation + floors)).sum(axis=1)
+    z = (weights * (departures - mean) / (deviation + floors)).sum(axis=1)
     u: Array = (z - 4.0) / 4.0
     return 0.5 * (1.0 + u / np.sqrt(1.0 + u * u))
