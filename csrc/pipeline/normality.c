@@ -8,11 +8,10 @@
  *   map = (1 + u / sqrt(1 + u^2)) / 2,  u = (z - CENTRE) / CENTRE
  * which keeps the order of z and, unlike a sigmoid, does not saturate in float32.
  *
- * Where parts keep their place each pixel has a mean and a deviation of its own, and w is 1.
- * Elsewhere all pixels have one of each. A single pixel's error is then hardly news, so d1
- * is its mean over the (2 radius + 1)^2 pixels around, in multiples of the image's mean,
- * and w is 1/2.
- * The caller owns every buffer; threads share out images. */
+ * Where parts keep their place each pixel has a mean and a deviation of its own, and w
+ * is 1. Elsewhere all pixels have one of each. A single pixel's error is then hardly news,
+ * so d1 is its mean over the (2 radius + 1)^2 pixels around, in multiples of the image's
+ * mean, and w is 1/2. The caller owns every buffer; threads share out images. */
 #include <math.h>
 
 #include "base/threads.h"

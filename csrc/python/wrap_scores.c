@@ -86,8 +86,8 @@ static PyObject *departures(PyObject *self, PyObject *args, PyObject *kwargs) {
     static char *names[] = {"maps", "images", "repairs", "radius", NULL};
     PyObject *objects[3];
     Py_ssize_t radius = 0;
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "OOO|n:departures", names,
-                                     &objects[0], &objects[1], &objects[2], &radius)) {
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "OOO|n:departures", names, &objects[0],
+                                     &objects[1], &objects[2], &radius)) {
         return NULL;
     }
     if (radius < 0 || radius > INT_MAX) {
@@ -114,8 +114,7 @@ static PyObject *departures(PyObject *self, PyObject *args, PyObject *kwargs) {
     if (result != NULL) {
         Py_BEGIN_ALLOW_THREADS
         dad_departures(dad_floats(result), dad_floats(maps), dad_floats(images),
-                       dad_floats(repairs), shape[0], shape[1], shape[2], shape[3],
-                       radius);
+                       dad_floats(repairs), shape[0], shape[1], shape[2], shape[3], radius);
         Py_END_ALLOW_THREADS
     }
 done:
@@ -157,10 +156,9 @@ static PyObject *standardise(PyObject *self, PyObject *args, PyObject *kwargs) {
     }
     result = dad_output(NPY_FLOAT32, 3, (npy_intp[]){shape[0], shape[2], shape[3]});
     if (result != NULL) {
-        Py_BEGIN_ALLOW_THREADS
-        (pooled ? dad_standardise_pooled : dad_standardise)(
-            dad_floats(result), dad_floats(found), dad_floats(mean), dad_floats(deviation),
-            shape[0], shape[2] * shape[3]);
+        Py_BEGIN_ALLOW_THREADS(pooled ? dad_standardise_pooled : dad_standardise)
+        (dad_floats(result), dad_floats(found), dad_floats(mean), dad_floats(deviation),
+         shape[0], shape[2] * shape[3]);
         Py_END_ALLOW_THREADS
     }
 done:
@@ -179,12 +177,12 @@ PyMethodDef dad_score_methods[] = {
         nearest_distance,
         "nearest_distance(train, test)\n--\n\n"
         "Euclidean distance from each row of test (N, D) to the nearest of train (M, D)."),
-    DAD_METHOD(
-        departures,
-        "departures(maps, images, repairs, radius=0)\n--\n\n"
-        "Log odds of maps (N, H, W), and mean abs(image - repair) over the channels of both "
-        "(N, C, H, W): (N, 2, H, W). With a radius (pixels), the latter is the mean over the "
-        "square around each pixel, in multiples of the image's mean."),
+    DAD_METHOD(departures, "departures(maps, images, repairs, radius=0)\n--\n\n"
+                           "Log odds of maps (N, H, W), and mean abs(image - repair) over "
+                           "the channels of both "
+                           "(N, C, H, W): (N, 2, H, W). With a radius (pixels), the latter "
+                           "is the mean over the "
+                           "square around each pixel, in multiples of the image's mean."),
     DAD_METHOD(
         standardise,
         "standardise(departures, mean, deviation)\n--\n\n"
