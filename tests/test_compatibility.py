@@ -53,6 +53,7 @@ def test_a_run_goes_on_where_it_was_stopped(run):
     model = dad.load(run / "model.safetensors")
     model.fit(images(), out=run, resume=True)
     expected = json.loads((run / "expected.json").read_text())
+    model.normality = None  # these images keep no place, and had plain maps then
     scores = model.predict(images()).scores
     np.testing.assert_allclose(scores, expected["resumed_scores"], rtol=1e-3)
     assert not np.allclose(scores, expected["scores"], rtol=1e-3)
