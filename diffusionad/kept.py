@@ -168,10 +168,8 @@ class Kept:
         self._step = step
         self.members = [int(begun) for begun in values.get("members", [0])]
         self._start, self._finished, best = (
-            {name: under(f"{what}.{name}", tensors) for name in self.model.networks}
-            if any(name.startswith(what + ".") for name in tensors)
-            else None
-            for what in ("start", "finished", "best")
+            {name: under(name, states) for name in self.model.networks} if states else None
+            for states in (under(what, tensors) for what in ("start", "finished", "best"))
         )
         if best is not None:
             self.best = Best(values["best"]["step"], values["best"]["scores"], best)

@@ -51,8 +51,9 @@ class Normality:
 
     def maps(self, maps: Floats, images: Floats, repairs: Floats) -> Floats:
         """Maps (N, H, W) in [0, 1]: 1/2 where both together depart by four deviations."""
-        radius = pooled_radius(maps.shape[1]) if self.pooled else 0
-        departures = _core.departures(maps, images, repairs, radius)
+        departures = _core.departures(maps, images, repairs)
+        if self.pooled:
+            departures = _core.relate_errors(departures, pooled_radius(maps.shape[1]))
         return _core.standardise(departures, self.mean, self.deviation)
 
 
@@ -66,16 +67,15 @@ def measure(found: Iterable[tuple[Floats, Floats, Floats]]) -> tuple[Normality, 
 
     The alignment is at most 1, and 0 for fewer than 8 images. All departures are kept meanwhile.
     """
-    own, pooled, greys = [], [], []
+    departures, greys = [], []
     for maps, images, repairs in found:
-        own.append(_core.departures(maps, images, repairs))
-        radius = pooled_radius(maps.shape[1])
-        pooled.append(_core.departures(maps, images, repairs, radius))
+        departures.append(_core.departures(maps, images, repairs))
         greys.append(images.mean(axis=1, dtype=np.float64))
-    shown = np.concatenate(greys)
+    seen, shown = np.concatenate(departures), np.concatenate(greys)
     alignment = 0.0 if len(shown) < FEWEST else _explained(shown[1::2], shown[::2])
-    aligned = alignment >= ALIGNED
-    seen, axes = np.concatenate(own if aligned else pooled), (0,) if aligned else (0, 2, 3)
+    axes: tuple[int, ...] = (0,)
+    if alignment < ALIGNED:
+        seen, axes = _core.relate_errors(seen, pooled_radius(seen.shape[2])), (0, 2, 3)
     mean = seen.mean(axis=axes, keepdims=True, dtype=np.float64)[0]
     deviation = seen.std(axis=axes, keepdims=True, dtype=np.float64)[0]
     return Normality(mean.astype(np.float32), deviation.astype(np.float32)), alignment

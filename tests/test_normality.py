@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -39,30 +39,38 @@ def images() -> np.ndarray:
 # ---- arithmetic ---------------------------------------------------------------------------------
 
 
+def test_departures_are_their_twin() -> None:
+    maps, x, repairs = drawn()
+    found = _core.departures(maps, x, repairs)
+    assert_close(found, reference.departures(maps, x, repairs), 2e-6)
+    assert_same_for_any_thread_count(_core.departures, maps, x, repairs)
+
+
 @pytest.mark.parametrize("radius", [0, 1, 3, 30])
-def test_departures_are_their_twin(radius: int) -> None:
+def test_related_errors_are_their_twin(radius: int) -> None:
     maps, x, repairs = drawn()
     repairs[1] = x[1]  # no error anywhere
-    found = _core.departures(maps, x, repairs, radius)
-    assert_close(found, reference.departures(maps, x, repairs, radius), 2e-6)
+    departures = _core.departures(maps, x, repairs)
+    found = _core.relate_errors(departures, radius)
+    assert_close(found, reference.relate_errors(departures, radius), 2e-6)
+    np.testing.assert_array_equal(found[:, 0], departures[:, 0])
     assert not found[1, 1].any()
-    if radius > 0:  # in multiples of each image's mean
-        np.testing.assert_allclose(found[[0, 2], 1].mean(axis=(1, 2)), 1, atol=0.05)
-    assert_same_for_any_thread_count(_core.departures, maps, x, repairs, radius)
+    # in multiples of each image's mean
+    np.testing.assert_allclose(found[[0, 2], 1].mean(axis=(1, 2)), 1, atol=0.05)
+    assert_same_for_any_thread_count(_core.relate_errors, departures, radius)
 
 
 def test_errors_of_any_size_are_related() -> None:
     maps, x, _ = drawn(1)
     for size in (1e-38, 1e-30, 1.0):
-        repairs = x.copy()
-        repairs[:] = 0
-        found = _core.departures(maps, np.full_like(x, size), repairs, radius=2)
+        departures = _core.departures(maps, np.full_like(x, size), np.zeros_like(x))
+        found = _core.relate_errors(departures, radius=2)
         np.testing.assert_allclose(found[:, 1], 1, rtol=1e-5)
 
 
 @pytest.mark.parametrize("shape", [(2, 9, 9), (2, 1, 1)])
 def test_maps_are_their_twin(shape: tuple[int, ...]) -> None:
-    found = _core.departures(*drawn(), radius=2)
+    found = _core.relate_errors(_core.departures(*drawn()), radius=2)
     mean, deviation = draw(*shape), np.abs(draw(*shape, seed=1))
     result = _core.standardise(found, mean, deviation)
     assert_close(result, reference.standardise(found, mean, deviation), 2e-6)
@@ -88,10 +96,12 @@ def test_refused_arguments() -> None:
         _core.departures(maps, x, repairs[:, :1])
     with pytest.raises(TypeError, match="images: expected dtype float32"):
         _core.departures(maps, x.astype(float), repairs)
+    found = _core.departures(maps, x, repairs)
     for radius in (-1, 2**40):
         with pytest.raises(ValueError, match="radius: expected 0 to 2147483647 pixels"):
-            _core.departures(maps, x, repairs, radius)
-    found = _core.departures(maps, x, repairs)
+            _core.relate_errors(found, radius)
+    with pytest.raises(ValueError, match="departures: expected shape"):
+        _core.relate_errors(found[:, :1], 1)
     with pytest.raises(ValueError, match="departures: expected shape"):
         _core.standardise(found[:, :1], found[0], found[0])
     with pytest.raises(ValueError, match="deviation: expected shape"):
@@ -108,7 +118,8 @@ def test_mean_and_deviation_of_batches() -> None:
     measured, alignment = normality.measure(parts)
     assert alignment < 0.1  # drawn at random
     assert measured.pooled
-    found = np.concatenate([_core.departures(*part, normality.pooled_radius(9)) for part in parts])
+    found = np.concatenate([_core.departures(*part) for part in parts])
+    found = _core.relate_errors(found, normality.pooled_radius(9))
     assert_close(measured.mean, found.mean(axis=(0, 2, 3))[:, None, None], 1e-6)
     assert_close(measured.deviation, found.std(axis=(0, 2, 3))[:, None, None], 1e-5)
     few, alignment = normality.measure([drawn(7)])
@@ -141,10 +152,9 @@ def test_alignment_is_what_other_images_explain() -> None:
 # ---- models -------------------------------------------------------------------------------------
 
 
-def test_fit_measures_and_the_file_keeps_it(tmp_path, images) -> None:
+def fitted(images: np.ndarray, path: Path) -> tuple[dad.DiffusionAD, dad.DiffusionAD]:
+    """A model whose maps are relative to what these images show, and what its file gives."""
     model = tiny(standardised=True).fit(images, steps=2)
-    assert model.normality is not None
-    assert model.provenance["alignment"] >= normality.ALIGNED
     said = model.predict(images)
     raw = tiny(standardised=False).fit(images, steps=2).predict(images)
     x0 = dad.images.to_network(images, SIZE)
@@ -152,9 +162,16 @@ def test_fit_measures_and_the_file_keeps_it(tmp_path, images) -> None:
     np.testing.assert_array_equal(said.maps, expected)
     assert (said.scores < model.threshold).all()
     np.testing.assert_array_equal(model.explain(images).maps, said.maps)
-    model.save(tmp_path / "m.safetensors")
-    read = dad.load(tmp_path / "m.safetensors")
+    model.save(path)
+    read = dad.load(path)
     np.testing.assert_array_equal(read.predict(images).maps, said.maps)
+    return model, read
+
+
+def test_fit_measures_and_the_file_keeps_it(tmp_path, images) -> None:
+    model, read = fitted(images, tmp_path / "m.safetensors")
+    assert not model.normality.pooled
+    assert model.provenance["alignment"] >= normality.ALIGNED
     assert checkpoints.read_header(tmp_path / "m.safetensors").parameters == {
         "unet": sum(v.size for v in model.unet.state_dict().values()),
         "seg": sum(v.size for v in model.seg.state_dict().values()),
@@ -165,18 +182,9 @@ def test_fit_measures_and_the_file_keeps_it(tmp_path, images) -> None:
 
 @pytest.mark.parametrize("found", [photographs(0, place=0)[:5], photographs(0, place=SIZE)])
 def test_maps_of_few_images_and_moved_parts_are_relative_to_all_pixels(tmp_path, found) -> None:
-    model = tiny(standardised=True).fit(found, steps=1)
+    model, _ = fitted(found, tmp_path / "m.safetensors")
     assert model.normality.pooled
     assert model.provenance["alignment"] < normality.ALIGNED
-    said = model.predict(found)
-    raw = tiny(standardised=False).fit(found, steps=1).predict(found)
-    x0 = dad.images.to_network(found, SIZE)
-    expected = model.normality.maps(np.asarray(raw.maps), x0, raw.reconstructions)
-    np.testing.assert_array_equal(said.maps, expected)
-    assert (said.scores < model.threshold).all()
-    model.save(tmp_path / "m.safetensors")
-    read = dad.load(tmp_path / "m.safetensors")
-    np.testing.assert_array_equal(read.predict(found).maps, said.maps)
 
 
 def test_what_a_repair_changes_counts_where_nothing_keeps_its_place() -> None:
@@ -206,19 +214,19 @@ def test_a_defect_is_found_where_good_images_are_all_alike() -> None:
     assert np.unravel_index(shown.argmax(), shown.shape) != (0, 2, 2)
 
 
-def test_a_file_with_another_size_of_it_is_refused(tmp_path, images) -> None:
-    model = tiny(standardised=True).fit(images, steps=1)
-    small = SimpleNamespace(**vars(model.normality))
-    model.normality = normality.Normality(small.mean[:, 1:], small.deviation)
-    model.save(tmp_path / "m.safetensors")
-    with pytest.raises(InputError, match=r"m.safetensors: normality.mean: expected \[2, "):
-        dad.load(tmp_path / "m.safetensors")
-
-
-def test_a_file_of_pooled_and_other_numbers_is_refused(tmp_path, images) -> None:
+@pytest.mark.parametrize(
+    ("rows", "columns", "message"),
+    [
+        (slice(1, None), slice(None), r"m.safetensors: normality.mean: expected \[2, "),
+        (slice(1), slice(1), r"m.safetensors: normality.deviation: expected \[2, 1, 1\], got"),
+    ],
+)
+def test_a_file_with_another_size_of_it_is_refused(
+    rows, columns, message, tmp_path, images
+) -> None:
     model = tiny(standardised=True).fit(images, steps=1)
     mean, deviation = model.normality.mean, model.normality.deviation
-    model.normality = normality.Normality(mean[:, :1, :1], deviation)
+    model.normality = normality.Normality(mean[:, rows, columns], deviation)
     model.save(tmp_path / "m.safetensors")
-    with pytest.raises(InputError, match=r"normality.deviation: expected \[2, 1, 1\], got"):
+    with pytest.raises(InputError, match=message):
         dad.load(tmp_path / "m.safetensors")

@@ -38,34 +38,16 @@ static void smooth_line(float *out, const float *in, ptrdiff_t count, ptrdiff_t 
     }
 }
 
-/* Errors of an image, smoothed, in multiples of their mean. */
-static void relate_errors(float *error, float *scratch, ptrdiff_t H, ptrdiff_t W,
-                          ptrdiff_t radius) {
-    double sum = 0.0;
-    for (ptrdiff_t y = 0; y < H; y++) {
-        for (ptrdiff_t x = 0; x < W; x++) {
-            sum += error[y * W + x];
-        }
-        smooth_line(scratch + y * W, error + y * W, W, 1, radius);
-    }
-    double scale = sum > 0.0 ? (double)(H * W) / sum : 0.0;
-    for (ptrdiff_t x = 0; x < W; x++) {
-        smooth_line(error + x, scratch + x, H, W, radius);
-    }
-    for (ptrdiff_t i = 0; i < H * W; i++) {
-        error[i] = (float)(error[i] * scale);
-    }
-}
-
 void dad_departures(float *departures, const float *maps, const float *images,
-                    const float *repairs, ptrdiff_t N, ptrdiff_t C, ptrdiff_t H,
-                    ptrdiff_t W, ptrdiff_t radius) {
-    ptrdiff_t P = H * W;
+                    const float *repairs, ptrdiff_t N, ptrdiff_t C, ptrdiff_t P) {
 #pragma omp parallel for num_threads(dad_num_threads()) schedule(static)
     for (ptrdiff_t n = 0; n < N; n++) {
         const float *map = maps + n * P;
         const float *x = images + n * C * P, *repair = repairs + n * C * P;
         float *odds = departures + 2 * n * P, *error = odds + P;
+        for (ptrdiff_t i = 0; i < P; i++) {
+            odds[i] = logf((map[i] + EDGE) / (1.0f - map[i] + EDGE));
+        }
         for (ptrdiff_t i = 0; i < P; i++) {
             float sum = 0.0f;
             for (ptrdiff_t c = 0; c < C; c++) {
@@ -73,43 +55,47 @@ void dad_departures(float *departures, const float *maps, const float *images,
             }
             error[i] = sum / (float)C;
         }
-        if (radius > 0) {
-            relate_errors(error, odds, H, W, radius); /* there are no odds yet */
-        }
-        for (ptrdiff_t i = 0; i < P; i++) {
-            odds[i] = logf((map[i] + EDGE) / (1.0f - map[i] + EDGE));
-        }
     }
 }
 
-static inline float bent(float z) {
-    float u = (z - CENTRE) / CENTRE;
-    return 0.5f * (1.0f + u / sqrtf(1.0f + u * u));
+void dad_relate_errors(float *related, const float *departures, ptrdiff_t N, ptrdiff_t H,
+                       ptrdiff_t W, ptrdiff_t radius) {
+    ptrdiff_t P = H * W;
+#pragma omp parallel for num_threads(dad_num_threads()) schedule(static)
+    for (ptrdiff_t n = 0; n < N; n++) {
+        const float *odds = departures + 2 * n * P, *error = odds + P;
+        float *rows = related + 2 * n * P, *both = rows + P; /* odds replace the rows */
+        double sum = 0.0;
+        for (ptrdiff_t i = 0; i < P; i++) {
+            sum += error[i];
+        }
+        double scale = sum > 0.0 ? (double)P / sum : 0.0;
+        for (ptrdiff_t y = 0; y < H; y++) {
+            smooth_line(rows + y * W, error + y * W, W, 1, radius);
+        }
+        for (ptrdiff_t x = 0; x < W; x++) {
+            smooth_line(both + x, rows + x, H, W, radius);
+        }
+        for (ptrdiff_t i = 0; i < P; i++) {
+            rows[i] = odds[i];
+            both[i] = (float)(both[i] * scale);
+        }
+    }
 }
 
 void dad_standardise(float *maps, const float *departures, const float *mean,
-                     const float *deviation, ptrdiff_t N, ptrdiff_t P) {
+                     const float *deviation, ptrdiff_t N, ptrdiff_t P, bool pooled) {
+    ptrdiff_t step = pooled ? 0 : 1, of_error = pooled ? 1 : P;
+    float weight = pooled ? POOLED_WEIGHT : 1.0f;
 #pragma omp parallel for num_threads(dad_num_threads()) schedule(static)
     for (ptrdiff_t n = 0; n < N; n++) {
         const float *odds = departures + 2 * n * P, *error = odds + P;
         for (ptrdiff_t i = 0; i < P; i++) {
-            float z = (odds[i] - mean[i]) / (deviation[i] + FLOOR_ODDS) +
-                      (error[i] - mean[P + i]) / (deviation[P + i] + FLOOR_REPAIR);
-            maps[n * P + i] = bent(z);
-        }
-    }
-}
-
-void dad_standardise_pooled(float *maps, const float *departures, const float *mean,
-                            const float *deviation, ptrdiff_t N, ptrdiff_t P) {
-    float per_odds = 1.0f / (deviation[0] + FLOOR_ODDS);
-    float per_error = POOLED_WEIGHT / (deviation[1] + FLOOR_REPAIR);
-#pragma omp parallel for num_threads(dad_num_threads()) schedule(static)
-    for (ptrdiff_t n = 0; n < N; n++) {
-        const float *odds = departures + 2 * n * P, *error = odds + P;
-        for (ptrdiff_t i = 0; i < P; i++) {
-            maps[n * P + i] =
-                bent((odds[i] - mean[0]) * per_odds + (error[i] - mean[1]) * per_error);
+            ptrdiff_t a = i * step, b = of_error + a;
+            float z = (odds[i] - mean[a]) / (deviation[a] + FLOOR_ODDS) +
+                      weight * (error[i] - mean[b]) / (deviation[b] + FLOOR_REPAIR);
+            float u = (z - CENTRE) / CENTRE;
+            maps[n * P + i] = 0.5f * (1.0f + u / sqrtf(1.0f + u * u));
         }
     }
 }

@@ -185,19 +185,21 @@ void dad_guide_backward(float *de_s, float *de_b, const float *dx0_hat,
 
 /* ---- normality.c: P = H W pixels an image, C channels ---------------------------- */
 
-/* departures [N, 2, P]: log odds of the map, and mean |image - repair|; with a radius, its
- * mean over the square around each pixel, in multiples of the image's mean. */
+/* departures [N, 2, P]: log odds of the map, and mean |image - repair|. */
 void dad_departures(float *departures, const float *maps /* [N, P] */,
                     const float *images /* [N, C, P] */,
                     const float *repairs /* [N, C, P] */, ptrdiff_t N, ptrdiff_t C,
-                    ptrdiff_t H, ptrdiff_t W, ptrdiff_t radius);
+                    ptrdiff_t P);
 
-/* maps [N, P] in [0, 1], by the mean [2, P] and deviation [2, P] of good images ... */
+/* departures [N, 2, P] with each error the mean over the square around it, in multiples of
+ * the image's mean. */
+void dad_relate_errors(float *related, const float *departures, ptrdiff_t N, ptrdiff_t H,
+                       ptrdiff_t W, ptrdiff_t radius);
+
+/* maps [N, P] in [0, 1], by the mean and deviation of good images: [2, P], or pooled, of
+ * related errors, [2]. */
 void dad_standardise(float *maps, const float *departures /* [N, 2, P] */,
-                     const float *mean, const float *deviation, ptrdiff_t N, ptrdiff_t P);
-/* ... and by those [2] of all their pixels; of departures with a radius. */
-void dad_standardise_pooled(float *maps, const float *departures /* [N, 2, P] */,
-                            const float *mean, const float *deviation, ptrdiff_t N,
-                            ptrdiff_t P);
+                     const float *mean, const float *deviation, ptrdiff_t N, ptrdiff_t P,
+                     bool pooled);
 
 #endif

@@ -83,16 +83,10 @@ done:
 
 static PyObject *departures(PyObject *self, PyObject *args, PyObject *kwargs) {
     (void)self;
-    static char *names[] = {"maps", "images", "repairs", "radius", NULL};
+    static char *names[] = {"maps", "images", "repairs", NULL};
     PyObject *objects[3];
-    Py_ssize_t radius = 0;
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "OOO|n:departures", names, &objects[0],
-                                     &objects[1], &objects[2], &radius)) {
-        return NULL;
-    }
-    if (radius < 0 || radius > INT_MAX) {
-        PyErr_Format(PyExc_ValueError, "radius: expected 0 to %d pixels, got %zd", INT_MAX,
-                     radius);
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "OOO:departures", names, &objects[0],
+                                     &objects[1], &objects[2])) {
         return NULL;
     }
     PyArrayObject *maps = NULL, *repairs = NULL, *result = NULL;
@@ -114,13 +108,43 @@ static PyObject *departures(PyObject *self, PyObject *args, PyObject *kwargs) {
     if (result != NULL) {
         Py_BEGIN_ALLOW_THREADS
         dad_departures(dad_floats(result), dad_floats(maps), dad_floats(images),
-                       dad_floats(repairs), shape[0], shape[1], shape[2], shape[3], radius);
+                       dad_floats(repairs), shape[0], shape[1], shape[2] * shape[3]);
         Py_END_ALLOW_THREADS
     }
 done:
     Py_DECREF(images);
     Py_XDECREF(maps);
     Py_XDECREF(repairs);
+    return (PyObject *)result;
+}
+
+static PyObject *relate_errors(PyObject *self, PyObject *args, PyObject *kwargs) {
+    (void)self;
+    static char *names[] = {"departures", "radius", NULL};
+    PyObject *object;
+    Py_ssize_t radius;
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "On:relate_errors", names, &object,
+                                     &radius)) {
+        return NULL;
+    }
+    if (radius < 0 || radius > INT_MAX) {
+        PyErr_Format(PyExc_ValueError, "radius: expected 0 to %d pixels, got %zd", INT_MAX,
+                     radius);
+        return NULL;
+    }
+    PyArrayObject *result = NULL, *found = dad_input_float(object, "departures", 4);
+    if (found == NULL) {
+        return NULL;
+    }
+    npy_intp *shape = PyArray_DIMS(found);
+    if (dad_check_shape(found, "departures", 4, (npy_intp[]){-1, 2, -1, -1}) &&
+        (result = dad_output(NPY_FLOAT32, 4, shape)) != NULL) {
+        Py_BEGIN_ALLOW_THREADS
+        dad_relate_errors(dad_floats(result), dad_floats(found), shape[0], shape[2],
+                          shape[3], radius);
+        Py_END_ALLOW_THREADS
+    }
+    Py_DECREF(found);
     return (PyObject *)result;
 }
 
@@ -156,9 +180,9 @@ static PyObject *standardise(PyObject *self, PyObject *args, PyObject *kwargs) {
     }
     result = dad_output(NPY_FLOAT32, 3, (npy_intp[]){shape[0], shape[2], shape[3]});
     if (result != NULL) {
-        Py_BEGIN_ALLOW_THREADS(pooled ? dad_standardise_pooled : dad_standardise)
-        (dad_floats(result), dad_floats(found), dad_floats(mean), dad_floats(deviation),
-         shape[0], shape[2] * shape[3]);
+        Py_BEGIN_ALLOW_THREADS
+        dad_standardise(dad_floats(result), dad_floats(found), dad_floats(mean),
+                        dad_floats(deviation), shape[0], shape[2] * shape[3], pooled);
         Py_END_ALLOW_THREADS
     }
 done:
@@ -177,17 +201,20 @@ PyMethodDef dad_score_methods[] = {
         nearest_distance,
         "nearest_distance(train, test)\n--\n\n"
         "Euclidean distance from each row of test (N, D) to the nearest of train (M, D)."),
-    DAD_METHOD(departures, "departures(maps, images, repairs, radius=0)\n--\n\n"
+    DAD_METHOD(departures, "departures(maps, images, repairs)\n--\n\n"
                            "Log odds of maps (N, H, W), and mean abs(image - repair) over "
                            "the channels of both "
-                           "(N, C, H, W): (N, 2, H, W). With a radius (pixels), the latter "
-                           "is the mean over the "
-                           "square around each pixel, in multiples of the image's mean."),
+                           "(N, C, H, W): (N, 2, H, W)."),
+    DAD_METHOD(
+        relate_errors,
+        "relate_errors(departures, radius)\n--\n\n"
+        "Departures (N, 2, H, W) with each error the mean over the square around it, in "
+        "multiples of the image's mean; radius in pixels."),
     DAD_METHOD(
         standardise,
         "standardise(departures, mean, deviation)\n--\n\n"
         "Maps (N, H, W) in [0, 1] from departures (N, 2, H, W), by the mean and deviation "
-        "(2, H, W) of those of good images; (2, 1, 1), of all their pixels, goes with a "
-        "radius."),
+        "(2, H, W) of those of good images; or (2, 1, 1), of all pixels together, where "
+        "errors are related."),
     {NULL, NULL, 0, NULL},
 };

@@ -105,24 +105,25 @@ def guide_backward(
     return d_eps_s, d_eps_b
 
 
-def departures(maps: Array, images: Array, repairs: Array, radius: int = 0) -> Array:
-    """Log odds of maps (N, H, W), and mean |image - repair| over channels: (N, 2, H, W).
-
-    With a radius, the latter is the mean over the square around each pixel, as far as the image
-    goes, in multiples of the image's mean.
-    """
+def departures(maps: Array, images: Array, repairs: Array) -> Array:
+    """Log odds of maps (N, H, W), and mean |image - repair| over channels: (N, 2, H, W)."""
     odds = np.log((maps + 1e-4) / (1.0 - maps + 1e-4))
-    errors = np.abs(images - repairs).mean(axis=1)
-    if radius > 0:
-        pad = [(0, 0), (radius, radius), (radius, radius)]
-        window = (2 * radius + 1, 2 * radius + 1)
-        sums, counts = (
-            sliding_window_view(np.pad(values, pad), window, axis=(1, 2)).sum(axis=(3, 4))
-            for values in (errors, np.ones_like(errors))
-        )
-        means = errors.mean(axis=(1, 2), keepdims=True)
-        errors = np.divide(sums / counts, means, out=np.zeros_like(errors), where=means > 0)
-    return np.stack([odds, errors], axis=1)
+    return np.stack([odds, np.abs(images - repairs).mean(axis=1)], axis=1)
+
+
+def relate_errors(departures: Array, radius: int) -> Array:
+    """Each error the mean over the square around it, as far as the image goes, in multiples of
+    the image's mean."""
+    odds, errors = departures[:, 0], departures[:, 1]
+    pad = [(0, 0), (radius, radius), (radius, radius)]
+    window = (2 * radius + 1, 2 * radius + 1)
+    sums, counts = (
+        sliding_window_view(np.pad(values, pad), window, axis=(1, 2)).sum(axis=(3, 4))
+        for values in (errors, np.ones_like(errors))
+    )
+    means = errors.mean(axis=(1, 2), keepdims=True)
+    related = np.divide(sums / counts, means, out=np.zeros_like(errors), where=means > 0)
+    return np.stack([odds, related], axis=1)
 
 
 def standardise(departures: Array, mean: Array, deviation: Array) -> Array:
