@@ -36,7 +36,7 @@ from diffusionad.inference import RUN_FLAGS
 from diffusionad.prediction import Prediction
 from diffusionad.saliency_network import SaliencyNetwork, is_network
 from diffusionad.studies import Recipe
-from diffusionad.tiling import OVERLAP, Tiles
+from diffusionad.tiling import OVERLAP, Tiles, described
 from diffusionad.torch_files import is_torch_file
 
 if TYPE_CHECKING:
@@ -487,13 +487,14 @@ def _look(model: DiffusionAD, tiles: Tiles | None) -> tuple[Look, int]:
 
 
 def _warn_of_threshold(model: DiffusionAD, tiles: Tiles | None) -> None:
-    calibrated = str(model.provenance.get("threshold", ""))
-    if tiles is None or "good images" not in calibrated:
-        return
-    if f"in {tiles.of(model.config.image_size)}" not in calibrated:
+    looked_at = described(None if tiles is None else tiles.of(model.config.image_size))
+    calibrated = model.provenance.get("calibrated_on", looked_at)
+    if calibrated != looked_at:
         log.warning(
-            "the threshold was not set on such tiles, whose scores differ: "
-            "model.calibrate(model.predict_tiled(good_images)) sets it"
+            "the threshold was set on %s, the scores of %s differ: model.calibrate(good_images), "
+            "or model.calibrate(model.predict_tiled(good_images)), sets it",
+            calibrated,
+            looked_at,
         )
 
 

@@ -29,7 +29,7 @@ from .config import ModelConfig, TrainConfig, from_dict, to_dict, to_toml, updat
 from .errors import InputError
 from .files import PathLike, remove_temporaries, write_text
 from .images import Bytes, as_floats, write_png
-from .inference import RANDOM_WEIGHTS
+from .inference import RANDOM_WEIGHTS, THRESHOLD_NOTES
 from .kept import Kept, under
 from .models import SegmentationNet, UNet
 from .sources import (
@@ -463,7 +463,7 @@ class Fit:
     def _save_results(self, save: Callable[[Path], None]) -> None:
         """Note the run in the model; with `out`, write log, curves, settings and the model."""
         model, step = self.model, self.trainer.iteration
-        note = {} if model.threshold is None else {"threshold": model.provenance["threshold"]}
+        note = {k: model.provenance[k] for k in THRESHOLD_NOTES if k in model.provenance}
         if self.before:
             note["fine_tuned_from"] = self.before
         if self.replanned:

@@ -38,9 +38,10 @@ from .prediction import (
     shown,
     stacked,
 )
-from .tiling import OVERLAP, Tiles
+from .tiling import OVERLAP, Tiles, described
 
 FALSE_ALARM_RATE = 0.01  # of good images, at the threshold that fit() sets
+THRESHOLD_NOTES = ("threshold", "calibrated_on")  # in the provenance
 SIZES = ("model", "input")
 RUN_FLAGS = ("fast", "bfloat16", "low_memory")  # how this computer runs the networks
 RANDOM_WEIGHTS = "random weights"  # a model's started_from
@@ -103,9 +104,8 @@ class Detector:
         if number is not None and not math.isfinite(number):
             raise InputError(f"threshold: expected a finite number or None, got {value!r}")
         self._threshold = number
-        self.provenance = {**self.provenance, "threshold": "given"}
-        if number is None:
-            del self.provenance["threshold"]
+        notes = {k: v for k, v in self.provenance.items() if k not in THRESHOLD_NOTES}
+        self.provenance = notes if number is None else {**notes, "threshold": "given"}
 
     @property
     def fast(self) -> bool:
@@ -354,10 +354,8 @@ class Detector:
         allowed = int(false_alarm_rate * len(scores))
         threshold = float(np.nextafter(scores[len(scores) - 1 - allowed], np.inf))
         self.threshold = threshold
-        of_tiles = "" if said.tiles is None else f", in {said.tiles}"
-        self.provenance["threshold"] = (
-            f"reached by at most {allowed} of {len(scores)} good images{of_tiles}"
-        )
+        self.provenance["threshold"] = f"reached by at most {allowed} of {len(scores)} good images"
+        self.provenance["calibrated_on"] = described(said.tiles)
         return threshold
 
 

@@ -52,6 +52,11 @@ class Tiles:
         return f"tiles of {size}, overlap {self.overlap:g}"
 
 
+def described(tiles: Tiles | None) -> str:
+    """What is looked at: whole images, or tiles of them."""
+    return "whole images" if tiles is None else str(tiles)
+
+
 class Axis:
     """Tiles along one axis: where each starts, and its weights (number, tile) float32."""
 

@@ -227,19 +227,22 @@ def test_bad_tiles_are_one_line(capsys, tmp_path, data, model):
 
 @pytest.mark.usefixtures("fake")
 def test_a_threshold_of_whole_images_is_not_one_of_tiles(capsys, tmp_path, model):
-    photo, said = picture(tmp_path / "a.png"), "reached by at most 0 of 4 good images"
-    for threshold, tiles, warned in (
-        (said, ["--tiles"], True),
-        (f"{said}, in tiles of 32 px, overlap 0.25", ["--tiles"], False),
-        (f"{said}, in tiles of 32 px, overlap 0.25", ["--tiles", "--tile-size", 64], True),
-        ("given", ["--tiles"], False),
-        (said, [], False),
+    photo, small = picture(tmp_path / "a.png"), "tiles of 32 px, overlap 0.25"
+    for noted, tiles, warned in (
+        ("whole images", ["--tiles"], "set on whole images, the scores of tiles of 32 px"),
+        ("whole images", [], ""),
+        (small, ["--tiles"], ""),
+        (small, ["--tiles", "--tile-size", 64], "set on tiles of 32 px, overlap 0.25, the scores"),
+        (small, [], "set on tiles of 32 px, overlap 0.25, the scores of whole images"),
+        (None, ["--tiles"], ""),
     ):
         known = fakes.load(model)
-        known.provenance = {"threshold": threshold}
+        known.provenance = {} if noted is None else {"calibrated_on": noted}
         known.save(model)
         assert run("predict", model, photo, "--out", tmp_path / "p", *tiles) == 0
-        assert ("threshold was not set on such tiles" in capsys.readouterr().err) == warned
+        said = capsys.readouterr().err
+        assert warned in said
+        assert ("the threshold was set on" in said) == bool(warned)
 
 
 @pytest.mark.usefixtures("fake")

@@ -20,6 +20,7 @@ from test_model import SIZE, bits, tiny
 
 import diffusionad as dad
 from diffusionad.errors import InputError
+from diffusionad.inference import THRESHOLD_NOTES
 
 SMALL = {
     "image_size": SIZE, "channel_mults": (1,), "attention_resolutions": (), "seg_channels": 4,
@@ -284,7 +285,7 @@ def test_a_saved_model_is_fine_tuned(tmp_path, images):
     assert read.threshold == goes_on.threshold != model.threshold
     assert read.provenance["train_steps"] == 1
     earlier = read.provenance["fine_tuned_from"]
-    assert earlier == {k: v for k, v in before.items() if k != "threshold"}
+    assert earlier == {k: v for k, v in before.items() if k not in THRESHOLD_NOTES}
     assert "fine_tuned_from" not in goes_on.provenance
 
 
@@ -293,7 +294,7 @@ def test_fine_tuning_that_is_resumed_still_knows_what_it_began_with(tmp_path, im
         raise KeyboardInterrupt
 
     model = small().fit(images[:4])
-    earlier = {k: v for k, v in model.provenance.items() if k != "threshold"}
+    earlier = {k: v for k, v in model.provenance.items() if k not in THRESHOLD_NOTES}
     with pytest.raises(KeyboardInterrupt):
         model.fit(images[4:], steps=2, out=tmp_path, progress=stop)
     resumed = small().fit(images[4:], out=tmp_path, resume=True)

@@ -168,12 +168,15 @@ def test_a_threshold_of_tiles_is_known_as_such():
     model = tiny()
     good = [drawn(40, 70, 3, seed=i) for i in range(4)]
     model.calibrate(model.predict_tiled(good), 0.0)
-    assert model.provenance["threshold"] == (
-        "reached by at most 0 of 4 good images, in tiles of 32 px, overlap 0.25"
-    )
+    assert model.provenance["threshold"] == "reached by at most 0 of 4 good images"
+    assert model.provenance["calibrated_on"] == "tiles of 32 px, overlap 0.25"
     found = model.predict_tiled(good)
     assert found.labels.tolist() == [0] * 4
     assert found.threshold == model.threshold
+    model.calibrate(good)
+    assert model.provenance["calibrated_on"] == "whole images"
+    model.threshold = 0.5
+    assert "calibrated_on" not in model.provenance
 
 
 @pytest.mark.parametrize(
