@@ -7,7 +7,6 @@ import json
 import logging
 import os
 import re
-import tempfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -50,6 +49,8 @@ def run_folder(path: PathLike) -> Iterator[Path]:
     The lock is on the folder itself and ends with the process, however that ends. Raises WriteError
     for a folder that cannot be written, and InputError while another run holds it.
     """
+    import tempfile
+
     folder = make_folder(path)
     with contextlib.ExitStack() as stack:
         try:
@@ -82,6 +83,8 @@ def atomic_path(path: PathLike, *, durable: bool = True) -> Iterator[Path]:
     temporary one is removed, and an OSError becomes a WriteError that names `path`. A symbolic
     link stays, its target is replaced; what is no file (/dev/stdout) is written to as it is.
     """
+    import tempfile
+
     given = Path(path)
     target = Path(os.path.realpath(given))
     temporary: Path | None = None

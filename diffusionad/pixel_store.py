@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, BinaryIO
@@ -70,6 +69,8 @@ class PixelStore:
 
     def spill(self) -> None:
         """Move all that is in memory into the file. Raises WriteError."""
+        import tempfile
+
         self.gather()
         try:
             if self._file is None:

@@ -4,6 +4,7 @@ how it was built."""
 from __future__ import annotations
 
 import importlib.metadata
+import json
 import os
 import re
 import shutil
@@ -75,11 +76,36 @@ def test_few_dependencies_at_run_time():
 
 
 def test_import_leaves_for_later_what_few_need():
-    """Each takes milliseconds: numpy's generators, and reading what PyTorch writes."""
+    """Each takes milliseconds: numpy's generators, checksums, reading what PyTorch writes."""
     later = ["numpy.random", "diffusionad.torch_files", "diffusionad.restricted_pickle"]
+    later += ["hashlib", "tempfile", "concurrent.futures"]
     script = "import sys, numpy\nbefore = set(sys.modules)\nimport diffusionad\n"
     script += f"print([m for m in {later} if m in set(sys.modules) - before])"
     assert python(script).stdout.strip() == "[]"
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="counts threads in /proc")
+@pytest.mark.parametrize("given", [{}, {"OPENBLAS_NUM_THREADS": "2", "GOMP_SPINCOUNT": "7"}])
+@pytest.mark.parametrize("modules", ["numpy, diffusionad", "diffusionad"])
+def test_import_starts_no_threads_and_leaves_the_environment_alone(given, modules):
+    """OpenBLAS would start one per processor, which spin until they find that they have no work;
+    NumPy's own keeps as many as it would have."""
+    script = """if True:
+        import json, os
+        before = dict(os.environ)
+        import %s
+        import numpy
+        threads = len(os.listdir("/proc/self/task"))
+        same = before == dict(os.environ)
+        from threadpoolctl import threadpool_info
+        blas = [pool for pool in threadpool_info() if pool["user_api"] == "blas"]
+        print(json.dumps([same, threads, *(pool["num_threads"] for pool in blas)]))
+    """
+    same, threads, numpys = json.loads(python(script % "numpy", **given).stdout)
+    done = python(script % modules, **given)
+    assert done.returncode == 0, done.stderr
+    assert sorted(json.loads(done.stdout)[2:]) == sorted([1, numpys])
+    assert json.loads(done.stdout)[:2] == [same, threads] == [True, threads]
 
 
 def test_import_pulls_in_needed_packages_only():

@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -271,6 +270,8 @@ def _read_all(
     readable: Sequence[tuple[Place, Parts]], progress: Progress | None
 ) -> Iterator[Finding]:
     """Read every image and mask, on as many threads as the core uses."""
+    from concurrent.futures import ThreadPoolExecutor
+
     from diffusionad import _core
 
     absent = {path for _, parts in readable for path in parts.missing}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -90,6 +89,8 @@ class Dataset:
 
 def fingerprint(files: Iterable[Path], root: Path) -> str:
     """SHA-256 over (relative name, size, content hash) of files, sorted by name."""
+    import hashlib
+
     named = sorted((relative_name(file, root), file) for file in set(files))
     total = hashlib.sha256()
     for name, file in named:
@@ -104,6 +105,8 @@ def fingerprint(files: Iterable[Path], root: Path) -> str:
 
 def size_fingerprint(named: Iterable[tuple[PurePath | str, Path]]) -> str:
     """SHA-256 over (name, size) of files, in this order: quick, however large they are."""
+    import hashlib
+
     total = hashlib.sha256()
     for name, file in named:
         try:
