@@ -17,29 +17,35 @@ import os
 
 __version__ = "0.1.0"
 
-# Read once, while the core is loaded; afterwards the environment is as it was.
-#
-# Threads of GNU OpenMP wait for each other by spinning for milliseconds; on a machine that does
-# anything else besides, the spinning thread keeps the one it waits for from running, and a training
-# step took seven times as long. OpenBLAS starts a thread per processor, which spin for some 20 ms
-# until they find nothing to do: the core calls it from threads of its own. NumPy is loaded before,
-# since it has an OpenBLAS with threads that it needs.
-import numpy as _numpy  # noqa: F401
 
-_meanwhile = {"OPENBLAS_NUM_THREADS": "1"}
-if os.environ.keys().isdisjoint({"GOMP_SPINCOUNT", "OMP_WAIT_POLICY"}):
-    _meanwhile["GOMP_SPINCOUNT"] = "10000"
-_given = {name: os.environ.get(name) for name in _meanwhile}
-os.environ.update(_meanwhile)
+def _load_core() -> None:
+    """With settings that are read once, meanwhile; the environment stays as it is.
+
+    Threads of GNU OpenMP wait for each other by spinning for milliseconds; on a machine that does
+    anything else besides, the spinning thread keeps the one it waits for from running, and a
+    training step took seven times as long. OpenBLAS starts a thread per processor, which spin for
+    some 20 ms until they find nothing to do: the core calls it from threads of its own.
+    """
+    import numpy  # noqa: F401  its own OpenBLAS is to have its threads
+
+    settings = {"OPENBLAS_NUM_THREADS": "1"}
+    if os.environ.keys().isdisjoint({"GOMP_SPINCOUNT", "OMP_WAIT_POLICY"}):
+        settings["GOMP_SPINCOUNT"] = "10000"
+    given = {name: os.environ.get(name) for name in settings}
+    os.environ.update(settings)
+    try:
+        from . import _core as _core
+    finally:
+        for name, value in given.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
+
+
+_load_core()
 
 from . import _core as _core
-
-for _name, _value in _given.items():
-    if _value is None:
-        del os.environ[_name]
-    else:
-        os.environ[_name] = _value
-
 from . import datasets, metrics, synthesis
 from .denoising import Repair, denoise
 from .diffusion import Schedule
