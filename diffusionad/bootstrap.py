@@ -6,18 +6,16 @@ resample is a weight per image, so that scores are ranked once and only counted 
 
 from __future__ import annotations
 
-from typing import TypeAlias
-
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from diffusionad import _core
 from diffusionad import metric_inputs as inputs
 from diffusionad.errors import InputError
+from diffusionad.seeds import Seed
 
 Floats = NDArray[np.float64]
 Interval = tuple[float, float]
-Seed: TypeAlias = "int | np.random.Generator"  # quoted: numpy loads generators when named
 
 
 def image_intervals(

@@ -9,8 +9,12 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, TypeVar, get_type_hints
 
+import numpy as np
+
+from diffusionad.diffusion import Schedule
 from diffusionad.errors import InputError
 from diffusionad.files import PathLike, reason
+from diffusionad.seeds import number
 
 MODES = ("norm_guided", "one_step", "iterative", "autoencoder")
 SCHEDULES = ("linear", "cosine")
@@ -340,7 +344,7 @@ def preset(name: str, **overrides: Any) -> tuple[ModelConfig, TrainConfig]:
     if name not in PRESETS:
         raise InputError(f"preset: no {name!r}; there are: {', '.join(PRESETS)}")
     chosen = PRESETS[name]
-    given = {key: value for key, value in overrides.items() if value is not None}
+    given = plain({key: value for key, value in overrides.items() if value is not None})
     of_model = {key: given.pop(key) for key in _names(ModelConfig) if key in given}
     of_train = {key: given.pop(key) for key in _names(TrainConfig) if key in given}
     if given:
@@ -359,10 +363,29 @@ def settings(name: str, **overrides: Any) -> tuple[ModelConfig, TrainConfig]:
 
 def update(config: Config, changes: Mapping[str, Any]) -> Config:
     """A copy with some settings changed, checked. Lists become tuples."""
-    plain: dict[str, Any] = {
+    return dataclasses.replace(config, **plain(changes))
+
+
+def plain(changes: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings as the dataclasses have them, from what may be given for them.
+
+    Lists become tuples, numbers of NumPy Python's, a generator the seed that it draws, a Schedule
+    its kind and its length.
+    Raises InputError where ``timesteps`` beside a Schedule says something else.
+    """
+    values: dict[str, Any] = {
         name: tuple(value) if isinstance(value, list) else value for name, value in changes.items()
     }
-    return dataclasses.replace(config, **plain)
+    values |= {name: v.item() for name, v in values.items() if isinstance(v, np.generic)}
+    if not isinstance(values.get("seed", 0), int | float | str):
+        values["seed"] = number(values["seed"])
+    schedule = values.get("schedule")
+    if isinstance(schedule, Schedule):
+        steps = values.setdefault("timesteps", schedule.timesteps)
+        if steps != schedule.timesteps:
+            raise InputError(f"timesteps: expected {schedule.timesteps} as schedule, got {steps}")
+        values["schedule"] = schedule.kind
+    return values
 
 
 def to_dict(config: ModelConfig | TrainConfig) -> dict[str, Any]:

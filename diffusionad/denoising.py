@@ -14,6 +14,7 @@ import numpy.typing as npt
 from . import _core
 from .diffusion import Floats, Schedule, check_steps
 from .models import UNet
+from .seeds import Seed
 
 Steps = npt.NDArray[np.intp]
 
@@ -36,7 +37,7 @@ class Repair:
     x_s_from_b: Floats | None = None
 
 
-def evaluation_noise(shape: tuple[int, ...], seed: int, count: int = 2) -> list[Floats]:
+def evaluation_noise(shape: tuple[int, ...], seed: Seed, count: int = 2) -> list[Floats]:
     """The noise images of ``seed``, each ``shape`` (C, H, W): the same for every image."""
     rng = np.random.default_rng(seed)
     return [rng.standard_normal(shape, dtype=np.float32) for _ in range(count)]
@@ -51,7 +52,7 @@ def denoise(
     w: float = 1.0,
     noise: Sequence[Floats] | None = None,
     schedule: Schedule | None = None,
-    seed: int = 0,
+    seed: Seed = 0,
 ) -> Repair:
     """Repair images ``x0`` (N, C, H, W) in [0, 1].
 
@@ -121,7 +122,7 @@ def _iterative(
     t_s: npt.ArrayLike,
     noise: Sequence[Floats] | None,
     schedule: Schedule,
-    seed: int,
+    seed: Seed,
 ) -> Repair:
     steps = np.asarray(t_s)
     if steps.ndim or steps.dtype.kind not in "iu" or not 1 <= steps <= schedule.timesteps:
@@ -144,7 +145,7 @@ def _iterative(
     return Repair(x0=x, x_s=start)
 
 
-def _noise_like(x0: Floats, noise: Sequence[Floats] | None, count: int, seed: int) -> list[Floats]:
+def _noise_like(x0: Floats, noise: Sequence[Floats] | None, count: int, seed: Seed) -> list[Floats]:
     given = evaluation_noise(x0.shape[1:], seed, count) if noise is None else list(noise)
     if len(given) != count:
         raise ValueError(f"noise: expected {count} arrays, got {len(given)}")

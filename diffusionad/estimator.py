@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from .config import ModelConfig, TrainConfig, settings
+from .config import ModelConfig, TrainConfig, plain, settings
 from .errors import InputError
 from .images import ImageSource, as_items
 from .inference import RUN_FLAGS, Detector
@@ -61,7 +61,7 @@ class Estimator(Detector):
         shapes the networks or is the seed of their weights, a model that was neither trained nor
         loaded is built anew. Of any other the weights stay: what shapes the networks is refused.
         """
-        params = dict(params)
+        params = plain(params)
         flags = {name: params.pop(name) for name in RUN_FLAGS if name in params}
         kept: dict[str, Any] = {**vars(self.config), **vars(self._given_train_config)}
         if "preset" in params:

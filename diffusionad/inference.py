@@ -38,6 +38,7 @@ from .prediction import (
     shown,
     stacked,
 )
+from .seeds import Seed
 from .tiling import OVERLAP, Tiles, described
 
 FALSE_ALARM_RATE = 0.01  # of good images, at the threshold that fit() sets
@@ -140,7 +141,7 @@ class Detector:
         return self.config.seed
 
     @seed.setter
-    def seed(self, seed: int) -> None:
+    def seed(self, seed: Seed) -> None:
         self.config = update(self.config, {"seed": seed})
 
     @property

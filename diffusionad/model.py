@@ -17,6 +17,7 @@ from .errors import InputError
 from .estimator import Estimator, good_images
 from .files import PathLike, run_folder
 from .normality import Normality
+from .seeds import Seed
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,7 @@ class DiffusionAD(Estimator):
         self,
         preset: str = "compact",
         image_size: int | None = None,
-        seed: int = 0,
+        seed: Seed = 0,
         *,
         fast: bool = False,
         bfloat16: bool = False,

@@ -19,6 +19,7 @@ from . import _core
 from .config import GROUPS
 from .diffusion import Schedule, check_steps
 from .errors import InputError
+from .seeds import Seed, number
 
 FloatArray = npt.NDArray[np.float32]
 StateDict = dict[str, npt.NDArray[Any]]
@@ -99,12 +100,13 @@ class _Network:
         """How many trainable numbers the network has."""
         return sum(math.prod(shape) for shape in self.parameters().values())
 
-    def initialise(self, seed: int = 0) -> None:
+    def initialise(self, seed: Seed = 0) -> None:
         """Set the reference's initial weights: PyTorch's defaults, and zeros where it puts them.
 
         Uniform in ±1/√fan_in for weights and biases of convolutions and linear layers, 1 and 0 for
         normalisations. A parameter's values depend on ``seed`` and its name alone.
         """
+        start = number(seed)
         shapes = {name: shape for name, shape, _ in self._core.parameters()}
         for name, shape in shapes.items():
             weight_shape = shapes.get(name.removesuffix(".bias") + ".weight", shape)
@@ -119,7 +121,7 @@ class _Network:
                 values = np.zeros(shape, np.float32)
             else:
                 bound = 1.0 / math.sqrt(math.prod(weight_shape[1:]))
-                rng = np.random.default_rng([seed, zlib.crc32(name.encode())])
+                rng = np.random.default_rng([start, zlib.crc32(name.encode())])
                 values = rng.uniform(-bound, bound, shape).astype(np.float32)
             self._core.write(name, values)
 
@@ -222,7 +224,7 @@ class UNet(_Network):
         patch_size: int = 1,
         preconditioned: bool = False,
         schedule: Schedule | None = None,
-        seed: int | None = 0,
+        seed: Seed | None = 0,
     ) -> None:
         if channel_mults is None:
             if image_size not in CHANNEL_MULTS:
@@ -349,7 +351,7 @@ class SegmentationNet(_Network):
         out_channels: int = 1,
         base_channels: int = 64,
         patch_size: int = 1,
-        seed: int | None = 0,
+        seed: Seed | None = 0,
     ) -> None:
         _check_patch(patch_size)
         _check_positive(

@@ -11,10 +11,11 @@ from numpy.typing import ArrayLike, NDArray
 
 from diffusionad import _core
 from diffusionad import metric_inputs as inputs
-from diffusionad.bootstrap import Interval, Seed, interval, resample
+from diffusionad.bootstrap import Interval, interval, resample
 from diffusionad.errors import InputError
 from diffusionad.files import PathLike
 from diffusionad.pixel_store import Chunk, PixelStore
+from diffusionad.seeds import Seed
 
 Floats = NDArray[np.float64]
 Keys = NDArray[np.uint32]

@@ -6,14 +6,14 @@ appearance A: a texture, or the image itself cut up (paper, section 3.4).
 
 from __future__ import annotations
 
-import operator
 from dataclasses import dataclass, fields
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from diffusionad import _core
+from diffusionad.seeds import Seed, number
 
 __all__ = [
     "Stages",
@@ -28,7 +28,6 @@ __all__ = [
 KINDS = ("object", "texture")
 
 Floats = NDArray[np.float32]
-Seed: TypeAlias = "int | np.random.Generator"  # quoted: numpy loads generators when named
 
 
 @dataclass(frozen=True)
@@ -65,15 +64,6 @@ class SynthesisOptions:
 
 
 DEFAULTS = SynthesisOptions()
-
-
-def _seed(seed: Seed) -> int:
-    if isinstance(seed, np.random.Generator):
-        return int(seed.integers(2**64, dtype=np.uint64))
-    value = operator.index(seed)
-    if not 0 <= value < 2**64:
-        raise ValueError(f"seed: expected an int from 0 to 2**64 - 1, got {value}")
-    return value
 
 
 def _seeds(seeds: ArrayLike) -> NDArray[np.uint64]:
@@ -123,7 +113,7 @@ def texture(shape: tuple[int, int], seed: Seed = 0) -> Floats:
     >>> texture((32, 48), seed=1).shape
     (3, 32, 48)
     """
-    return np.ascontiguousarray(_core.texture(*shape, _seed(seed)).transpose(2, 0, 1))
+    return np.ascontiguousarray(_core.texture(*shape, number(seed, 2**64)).transpose(2, 0, 1))
 
 
 def _channels_last(images: NDArray[Any], name: str) -> Floats:
@@ -254,7 +244,7 @@ def synthesize(
         np.asarray(image)[None],
         None if foreground is None else np.asarray(foreground)[None],
         None if appearance is None else np.asarray(appearance)[None],
-        np.array([_seed(seed)], dtype=np.uint64),
+        np.array([number(seed, 2**64)], dtype=np.uint64),
         options,
     )
     return samples[0], masks[0, 0], int(labels[0])

@@ -14,6 +14,7 @@ from . import _core
 from .config import LOSSES, TrainConfig
 from .diffusion import Floats, Schedule, check_steps
 from .models import SegmentationNet, UNet
+from .seeds import Seed, number
 
 REFERENCE_LOSSES: Mapping[str, float] = {"noise": 1.0, "focal": 5.0, "smooth_l1": 1.0}
 """Weights of the reference's loss, ``L = L_noise + 5 L_focal + L_smoothL1``."""
@@ -69,7 +70,7 @@ class Trainer:
         warmup: int = 0,
         weight_decay: float = 0.0,
         recompute: bool = False,
-        seed: int = 0,
+        seed: Seed = 0,
         t_s_range: tuple[int, int] = TrainConfig.t_s_range,
         t_b_range: tuple[int, int] = TrainConfig.t_b_range,
     ) -> None:
@@ -90,7 +91,7 @@ class Trainer:
         self.warmup = warmup
         self.weight_decay = weight_decay
         self.recompute = recompute
-        self.seed = seed
+        self.seed = number(seed)
         self.iteration = 0
         self.begun = 0  # iteration at which schedule and moments began
         for name, (first, last) in (("t_s", t_s_range), ("t_b", t_b_range)):

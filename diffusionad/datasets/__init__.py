@@ -16,6 +16,7 @@ from diffusionad.datasets.readers import Options
 from diffusionad.datasets.samples import KINDS, Dataset, Sample, fingerprint
 from diffusionad.errors import InputError
 from diffusionad.files import PathLike
+from diffusionad.seeds import Seed
 
 __all__ = [
     "KINDS",
@@ -46,7 +47,7 @@ def open(
     defective: PathLike | None = None,
     masks: PathLike | None = None,
     test_fraction: float = 0.2,
-    seed: int = 0,
+    seed: Seed = 0,
     resize_masks: bool = False,
 ) -> Dataset:
     """Open one category of a dataset, a plain folder of good images, or a table.

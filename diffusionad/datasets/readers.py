@@ -17,6 +17,7 @@ from diffusionad.datasets.samples import Sample
 from diffusionad.errors import InputError
 from diffusionad.files import reason
 from diffusionad.images import is_image_name, list_images, natural_key, require_folder
+from diffusionad.seeds import Seed
 
 GOOD = ("good", "ok")
 GOOD_LABELS = (*GOOD, "normal", "0")
@@ -36,7 +37,7 @@ class Options:
     defective: Path | None = None
     masks: Path | None = None
     test_fraction: float = 0.2
-    seed: int = 0
+    seed: Seed = 0
     resize_masks: bool = False
 
 
