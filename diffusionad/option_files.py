@@ -3,7 +3,8 @@
 Keys are a command's options without the dashes in front ("time-budget", or "time_budget"), and its
 arguments by their names ("data"); what stands on the command line wins. The tables [model] and
 [train] hold settings, as in the config.toml that a training run leaves: with that file, and the
-same data, a run can be repeated bit for bit.
+same data (and anomaly source and foregrounds, which it does not name), a run can be repeated bit
+for bit.
 """
 
 from __future__ import annotations
