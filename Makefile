@@ -57,7 +57,7 @@ lint: $(VENV)/.core $(VENV)/.with-dev ## clang-format, ruff, mypy, and the stubs
 	$(BIN)/python -m mypy.stubtest --mypy-config-file pyproject.toml diffusionad._core
 
 docs: $(VENV)/.core $(VENV)/.with-docs ## the documentation as HTML: build/docs/index.html
-	$(BIN)/sphinx-build --quiet --fail-on-warning --keep-going -c docs . build/docs
+	$(BIN)/sphinx-build --quiet --fail-on-warning --keep-going --fresh-env -c docs . build/docs
 
 notebooks: $(VENV)/.core $(VENV)/.with-notebooks ## execute every notebook (ARGS=--store: keep the outputs)
 	$(BIN)/python notebooks/execute.py $(ARGS)

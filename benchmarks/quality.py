@@ -40,6 +40,7 @@ METRICS = ("image_auroc", "pixel_auroc", "aupro")
 VARIANTS = ("as it is", "one-step", "input for repair", "brightness matched")
 RECIPE = "the reference's recipe"
 BASELINES = ("nearest image", "mean grey", "nearest image, matched", "mean grey, matched")
+OF_TRAINING = ("time_budget", "preset", "anomaly_source")  # options
 SMALL = 64  # pixels a side, for the baselines
 NORMALITY_IMAGES = 128
 
@@ -90,6 +91,7 @@ def train(study: Study, seed: int, folder: Path, args: argparse.Namespace) -> No
 def measure(study: Study, path: Path) -> Row:
     """The metrics of every variant of one trained model."""
     model = dad.load(path)
+    relative = model.normality is not None
     good = to_network([sample.path for sample in study.data.train], model.config.image_size)
     row: Row = {
         "steps": model.provenance["train_steps"],
@@ -103,7 +105,7 @@ def measure(study: Study, path: Path) -> Row:
             model.set_params(mode="one_step")
         else:
             model._repair = lambda x0: Repair(x0=x0, x_s=x0)  # type: ignore[method-assign]
-        if model.normality is not None:  # it is of other repairs
+        if relative:  # to other repairs
             chosen = np.linspace(0, len(good) - 1, NORMALITY_IMAGES).astype(int)
             model.measure_normality(good[chosen])
         row[variant] = found(study, model)
@@ -118,11 +120,18 @@ def by_recipe(study: Study, seed: int, args: argparse.Namespace) -> Row:
         seed=seed,
         pretrained=False,
         standardised=False,
+        match_brightness=False,
         top_k=ModelConfig.top_k,
         **recipe,
     )
     model.fit(study.data, anomaly_source=args.anomaly_source, steps=args.reference)
     return {"steps": args.reference, **found(study, model)}
+
+
+def settled(row: Row, what: str, wanted: Row) -> None:
+    """Note what a file's numbers are of, or end where they are of something else."""
+    if (there := row.setdefault(what, wanted)) != wanted:
+        sys.exit(f"{row['name']}: OUT has {what} {there}, not {wanted}; choose another OUT")
 
 
 def found(study: Study, model: Any) -> dict[str, float]:
@@ -188,6 +197,10 @@ def main() -> None:
             file = args.out / root.name / category / "row.json"
             row = json.loads(file.read_text()) if file.exists() else {"name": study.name}
             row.setdefault("seeds", {})
+            if not args.table:
+                settled(row, "trained", {name: getattr(args, name) for name in OF_TRAINING})
+                if args.reference:
+                    settled(row, "recipe", {"steps": args.reference})
             if "baselines" not in row and not args.table:
                 row["baselines"] = study.baselines()
             for seed in seeds:

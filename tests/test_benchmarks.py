@@ -85,6 +85,28 @@ def test_layouts_are_dropped_only_when_clearly_slower() -> None:
     assert slower_layouts({"torch": 1.0, "torch-channels-last": 1.05, "openvino": 0.1}) == []
 
 
+def test_a_first_run_does_not_choose_the_layout(tmp_path, monkeypatch) -> None:
+    from measuring import Bench
+
+    class Layout:
+        def __init__(self, first, later):
+            self.times = [first]
+            self.later = later
+
+        def run(self, least=0.0):
+            return self.times.pop() if self.times else self.later
+
+        def peak_mb(self):
+            return None
+
+    bench = Bench(1, 2, tmp_path, print)
+    monkeypatch.setattr(bench, "_outputs", lambda worker: {})
+    measured = bench.take_turns(
+        {"torch": Layout(0.1, 2.0), "torch-channels-last": Layout(5.0, 1.0), "ours": Layout(1, 1)}
+    )
+    assert set(measured.seconds) == {"torch-channels-last", "ours"}
+
+
 def test_errors_are_against_the_largest_value() -> None:
     from measuring import output_errors
 

@@ -95,6 +95,11 @@ def test_a_study_measures_every_variant_and_goes_on(quality, data, tmp_path, mon
     assert f"{sum(values) / 2:.3f} ({max(values) - min(values):.3f})" in first
     recipe = next(line for line in lines if "| data/part, the reference's recipe |" in line)
     assert recipe.endswith("| 0.500 (0.000) | 0.500 (0.000) | 0.500 (0.000) | 7, 7 |")
+    for other in (["--time-budget", "20m"], ["--reference", "8"]):
+        command = ["quality.py", str(tmp_path / "out"), str(data), "--seeds", "0,1", *other]
+        monkeypatch.setattr(sys, "argv", command)
+        with pytest.raises(SystemExit, match="choose another OUT"):
+            quality.main()
 
 
 def test_the_reference_is_trained_by_its_own_recipe(quality, data, monkeypatch):
@@ -115,4 +120,5 @@ def test_the_reference_is_trained_by_its_own_recipe(quality, data, monkeypatch):
     assert (steps, model.started_from, model.seed) == (7, "random weights", 3)
     assert config.losses == reference.losses
     assert (config.unet_lr, config.seg_lr) == (reference.unet_lr, reference.seg_lr)
+    assert (model.config.match_brightness, model.config.standardised) == (False, False)
     assert (config.anneal, config.ema_decay, config.batch_size) == (False, 0.0, 8)
