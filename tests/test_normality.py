@@ -171,6 +171,10 @@ def fitted(images: np.ndarray, path: Path) -> tuple[dad.DiffusionAD, dad.Diffusi
 def test_fit_measures_and_the_file_keeps_it(tmp_path, images) -> None:
     model, read = fitted(images, tmp_path / "m.safetensors")
     assert not model.normality.pooled
+    anew = dad.load(tmp_path / "m.safetensors")  # with the weights that the run left
+    anew.measure_normality(images)
+    np.testing.assert_array_equal(anew.normality.mean, model.normality.mean)
+    np.testing.assert_array_equal(anew.normality.deviation, model.normality.deviation)
     assert model.provenance["alignment"] >= normality.ALIGNED
     assert checkpoints.read_header(tmp_path / "m.safetensors").parameters == {
         "unet": sum(v.size for v in model.unet.state_dict().values()),

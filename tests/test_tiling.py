@@ -103,6 +103,22 @@ def test_every_tile_is_what_predict_says_of_it(model):
     assert tiled.scores == metrics.image_scores(tiled.maps, top_k=model.config.top_k)
 
 
+def test_tiles_are_matched_and_measured_as_images_are():
+    """A model that measures by good images, at one brightness, does so for every tile."""
+    good = drawn(10, SIZE, SIZE, 3) // 2
+    measured = tiny(standardised=True, match_brightness=True).fit(good, steps=1)
+    assert measured.normality is not None
+    assert measured.brightness is not None
+    image = drawn(2 * SIZE, 2 * SIZE, 3, seed=1)
+    image[:SIZE] //= 3
+    tiled = measured.predict_tiled(image, overlap=0.0)
+    for row in range(2):
+        for column in range(2):
+            part = slice(row * SIZE, (row + 1) * SIZE), slice(column * SIZE, (column + 1) * SIZE)
+            said = measured.predict(image[part])
+            np.testing.assert_array_equal(tiled.maps[0][part], said.maps[0])
+
+
 @pytest.mark.parametrize("shape", SHAPES)
 def test_maps_have_the_image_size_whatever_the_batch(model, shape):
     image = drawn(*shape, 3)

@@ -214,6 +214,30 @@ def test_given_steps_and_noise_are_used() -> None:
     assert_equal(state(first), state(second))
 
 
+def test_the_repair_in_training_is_guided_as_asked_for() -> None:
+    noise = (draw(3, 3, 32, 32), draw(3, 3, 32, 32, seed=1))
+    images, masks, labels = batch()
+    repairs = {}
+    for w in (0.0, 0.3):
+        training = trainer(guidance=w)
+        wanted = dad.denoise(training.unet, images, t_s=100, t_b=400, w=w, noise=noise).x0
+        repairs[w] = training.step(images, masks, labels, (100, 400), noise).x0
+        assert distance(repairs[w], wanted) < 1e-5
+    assert distance(repairs[0.3], repairs[0.0]) > 1e-3
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("weight_decay", 0.1), ("guidance", 0.0), ("schedule", dad.Schedule("cosine"))],
+)
+def test_options_change_what_a_step_does(name: str, value: Any) -> None:
+    usual, other = trainer(unet_lr=1e-3), trainer(unet_lr=1e-3, **{name: value})
+    for training in (usual, other):
+        training.step(*batch(), t=(100, 400))
+    name = "unet out.2.weight"
+    assert distance(state(other)[name], state(usual)[name]) > 1e-6
+
+
 def test_noise_is_added_to_the_clean_images_where_there_are_any() -> None:
     images, masks, labels = batch()
     clean, _, _ = batch(seed=1)
