@@ -254,7 +254,8 @@ def _read_rows(file: Path, root: Path, category: str | None, options: Options) -
     for samples in (good, parts.train, parts.test):
         samples.sort(key=lambda sample: natural_key(sample.path))
     if good:
-        parts.train, aside = _set_aside(good, options)
+        kept, aside = _set_aside(good, options)
+        parts.train += kept
         parts.test = aside + parts.test
     if not parts.train:
         of = f" of {category!r}" if category is not None else ""
@@ -280,7 +281,10 @@ def _sample_of(
 
 
 def _rows(file: Path) -> Iterator[tuple[int, dict[str, str]]]:
-    """(line, values by column) of a CSV file with a header; commas, semicolons or tabs between."""
+    """(line, values by column) of a CSV file with a header; commas, semicolons or tabs between.
+
+    Raises InputError for a row with fewer or more values than there are columns.
+    """
     try:
         with file.open(encoding="utf-8-sig", newline="") as stream:
             header = stream.readline()
@@ -293,9 +297,14 @@ def _rows(file: Path) -> Iterator[tuple[int, dict[str, str]]]:
                     raise InputError(f"{file}: expected a column {column!r}, got {found}")
             table = csv.reader(stream, delimiter=separator)
             for values in table:
-                if any(value.strip() for value in values):
-                    cells = (value.strip() for value in values)
-                    yield table.line_num + 1, dict(zip(columns, cells, strict=False))
+                cells = [value.strip() for value in values]
+                if not any(cells):
+                    continue
+                line = table.line_num + 1
+                if len(cells) != len(columns):
+                    wanted = f"expected {len(columns)} values ({', '.join(columns)})"
+                    raise InputError(f"{file} line {line}: {wanted}, got {len(cells)}")
+                yield line, dict(zip(columns, cells, strict=True))
     except (UnicodeDecodeError, csv.Error) as error:
         raise InputError(f"{file}: not a CSV file in UTF-8: {error}") from error
     except OSError as error:
