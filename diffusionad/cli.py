@@ -13,7 +13,7 @@ import os
 import re
 import sys
 from collections.abc import Sequence
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from diffusionad import option_files
 from diffusionad.config import PRESETS
@@ -44,6 +44,11 @@ examples:
 
 
 class _Parser(argparse.ArgumentParser):
+    """A parser, of a command too, that takes whole names of options only, as a file has them."""
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(allow_abbrev=False, **settings)
+
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"{self.prog}: {message} (see {self.prog} --help)\n")
 

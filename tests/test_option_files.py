@@ -110,6 +110,14 @@ def test_files_that_there_are_not(capsys, tmp_path):
     assert "fly" in fails(capsys, 2, "fly", "--config", tmp_path / "c.toml")
 
 
+def test_a_part_of_an_options_name_is_not_that_option(capsys, file):
+    path = file("steps = 3")
+    for option in ("--conf", "--confi"):
+        line = fails(capsys, 2, "train", "d", "--out", "o", option, path)
+        assert f"unrecognized arguments: {option}" in line
+    assert "--thread" in fails(capsys, 2, "info", "--thread", 3)
+
+
 def test_what_is_required_stays_required(capsys, file):
     assert "DATA" in fails(capsys, 2, "train", "--config", file("out = 'o'"))
     assert "--out" in fails(capsys, 2, "train", "d", "--config", file("steps = 3"))
