@@ -36,6 +36,7 @@ from diffusionad.inference import RUN_FLAGS
 from diffusionad.prediction import Prediction
 from diffusionad.saliency_network import SaliencyNetwork, is_network
 from diffusionad.studies import Recipe
+from diffusionad.synthesis import SynthesisOptions
 from diffusionad.tiling import OVERLAP, Tiles, described
 from diffusionad.torch_files import is_torch_file
 
@@ -48,6 +49,7 @@ log = logging.getLogger(__name__)
 Look = Callable[[Sequence[Any]], Prediction]  # what is said of a batch of images
 
 MODEL_FILE = "model.safetensors"
+SETTINGS = ("preset", "image_size", "batch_size", "seed", "kind")  # that are options, too
 OFFICIAL, OURS, ONNX = (".pt", ".pth"), (".safetensors",), (".onnx",)
 BATCH = 4  # images per pass where panels are drawn
 SHEET_ROWS = 12
@@ -116,7 +118,7 @@ def train(args: Namespace) -> int:
             "model": str(file),
             "category": dataset.category,
             "layout": dataset.layout,
-            "kind": dataset.kind,
+            "kind": model.train_config.kind,
             "threshold": model.threshold,
             "provenance": model.provenance,
             "versions": system.versions(),
@@ -422,8 +424,25 @@ def _new_model(args: Namespace) -> DiffusionAD:
 
 def _wanted(args: Namespace) -> dict[str, Any]:
     """Settings of the file of --config; what options say goes before them."""
-    options = {name: getattr(args, name) for name in ("preset", "image_size", "batch_size", "seed")}
-    return {**args.settings, **{k: value for k, value in options.items() if value is not None}}
+    options = {name: getattr(args, name, None) for name in SETTINGS}
+    options = {name: value for name, value in options.items() if value is not None}
+    settings = args.settings
+    if "kind" in options and options["kind"] != settings.get("kind"):
+        settings = _without_kind(settings)
+    return {**settings, **options}
+
+
+def _without_kind(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings without the kind, and without what a training has settled by it."""
+    settled: dict[str, Any] = {}
+    if settings.get("kind") == "texture":
+        options = SynthesisOptions.for_textures()
+        settled = {name: getattr(options, name) for name in ("self_probability", "random_part")}
+    return {
+        name: value
+        for name, value in settings.items()
+        if name != "kind" and not (name in settled and value == settled[name])
+    }
 
 
 def _recipe(args: Namespace) -> Recipe:

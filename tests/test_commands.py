@@ -127,6 +127,23 @@ def test_a_run_can_be_repeated_from_its_own_file(capsys, tmp_path, data, trained
     assert "config.toml: unet_lr: this run has 0.001 and keeps it" in fails(capsys, 2, *again)
 
 
+def test_the_kind_of_the_command_line_is_trained_with(tmp_path, data, trained):
+    """A file that a training leaves has the kind that was settled, and what follows from it."""
+    out, result = tmp_path / "run", tmp_path / "t.json"
+    options = ("--steps", 1, "--quiet", "--json", result)
+
+    def kind(*more: object) -> tuple[object, ...]:
+        assert run("train", data, "--out", out, *options, *more) == 0
+        config = dad.load(out / MODEL).train_config
+        assert json.loads(result.read_text())["kind"] == config.kind
+        return config.kind, config.self_probability, config.random_part
+
+    assert kind("--config", trained / "config.toml", "--kind", "texture") == ("texture", 0.0, True)
+    again = ("--config", out / "config.toml", "--overwrite")
+    assert kind(*again) == ("texture", 0.0, True)
+    assert kind(*again, "--kind", "object") == ("object", 0.5, False)
+
+
 def test_resume_on_the_command_line(capsys, tmp_path, data, trained):
     out = tmp_path / "run"
     shutil.copytree(trained, out)
