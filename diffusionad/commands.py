@@ -17,7 +17,7 @@ import numpy as np
 import diffusionad as dad
 from diffusionad import _core, checkpoints, evaluation, plots, system
 from diffusionad.cli import DEMO_BUDGET, one_line
-from diffusionad.config import PRESETS, to_dict
+from diffusionad.config import PRESETS, to_dict, without_size
 from diffusionad.console import Console, bytes_text, duration_text, number
 from diffusionad.datasets import Dataset, bundled, categories, check
 from diffusionad.datasets import open as open_dataset
@@ -427,6 +427,9 @@ def _wanted(args: Namespace) -> dict[str, Any]:
     options = {name: getattr(args, name, None) for name in SETTINGS}
     options = {name: value for name, value in options.items() if value is not None}
     settings = args.settings
+    if "image_size" in options:
+        preset = settings.get("preset", options.get("preset", "compact"))
+        settings = without_size(preset, settings)
     if "kind" in options and options["kind"] != settings.get("kind"):
         settings = _without_kind(settings)
     return {**settings, **options}

@@ -355,6 +355,26 @@ def preset(name: str, **overrides: Any) -> tuple[ModelConfig, TrainConfig]:
     return update(chosen.model, of_model), update(chosen.train, of_train)
 
 
+def without_size(name: str, changes: Mapping[str, Any]) -> dict[str, Any]:
+    """Changes of a preset without the image size and what the preset itself gives for that size.
+
+    For another size the preset then gives that anew; a value of one's own stays.
+
+    >>> without_size("compact", {"image_size": 128, "attention_resolutions": [16, 8], "top_k": 5})
+    {'top_k': 5}
+    """
+    chosen = PRESETS[name].model
+    implied: Mapping[str, Any] = {}
+    if chosen.pretrained:
+        implied = _resized(chosen, changes.get("image_size", chosen.image_size))
+    values = plain(changes)
+    return {
+        key: value
+        for key, value in changes.items()
+        if key != "image_size" and not (key in implied and values[key] == implied[key])
+    }
+
+
 def settings(name: str, **overrides: Any) -> tuple[ModelConfig, TrainConfig]:
     """preset(), with the preset's name kept in the settings, whatever the others."""
     model, train = preset(name, **overrides)

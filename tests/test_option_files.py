@@ -8,6 +8,7 @@ from test_cli import fails
 
 from diffusionad import commands, option_files
 from diffusionad.cli import build_parser
+from diffusionad.config import preset, to_toml
 
 
 def parsed(*arguments: object):
@@ -142,6 +143,35 @@ def test_settings_start_from_their_preset_and_options_go_before_them(file):
     assert made.seed == 4
     assert (made.train_config.batch_size, made.train_config.steps) == (5, 2)
     assert made.train_config.unet_lr == 1e-3
+
+
+@pytest.mark.parametrize(
+    ("settings", "attention", "top_k"),
+    [
+        ({}, (32, 16), 50),
+        ({"top_k": 7}, (32, 16), 7),
+        ({"attention_resolutions": (16,)}, (16,), 50),
+    ],
+)
+def test_another_size_takes_along_what_belongs_to_it(file, settings, attention, top_k):
+    """The file that a training leaves names all settings, those that follow from the size too."""
+    path = file(to_toml(*preset("compact", t_s=150, **settings)))
+    command = ("train", "d", "--out", "o", "--config", path)
+    wanted = commands._wanted(parsed(*command, "--image-size", 256))
+    model, _ = preset(wanted.pop("preset"), **wanted)
+    assert (model.image_size, model.t_s) == (256, 150)
+    assert (model.attention_resolutions, model.top_k) == (attention, top_k)
+    alone = commands._wanted(parsed(*command))
+    assert preset(alone.pop("preset"), **alone) == preset("compact", t_s=150, **settings)
+
+
+def test_a_preset_of_the_command_line_says_what_belongs_to_the_files_size(file):
+    path = file("[model]\nimage_size = 64\ntop_k = 3\n")
+    args = parsed("demo", "--config", path, "--preset", "tiny", "--image-size", 128)
+    assert commands._wanted(args) == {"preset": "tiny", "image_size": 128}
+    path = file("[model]\npreset = 'paper'\nimage_size = 128\ntop_k = 12\n")
+    args = parsed("demo", "--config", path, "--image-size", 256)
+    assert commands._wanted(args) == {"preset": "paper", "image_size": 256, "top_k": 12}
 
 
 def test_a_preset_that_contradicts_the_settings(capsys, file):

@@ -31,12 +31,15 @@ def test_the_preset_starts_from_them() -> None:
 
 
 @pytest.mark.parametrize("settings", [{"seg_channels": 8}, {"channel_mults": (1, 2)}])
-def test_other_networks_start_from_random_weights(settings) -> None:
+def test_other_networks_start_from_random_weights(settings, caplog) -> None:
     model = dad.DiffusionAD("compact", **settings)
     assert model.started_from == "random weights"
+    assert "pretrained: the weights that come with the package are of other" in caplog.text
+    caplog.clear()
     same = dad.DiffusionAD("compact", **settings, pretrained=False)
     for name, array in values(same).items():
         np.testing.assert_array_equal(values(model)[name], array)
+    assert caplog.text == ""
 
 
 def test_the_image_size_does_not_matter() -> None:
