@@ -157,7 +157,7 @@ def evaluate(args: Namespace) -> int:
 def predict(args: Namespace) -> int:
     """Score images; a file that cannot be read is named, passed over, and makes the code 2."""
     console = _console(args)
-    paths = _collect(args.images)
+    paths = _collect(args.images, Path(args.out))
     tiles = _tiles(args)
     model = _load_to_run(args)
     _warn_of_threshold(model, tiles)
@@ -669,13 +669,21 @@ def _predict_batch(
 # ---- files ------------------------------------------------------------------------------------
 
 
-def _collect(given: Sequence[str]) -> list[Path]:
-    """The images that files and folders stand for, each once, in the order given."""
+def _collect(given: Sequence[str], out: Path) -> list[Path]:
+    """The images that files and folders stand for, each once, in the order given.
+
+    Folders are searched but for `out`, which may hold the pictures of an earlier call.
+    """
     paths: list[Path] = []
     for text in given:
         path = Path(text)
         if path.is_dir():
-            found = list_images(path, recursive=True)
+            inside = _place_in(path, out)
+            found = [
+                image
+                for image in list_images(path, recursive=True)
+                if inside is None or inside not in image.parents
+            ]
             if not found:
                 raise InputError(f"{path}: no images in this folder")
             paths += found
@@ -686,6 +694,17 @@ def _collect(given: Sequence[str]) -> list[Path]:
         else:
             paths.append(path)
     return list(dict.fromkeys(paths))
+
+
+def _place_in(folder: Path, out: Path) -> Path | None:
+    """The path of the results below a folder of images; None where they lie elsewhere.
+
+    Raises InputError where both are one folder: pictures of the results would replace the images.
+    """
+    top, results = folder.resolve(), out.resolve()
+    if results == top:
+        raise InputError(f"--out {out}: expected another folder than that of the images")
+    return folder / results.relative_to(top) if results.is_relative_to(top) else None
 
 
 def _new_file(args: Namespace, suffixes: tuple[str, ...]) -> str:

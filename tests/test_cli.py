@@ -381,6 +381,31 @@ def test_predict_passes_over_what_it_cannot_read(capsys, tmp_path, model):
 
 
 @pytest.mark.usefixtures("fake")
+def test_predict_does_not_score_its_own_pictures(capsys, tmp_path, model, monkeypatch):
+    folder = tmp_path / "photos"
+    picture(folder / "a.png")
+    picture(folder / "line" / "b.png")
+    monkeypatch.chdir(folder)
+    for images, out in ((".", "results"), (folder, "results"), ("line/..", folder / "results")):
+        for _ in range(2):
+            assert run("predict", model, images, "--out", out) == 0
+            assert "2 images scored" in capsys.readouterr().out
+    names = {"a.npy", "a.png", "b.npy", "b.png", "scores.csv"}
+    assert {path.name for path in (folder / "results").iterdir()} == names
+    assert run("predict", model, "results", "--out", tmp_path / "p", "--quiet") == 0
+    assert run("predict", model, "line", "--out", folder, "--quiet") == 0
+
+
+@pytest.mark.usefixtures("fake")
+def test_predict_does_not_write_over_a_folder_of_images(capsys, tmp_path, model):
+    photo = picture(tmp_path / "photos" / "a.png")
+    before = photo.read_bytes()
+    line = fails(capsys, 2, "predict", model, photo.parent, "--out", photo.parent)
+    assert "photos: expected another folder than that of the images" in line
+    assert photo.read_bytes() == before
+
+
+@pytest.mark.usefixtures("fake")
 def test_an_interrupt_keeps_what_is_finished(capsys, tmp_path, model, monkeypatch):
     for index in range(6):
         picture(tmp_path / "photos" / f"{index}.png")
