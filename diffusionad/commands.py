@@ -133,6 +133,7 @@ def evaluate(args: Namespace) -> int:
     tiles = _tiles(args)
     dataset = open_dataset(args.data, args.layout, args.category)
     model = _load_to_run(args)
+    _warn_of_threshold(model, tiles)
     console.say(str(dataset))
     result = _evaluate(
         console,
@@ -377,6 +378,7 @@ def serve(args: Namespace) -> int:
 
     console = _console(args)
     model = _load_to_run(args)
+    _warn_of_threshold(model, None)
     name = Path(args.model).name
 
     def ready(url: str) -> None:

@@ -226,7 +226,7 @@ def test_bad_tiles_are_one_line(capsys, tmp_path, data, model):
 
 
 @pytest.mark.usefixtures("fake")
-def test_a_threshold_of_whole_images_is_not_one_of_tiles(capsys, tmp_path, model):
+def test_a_threshold_of_whole_images_is_not_one_of_tiles(capsys, tmp_path, data, model):
     photo, small = picture(tmp_path / "a.png"), "tiles of 32 px, overlap 0.25"
     for noted, tiles, warned in (
         ("whole images", ["--tiles"], "set on whole images, the scores of tiles of 32 px"),
@@ -239,10 +239,14 @@ def test_a_threshold_of_whole_images_is_not_one_of_tiles(capsys, tmp_path, model
         known = fakes.load(model)
         known.provenance = {} if noted is None else {"calibrated_on": noted}
         known.save(model)
-        assert run("predict", model, photo, "--out", tmp_path / "p", *tiles) == 0
-        said = capsys.readouterr().err
-        assert warned in said
-        assert ("the threshold was set on" in said) == bool(warned)
+        for command in (
+            ("predict", model, photo, "--out", tmp_path / "p"),
+            ("evaluate", model, data, "--resamples", 0),
+        ):
+            assert run(*command, *tiles) == 0
+            said = capsys.readouterr().err
+            assert warned in said
+            assert ("the threshold was set on" in said) == bool(warned)
 
 
 @pytest.mark.usefixtures("fake")

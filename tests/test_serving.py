@@ -480,6 +480,18 @@ def test_other_addresses_than_loopback_are_warned_of(
     assert ("no password" in captured.err) == warned
 
 
+def test_a_threshold_of_tiles_is_warned_of(capsys, tmp_path, monkeypatch):
+    monkeypatch.setattr(command.uvicorn.Server, "run", lambda *_, **__: None)
+    made = dad.DiffusionAD(preset="compact", image_size=SIDE)
+    for noted, warned in (("tiles of 32 px, overlap 0.25", True), ("whole images", False)):
+        made.threshold = 0.5
+        made.provenance["calibrated_on"] = noted
+        made.save(tmp_path / "m.safetensors")
+        assert run("serve", tmp_path / "m.safetensors", "--port", 0) == 0
+        said = capsys.readouterr().err
+        assert ("the threshold was set on tiles of 32 px" in said) == warned
+
+
 def test_without_the_extra_one_line_says_what_to_install(capsys, model, tmp_path, monkeypatch):
     model.save(tmp_path / "m.safetensors")
     for name in ("diffusionad.serving.command", "diffusionad.serving.app"):
