@@ -35,6 +35,7 @@ from diffusionad.fitting import MODEL_FILE
 from diffusionad.images import Bytes, to_network, write_png
 from diffusionad.studies import Recipe, Row, Study, mean, spread
 from diffusionad.tables import PLUS_MINUS, Table, csv_text, percent
+from diffusionad.torch_files import is_torch_file
 
 if TYPE_CHECKING:
     from diffusionad.model import DiffusionAD
@@ -189,7 +190,7 @@ def _given(files: Sequence[PathLike]) -> dict[tuple[str, int], DiffusionAD]:
     """Models by training and seed."""
     found: dict[tuple[str, int], DiffusionAD] = {}
     for file in files:
-        model = dad.load(file)
+        model = dad.load_official(file) if is_torch_file(file) else dad.load(file)
         training = "autoencoder" if model.config.mode == "autoencoder" else "guided"
         if training == "guided" and model.train_config.guidance == 0.0:
             training = "unguided"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import math
 import sys
 import time
 from argparse import Namespace
@@ -316,7 +317,7 @@ def info(args: Namespace) -> int:
         console.pairs("presets", {name: row.about for name, row in PRESETS.items()})
         console.pairs("cost on two cores", {name: row.cost for name, row in PRESETS.items()})
     if args.model is not None:
-        header = checkpoints.read_header(args.model)
+        header = _header(args.model)
         result["model"] = dataclasses.asdict(header)
         sizes = {name: f"{count:,} parameters" for name, count in header.parameters.items()}
         threshold = "none" if header.threshold is None else f"{header.threshold:.6g}"
@@ -479,6 +480,19 @@ def _load(path: str | Path, seed: int | None, **settings: Any) -> DiffusionAD:
     if seed is not None:
         model.seed = seed
     return model
+
+
+def _header(path: str) -> checkpoints.Header:
+    """What a model file says about itself; of a checkpoint of the reference what was read of it."""
+    if not is_torch_file(path):
+        return checkpoints.read_header(path)
+    model = _load(path, None)
+    config = {"model": to_dict(model.config), "train": to_dict(model.train_config)}
+    parameters = {
+        name: sum(math.prod(values.shape) for values in network.parameter_views().values())
+        for name, network in model.networks.items()
+    }
+    return checkpoints.Header(config, model.provenance, model.threshold, parameters)
 
 
 def _load_to_run(args: Namespace) -> DiffusionAD:

@@ -18,7 +18,7 @@ from test_cli import fails, run
 from test_evaluation import FIELDS
 
 import diffusionad as dad
-from diffusionad import _core, commands, datasets
+from diffusionad import _core, ablation, commands, datasets
 
 SMALL = ("--image-size", "64", "--batch-size", "2")
 MODEL = "model.safetensors"
@@ -391,6 +391,31 @@ def test_a_checkpoint_of_the_reference_is_a_model_to_every_command(tmp_path, pap
     assert (tmp_path / "m-pt" / "scores.csv").read_text() == (
         tmp_path / "m-safetensors" / "scores.csv"
     ).read_text()
+
+
+def test_info_shows_a_checkpoint_of_the_reference(capsys, tmp_path, paper):
+    official = tmp_path / "m.pt"
+    assert run("convert", paper, official, "--quiet") == 0
+    found = []
+    for file in (paper, official):
+        assert run("info", file) == 0
+        text = capsys.readouterr().out
+        for word in ("unet", "parameters", "threshold  0.5", "image_size"):
+            assert word in text
+        assert run("info", file, "--json", "-") == 0
+        found.append(json.loads(capsys.readouterr().out)["model"])
+    ours, theirs = (one.pop("provenance") for one in found)
+    assert theirs == {**ours, "official": "m.pt", "epochs": 0}
+    assert found[0] == found[1]
+
+
+def test_ablate_takes_a_checkpoint_of_the_reference(tmp_path, paper):
+    assert run("convert", paper, tmp_path / "m.pt", "--quiet") == 0
+    [theirs] = ablation._given([tmp_path / "m.pt"]).items()
+    [ours] = ablation._given([paper]).items()
+    assert theirs[0] == ours[0] == ("guided", 0)
+    image = np.zeros((1, 32, 32, 3), np.uint8)
+    assert theirs[1].predict(image).scores == ours[1].predict(image).scores
 
 
 def test_bad_conversions_are_one_line(capsys, tmp_path, paper):
