@@ -78,7 +78,7 @@ class FakeModel:
             )
             for image in images
         ]  # fmt: skip
-        return replace(self.predict(images), maps=maps, tiles=tiles)
+        return replace(self.predict(images), maps=maps, tiles=tiles, reconstructions=None)
 
     def save(self, path: Path) -> None:
         one = {"w": np.ones(2, np.float32)}

@@ -18,6 +18,7 @@ from diffusionad.datasets import Dataset, Sample
 from diffusionad.errors import InputError, WriteError
 from diffusionad.report import examples, write_report
 from diffusionad.report import result as sections
+from diffusionad.tiling import Tiles
 
 SIZE = 32
 ODD = '<script>alert("x")&<!--'  # as a file's, a defect's, a category's name
@@ -172,6 +173,31 @@ def test_images_are_shown_as_the_networks_saw_them(tmp_path, model, data, monkey
     monkeypatch.setattr(model, "explain", darker)
     first = np.asarray(report(tmp_path, model, data).pictures()[0])
     assert first[20:, 20:].mean() == pytest.approx(110, abs=2)
+
+
+def test_tiles_are_shown_as_they_were_measured(tmp_path, model, data, monkeypatch):
+    """They find what whole images do not show: here all that is below and to the right."""
+    measured = model.predict_tiled
+
+    def found(images, **options):
+        said = measured(images, **options)
+        for one in said.maps:
+            one[:], one[20:, 20:] = 0, 1
+        return said
+
+    monkeypatch.setattr(model, "predict_tiled", found)
+    tiles = Tiles(16, 0.5)
+    result = evaluation.evaluate(model, data, resamples=0, resolution="native", tiles=tiles)
+    write_report(tmp_path / "r.html", result, model, data)
+    page = Page.read(tmp_path / "r.html")
+    assert "benchmark, native resolution, tiles of 16 px, overlap 0.5" in page.text
+    assert "Seen in tiles of 16 px, overlap 0.5." in page.text
+    assert page.text.count("reconstruction: none of tiles") == 11
+    drawn = page.pictures()
+    assert len(drawn) == 4 * 11
+    for picture in drawn[3::4]:
+        pixels = np.asarray(picture, np.int64)
+        assert np.abs(pixels[24:, 24:].mean((0, 1)) - pixels[:3, 24:].mean((0, 1))).max() > 40
 
 
 def test_a_defect_whose_mask_is_not_known(tmp_path, model, data):

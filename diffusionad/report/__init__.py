@@ -35,9 +35,9 @@ def write_report(
     It holds the metrics with their confidence intervals and how they were measured, a histogram of
     the scores with the threshold and its false-alarm rate, the curves, and a table of the kinds of
     defects. With the `model` and the `dataset` that were measured also the most telling test
-    images, each with ground truth, reconstruction and map, and the configuration; at most 18 images
-    of at most 256 pixels a side, so that the page stays below 5 MB whatever the dataset. Nothing in
-    the page is loaded from elsewhere.
+    images, each with ground truth, reconstruction (which tiles do not have) and map, and the
+    configuration; at most 18 images of at most 256 pixels a side, so that the page stays below 5 MB
+    whatever the dataset. Nothing in the page is loaded from elsewhere.
 
     Raises InputError where one of model and dataset is missing, or the dataset has other test
     images than the result; WriteError where the file cannot be written.
@@ -63,17 +63,19 @@ def _images(result: Mapping[str, Any], model: DiffusionAD, dataset: Dataset) -> 
     names, values = result["scores"]["path"], result["scores"]["score"]
     if names != [relative_name(sample.path, dataset.root) for sample in dataset.test]:
         raise InputError("dataset: expected the test images of the result, got others")
+    tiles = sections.tiles_of(result)
+    seen = "As the networks see them." if tiles is None else f"Seen in {tiles}."
     body = paragraph(
-        "As the networks see them. A map is laid over its image, clearer where it is higher; the "
+        f"{seen} A map is laid over its image, clearer where it is higher; the "
         "defect's true outline is blue. Point at a map to see the image below it, choose any "
         "picture to see it large."
     )
     for group in examples.choose(result["scores"]["label"], values):
         samples = [dataset.test[index] for index in group.chosen]
-        drawn = examples.pictures(model, samples)
+        drawn = examples.pictures(model, samples, tiles)
         body += f"<h3>{group.title}</h3>" + paragraph(group.about)
         body += "".join(
-            examples.figure(sample, names[index], values[index], result["threshold"], tiles)
-            for index, sample, tiles in zip(group.chosen, samples, drawn, strict=True)
+            examples.figure(sample, names[index], values[index], result["threshold"], shown)
+            for index, sample, shown in zip(group.chosen, samples, drawn, strict=True)
         )
     return body

@@ -12,11 +12,13 @@ import numpy as np
 
 from diffusionad import plots
 from diffusionad.datasets import Sample
-from diffusionad.images import Bytes
+from diffusionad.images import Bytes, as_floats
 from diffusionad.tables import html_text
 
 if TYPE_CHECKING:
     from diffusionad.model import DiffusionAD
+    from diffusionad.prediction import ImageResult
+    from diffusionad.tiling import Tiles
 
 EXAMPLES = 6  # images of each group, whatever the number of test images
 TILE = 256  # side of an embedded picture at the most, pixels
@@ -57,24 +59,45 @@ def choose(labels: Sequence[int], scores: Sequence[float], most: int = EXAMPLES)
     return [group for group in groups if group.chosen]
 
 
-def pictures(model: DiffusionAD, samples: Sequence[Sample]) -> Iterator[list[tuple[str, str]]]:
-    """Name and data URI of each picture of each image, in the order in which they are shown."""
+def pictures(
+    model: DiffusionAD, samples: Sequence[Sample], tiles: Tiles | None = None
+) -> Iterator[list[tuple[str, str]]]:
+    """Name and data URI of each picture of each image, in the order in which they are shown.
+
+    With `tiles` the maps are those of predict_tiled(), which has no reconstructions.
+    """
     high = plots.colour_limit(model.threshold)
-    tile = min(model.config.image_size, TILE)
-    for first in range(0, len(samples), BATCH):
-        batch = samples[first : first + BATCH]
-        stages = model.explain([sample.image for sample in batch])
-        for index, sample in enumerate(batch):
-            mask = sample.mask
-            seen, found = stages.seen[index], stages.maps[index]
-            overlay = plots.overlay_picture(seen, found, mask, tile, high)
-            truth = "ground truth" if mask is not None else "ground truth: unknown"
-            yield [
-                ("image", jpeg(plots.picture(seen, tile))),
-                (truth, png(plots.mask_picture(mask, tile))),
-                ("reconstruction", jpeg(plots.picture(stages.x0[index], tile))),
-                ("map", jpeg(overlay, sharp=True)),
-            ]
+    side = min(model.config.image_size, TILE)
+    for sample, said in zip(samples, _said(model, samples, tiles), strict=True):
+        mask = sample.mask
+        seen = as_floats(said.image[None])[0]
+        truth = "ground truth" if mask is not None else "ground truth: unknown"
+        yield [
+            ("image", jpeg(plots.picture(seen, side))),
+            (truth, png(plots.mask_picture(mask, side))),
+            _reconstruction(said, side),
+            ("map", jpeg(plots.overlay_picture(seen, said.map, mask, side, high), sharp=True)),
+        ]
+
+
+def _reconstruction(said: ImageResult, side: int) -> tuple[str, str]:
+    """Grey all over where there is none."""
+    if said.reconstruction is None:
+        return "reconstruction: none of tiles", png(plots.mask_picture(None, side))
+    return "reconstruction", jpeg(plots.picture(said.reconstruction, side))
+
+
+def _said(
+    model: DiffusionAD, samples: Sequence[Sample], tiles: Tiles | None
+) -> Iterator[ImageResult]:
+    """What the model says of each image, a few of them in memory at once; of large ones, one."""
+    most = BATCH if tiles is None else 1
+    for first in range(0, len(samples), most):
+        images = [sample.image for sample in samples[first : first + most]]
+        if tiles is None:
+            yield from model.explain(images)
+        else:
+            yield from model.predict_tiled(images, tile=tiles.size, overlap=tiles.overlap)
 
 
 def figure(

@@ -12,6 +12,7 @@ from diffusionad.datasets import Dataset
 from diffusionad.evaluation import IMAGE_METRICS, PIXEL_METRICS, TITLES
 from diffusionad.report import page, svg
 from diffusionad.tables import Table
+from diffusionad.tiling import Tiles
 
 if TYPE_CHECKING:
     from diffusionad.model import DiffusionAD
@@ -54,10 +55,12 @@ def _facts(
 ) -> dict[str, str | None]:
     confidence = result["confidence"]
     steps, seconds = result["train_steps"], result["train_seconds"]
+    tiles = tiles_of(result)
     return {
         "data": str(dataset) if dataset else f"{result['category']} ({result['layout']})",
         "folder": str(dataset.root) if dataset else None,
         "protocol": f"{result['protocol']}, {result['resolution']} resolution, "
+        f"{'' if tiles is None else f'{tiles}, '}"
         f"AUPRO up to a false-positive rate of {result['fpr_limit']:g}",
         "intervals": f"{confidence['level']:.0%}, {confidence['resamples']} resamples of the images"
         if confidence["resamples"]
@@ -74,6 +77,12 @@ def _facts(
         f"peak memory {result['peak_memory_mb']:.0f} MB",
         "versions": ", ".join(f"{name} {value}" for name, value in result["versions"].items()),
     }
+
+
+def tiles_of(result: Result) -> Tiles | None:
+    """The tiles in which images were looked at; None for whole images."""
+    tiles = result.get("tiles")
+    return None if tiles is None else Tiles(**tiles)
 
 
 def per_defect(result: Result) -> str:
