@@ -17,6 +17,7 @@ from typing import Any, NoReturn
 
 from diffusionad import option_files
 from diffusionad.config import PRESETS
+from diffusionad.console import printable
 from diffusionad.datasets import KINDS, LAYOUTS
 from diffusionad.errors import DiffusionADError, InputError, words_of
 from diffusionad.serving.arguments import add_arguments as add_serving_arguments
@@ -50,7 +51,7 @@ class _Parser(argparse.ArgumentParser):
         super().__init__(allow_abbrev=False, **settings)
 
     def error(self, message: str) -> NoReturn:
-        self.exit(2, f"{self.prog}: {message} (see {self.prog} --help)\n")
+        self.exit(2, f"{self.prog}: {printable(message)} (see {self.prog} --help)\n")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -528,6 +529,11 @@ def _exit_code(error: BaseException) -> int:
 
 
 def one_line(error: BaseException) -> str:
+    """What is wrong, with escapes for what a terminal would act on."""
+    return printable(_words(error))
+
+
+def _words(error: BaseException) -> str:
     if isinstance(error, MemoryError):
         return f"not enough memory: {error}; a smaller --batch-size or --image-size needs less"
     if isinstance(error, OSError) and error.strerror:
@@ -538,9 +544,14 @@ def one_line(error: BaseException) -> str:
     return f"{type(error).__name__}: {words_of(error)} (DIFFUSIONAD_DEBUG=1 shows where)"
 
 
+class _Formatter(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        return printable(super().format(record), keep="\n\t")
+
+
 def _log_to_stderr(quiet: bool) -> logging.Handler:
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(logging.Formatter("warning: %(message)s"))
+    handler.setFormatter(_Formatter("warning: %(message)s"))
     handler.setLevel(logging.ERROR if quiet else logging.WARNING)
     logging.getLogger("diffusionad").addHandler(handler)
     return handler

@@ -1,6 +1,7 @@
 """What the commands show: tables, and progress as a bar on a terminal, as lines elsewhere.
 
-Results go to stdout, progress to stderr; tqdm is imported only for a terminal.
+Results go to stdout, progress to stderr; tqdm is imported only for a terminal. Names and texts of
+files are shown with escapes for what a terminal would act on.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import shutil
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, TextIO
 
@@ -30,17 +31,18 @@ class Console:
         self.results = results and not quiet
 
     def say(self, text: str = "") -> None:
-        """One line on stdout."""
+        """Text and a line's end on stdout."""
         if self.results:
-            print(text, flush=True)
+            print(printable(text, keep="\n\t"), flush=True)
 
     def table(self, title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
         """A table on stdout; the first column is text, the others line up on the right."""
         if not self.results:
             return
         styled = _styled(sys.stdout)
+        columns, rows = _cells(columns), [_cells(row) for row in rows]
         widths = [max(map(len, cells)) for cells in zip(columns, *rows, strict=True)]
-        print(f"\n{title}" if title else "")
+        print(f"\n{printable(title)}" if title else "")
         for row in (columns, *rows):
             if not any(row):
                 continue
@@ -52,10 +54,11 @@ class Console:
 
     def pairs(self, title: str, values: Mapping[str, Any]) -> None:
         """A table of names and values on stdout."""
-        width = max(map(len, values), default=0)
-        self.say(f"\n{title}")
-        for name, value in values.items():
-            self.say(f"  {name.ljust(width)}  {value}")
+        names = _cells(values)
+        width = max(map(len, names), default=0)
+        self.say(f"\n{printable(title)}")
+        for name, value in zip(names, values.values(), strict=True):
+            self.say(f"  {name.ljust(width)}  {printable(str(value))}")
 
     def dataset(self, report: Report) -> None:
         """What check() found: a row for each category, what differs, a line of outcome."""
@@ -81,7 +84,7 @@ class Console:
             self.say()
             shown = [finding for finding in report.findings if finding.kind == kind]
             for finding in shown[:FINDINGS_SHOWN]:
-                self.say(f"{kind:<11} {finding}")
+                self.say(f"{kind:<11} {printable(str(finding))}")
             if count > FINDINGS_SHOWN:
                 self.say(f"{kind:<11} ... and {count - FINDINGS_SHOWN} more")
         against = "as published" if report.compared else "nothing published to compare with"
@@ -128,6 +131,23 @@ class _PlainBar:
         of = f"{done}/{total}" if total else str(done)
         with suppress(OSError):  # a reader that has left must not end a run of hours
             print(f"{self.what} {of}  {text}".rstrip(), file=sys.stderr, flush=True)
+
+
+def printable(text: str, keep: str = "") -> str:
+    r"""Text with escapes for control characters and the like, but for those to `keep`.
+
+    >>> print(printable("caf\u00e9 \x1b[2J\n"))
+    café \x1b[2J\n
+    """
+    return "".join(
+        letter if letter.isprintable() or letter in keep
+        else letter.encode("unicode_escape").decode()
+        for letter in text
+    )  # fmt: skip
+
+
+def _cells(texts: Iterable[str]) -> list[str]:
+    return [printable(text) for text in texts]
 
 
 def _styled(stream: TextIO) -> bool:

@@ -16,7 +16,7 @@ from pages import Page
 from PIL import Image
 
 import diffusionad
-from diffusionad import _core, commands
+from diffusionad import _core, checkpoints, commands
 from diffusionad.cli import main, parse_duration
 
 COMMANDS = (
@@ -282,6 +282,25 @@ def test_info_of_a_model(capsys, model):
     assert run("info", model, "--json", "-", "--quiet") == 0
     value = json.loads(capsys.readouterr().out)
     assert value["model"]["parameters"] == {"unet": 2, "seg": 2}
+
+
+def test_what_an_untrusted_file_says_does_not_reach_the_terminal_raw(capsys, tmp_path):
+    odd, file = "\x1b]0;owned\x07", tmp_path / "m.safetensors"
+    one = {"w": np.ones(2, np.float32)}
+    content = checkpoints.Checkpoint(one, one, {odd: odd}, {"by": odd, odd: odd})
+    checkpoints.save_model(file, content)
+    assert run("info", file) == 0
+    text = capsys.readouterr().out
+    assert "\x1b" not in text
+    assert text.count(r"\x1b]0;owned\x07") == 5
+    (tmp_path / "c.toml").write_text(f'"{json.dumps(odd)[1:-1]}" = 1')
+    for arguments in (
+        ("info", tmp_path / f"{odd}.safetensors"),
+        ("info", "--config", tmp_path / "c.toml"),
+    ):
+        line = fails(capsys, 2, *arguments)
+        assert "\x1b" not in line
+        assert r"\x1b]0;owned\x07" in line
 
 
 @pytest.mark.usefixtures("fake")

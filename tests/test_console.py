@@ -36,6 +36,19 @@ def test_a_table_elsewhere_is_plain(capsys):
     ]  # fmt: skip
 
 
+def test_control_characters_of_files_are_shown_as_escapes(capsys):
+    odd, shown = "größe\x1b[2J\r\n\x9b\u202e", r"größe\x1b[2J\r\n\x9b\u202e"
+    console = Console()
+    console.pairs(odd, {odd: [odd], "plain": odd})
+    console.table(odd, (odd, odd), [(odd, odd)])
+    text = capsys.readouterr().out
+    assert text.count(shown) == 9
+    assert all(letter.isprintable() or letter == "\n" for letter in text)
+    assert len({len(line) for line in text.splitlines()[-2:]}) == 1
+    console.say(f"two\nlines\t{odd}")
+    assert capsys.readouterr().out == "two\nlines\tgröße\\x1b[2J\\r\n\\x9b\\u202e\n"
+
+
 def test_bars_end_full_and_fit_the_terminal():
     text = re.sub(r"\x1b\[[0-9;]*m", "", shown(BAR))
     lines = text.replace("\r\n", "\n").split("\n")
