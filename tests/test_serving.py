@@ -24,7 +24,7 @@ from PIL import Image
 from test_cli import fails, run
 
 import diffusionad as dad
-from diffusionad.serving import arguments, command
+from diffusionad.serving import app, arguments, command
 from diffusionad.serving.app import Service
 from diffusionad.serving.batching import Batcher
 from diffusionad.serving.limits import Limits
@@ -314,6 +314,38 @@ def test_more_than_the_queue_holds_is_told_to_come_again(model):
         assert client.post("/predict", content=PNG).status_code == 200
 
 
+@pytest.mark.parametrize("reads", [True, False])
+def test_a_place_is_held_until_the_answer_has_been_taken(model, monkeypatch, reads):
+    """Or given up: an answer that its client does not read takes memory for so long only."""
+    monkeypatch.setattr(app, "map_png", lambda *_: bytes(30_000_000))  # more than sockets hold
+    limits = Limits(queue=1) if reads else Limits(queue=1, body_seconds=1.5)
+    with running(model, limits) as url, connected(url) as connection:
+        head = "POST /predict?format=png&picture=map HTTP/1.1\r\nHost: x\r\nConnection: close\r\n"
+        connection.sendall(f"{head}Content-Length: {len(PNG)}\r\n\r\n".encode() + PNG)
+        assert connection.recv(12) == b"HTTP/1.1 200"
+        assert httpx2.post(f"{url}/predict", content=PNG).status_code == 503
+        if reads:
+            size = 0
+            while piece := connection.recv(1_000_000):
+                size += len(piece)
+            assert size > 30_000_000
+        assert answered(url).status_code == 200
+
+
+def test_an_answer_is_encoded_beside_the_event_loop(model, monkeypatch):
+    threads = []
+    whole = app.data_url
+
+    def noted(png: bytes) -> str:
+        threads.append(threading.current_thread().name)
+        return whole(png)
+
+    monkeypatch.setattr(app, "data_url", noted)
+    with TestClient(Service(model, "m", Limits()).app()) as client:
+        assert client.post("/predict?picture=map", content=PNG).status_code == 200
+    assert [name.partition("_")[0] for name in threads] == ["decode"]
+
+
 def test_a_batch_takes_what_waits_up_to_its_size(model):
     slow = Slow(model)
     sizes: list[int] = []
@@ -422,7 +454,7 @@ def connected(url: str) -> socket.socket:
 
 def answered(url: str) -> httpx2.Response:
     """The answer, also where the one place is still taken by a request that has just ended."""
-    for _ in range(100):
+    for _ in range(200):
         answer = httpx2.post(f"{url}/predict", content=PNG)
         if answer.status_code != 503:
             break

@@ -16,4 +16,4 @@ class Limits:
     batch: int = 8  # images that the model looks at together
     wait: float = 0.005  # seconds that an image waits for others of its batch
     queue: int = 64  # requests at a time; one more is told to come again
-    body_seconds: float = 60.0  # for a body to arrive
+    body_seconds: float = 60.0  # for a body to arrive, and for an answer to be taken
