@@ -253,6 +253,9 @@ def test_forms_that_hold_no_single_image(client):
 def test_queries_and_addresses_that_there_are_not(client):
     assert "picture" in refused(client.post("/predict?picture=frame", content=PNG), 422)
     assert "format" in refused(client.post("/predict?format=gif", content=PNG), 422)
+    text = refused(client.post("/predict?size=input&pictur=map", content=PNG), 422)
+    assert text == "pictur: no such query; there are: format, picture, size"
+    assert len(refused(client.post(f"/predict?{'x' * 9000}", content=PNG), 422)) < 200
     refused(client.get("/predict"), 405)
     refused(client.get("/nowhere"), 404)
     refused(client.get("/predict/"), 404)

@@ -21,6 +21,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from diffusionad import __version__, system
 from diffusionad.errors import InputError, TooManyPixels
+from diffusionad.plots import printable
 from diffusionad.serving.batching import Batcher, Scored
 from diffusionad.serving.counters import Counters
 from diffusionad.serving.limits import Limits
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
 # Images decoded at a time. Each takes 18 to 24 bytes a pixel meanwhile, 16-bit grey the most.
 MOST_DECODERS = 4
 HELD = "diffusionad.held"  # in a request's scope
+QUERIES = ("format", "picture", "size")  # of a request for a prediction
 PIECE = 65_536  # bytes of an answer that are sent before it waits for the client to take them
 # The page loads nothing from anywhere, and no other page may frame it.
 PAGE_POLICY = (
@@ -148,6 +150,7 @@ class Service:
     ) -> Any:
         """Score the image in the body: the bytes of a file, or a form with a file in it."""
         start = time.perf_counter()
+        _refuse_other_queries(request)
         try:
             request.scope[HELD].enter_context(self._place())
             as_png = _wants_png(request, format)
@@ -267,6 +270,14 @@ def _encoded(result: Result, png: bytes) -> bytes:
     """The result as JSON, with its picture where there is one."""
     picture = data_url(png) if png else None
     return json.dumps({**result.model_dump(), "picture": picture}, allow_nan=False).encode()
+
+
+def _refuse_other_queries(request: Request) -> None:
+    """Raise HTTPException for a name that would be passed over."""
+    for name in request.query_params:
+        if name not in QUERIES:
+            known = ", ".join(QUERIES)
+            raise HTTPException(422, f"{printable(name)[:100]}: no such query; there are: {known}")
 
 
 def _wants_png(request: Request, format: str | None) -> bool:
