@@ -181,7 +181,16 @@ def predict(args: Namespace) -> int:
     anomalous = sum(row["label"] == 1 for row in rows)
     verdict = f", {anomalous} anomalous" if model.threshold is not None else ""
     console.say(f"{len(rows)} images scored{verdict}: {folder.path / 'scores.csv'}")
-    _write_json(args, {"threshold": model.threshold, "unreadable": broken, "images": rows})
+    _write_json(
+        args,
+        {
+            "threshold": model.threshold,
+            "seed": model.config.seed,
+            "versions": system.versions(),
+            "unreadable": broken,
+            "images": rows,
+        },
+    )
     return 2 if broken else 0
 
 
@@ -271,6 +280,7 @@ def synthesize(args: Namespace) -> int:
             "kind": dataset.kind,
             "foreground": made.foreground,
             "seed": seed,
+            "versions": system.versions(),
             "images": [
                 {
                     "path": str(path),

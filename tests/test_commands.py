@@ -96,7 +96,11 @@ def test_train_evaluate_predict_info(capsys, tmp_path, data, trained):
     assert len(native["curves"]["pixel"]["fpr"]) == len(native["curves"]["pixel"]["overlap"]) > 2
     assert (tmp_path / "e.json").read_text().count("\n") < 100  # lists of numbers take one line
 
-    assert run("predict", out / MODEL, data / "part" / "test", "--out", tmp_path / "p") == 0
+    predict = ("predict", out / MODEL, data / "part" / "test", "--out", tmp_path / "p")
+    assert run(*predict, "--json", tmp_path / "p.json") == 0
+    result = json.loads((tmp_path / "p.json").read_text())
+    assert set(result) == {"threshold", "seed", "versions", "unreadable", "images"}
+    assert (result["seed"], result["versions"]["diffusionad"]) == (0, dad.__version__)
     with (tmp_path / "p" / "scores.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert len(rows) == 6

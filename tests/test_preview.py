@@ -15,7 +15,7 @@ from diffusionad.errors import InputError
 from diffusionad.images import read_image
 from diffusionad.preview import preview
 
-KEYS = {"sheet", "category", "kind", "foreground", "seed", "images"}
+KEYS = {"sheet", "category", "kind", "foreground", "seed", "versions", "images"}
 
 
 @pytest.fixture
