@@ -698,11 +698,15 @@ def _predict_batch(
 def _collect(given: Sequence[str], out: Path) -> list[Path]:
     """The images that files and folders stand for, each once, in the order given.
 
-    Folders are searched but for `out`, which may hold the pictures of an earlier call.
+    Folders are searched but for `out`, which may hold the pictures of an earlier call. Raises
+    InputError for an image in `out` itself: a picture of the results could replace it.
     """
     paths: list[Path] = []
     for text in given:
         path = Path(text)
+        holder = path if path.is_dir() else path.parent
+        if path.exists() and holder.resolve() == out.resolve():
+            raise InputError(f"--out {out}: expected another folder than that of the images")
         if path.is_dir():
             inside = _place_in(path, out)
             found = [
@@ -723,13 +727,8 @@ def _collect(given: Sequence[str], out: Path) -> list[Path]:
 
 
 def _place_in(folder: Path, out: Path) -> Path | None:
-    """The path of the results below a folder of images; None where they lie elsewhere.
-
-    Raises InputError where both are one folder: pictures of the results would replace the images.
-    """
+    """The path of the results below a folder of images; None where they lie elsewhere."""
     top, results = folder.resolve(), out.resolve()
-    if results == top:
-        raise InputError(f"--out {out}: expected another folder than that of the images")
     return folder / results.relative_to(top) if results.is_relative_to(top) else None
 
 

@@ -423,9 +423,10 @@ def test_predict_does_not_score_its_own_pictures(capsys, tmp_path, model, monkey
 def test_predict_does_not_write_over_a_folder_of_images(capsys, tmp_path, model):
     photo = picture(tmp_path / "photos" / "a.png")
     before = photo.read_bytes()
-    line = fails(capsys, 2, "predict", model, photo.parent, "--out", photo.parent)
-    assert "photos: expected another folder than that of the images" in line
-    assert photo.read_bytes() == before
+    for images in (photo.parent, photo):
+        line = fails(capsys, 2, "predict", model, images, "--out", photo.parent)
+        assert "photos: expected another folder than that of the images" in line
+        assert photo.read_bytes() == before
 
 
 @pytest.mark.usefixtures("fake")
