@@ -198,6 +198,7 @@ class Fit:
             noted = values.get("brightness")
             self.model.brightness = None if noted is None else float(noted)
             self.replanned = list(values.get("replanned", []))
+            self._hold_out()  # rates and members depend on how many images are trained on
             self.trainer = self._new_trainer(self.model.unet, self.model.seg)
             self.trainer.iteration = int(values["iteration"])
             self.trainer.begun = self.kept.begun
@@ -207,7 +208,6 @@ class Fit:
         except (KeyError, ValueError, TypeError) as error:
             raise InputError(f"{path}: does not fit the model: {error}") from error
         self.model.threshold = self.model.normality = None  # of other weights
-        self._hold_out()
         self.log = training_log.read(self.out / LOG_FILE, self.trainer.iteration)
 
     def _use_kind(self) -> None:

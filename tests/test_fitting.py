@@ -612,6 +612,20 @@ def test_a_run_of_members_goes_on_bit_for_bit(tmp_path, images, step):
         assert again.provenance[name] == whole.provenance[name]
 
 
+def test_a_run_of_many_images_of_which_some_are_held_out_goes_on_bit_for_bit(tmp_path, images):
+    """More than 200: rates and members follow their number, which is that of those trained on."""
+    many = np.concatenate([images] * 75)
+    held = {"validation_share": 0.1, "validations": 1, "member_steps": 1, "standardised": False}
+    whole = trained(images, **held).fit(many, steps=5)
+    assert whole.provenance["members"] == [0, 2, 4]  # by 270 images; by all 300: [0, 3]
+    model = trained(images, **held)
+    with pytest.raises(KeyboardInterrupt):
+        model.fit(many, steps=5, out=tmp_path, progress=stop_at(3))
+    again = trained(images, **held, seed=0).fit(many, out=tmp_path, resume=True)
+    assert again.provenance["members"] == whole.provenance["members"]
+    assert weights(again) == weights(whole)
+
+
 @pytest.mark.parametrize(("seconds", "members"), [(2.0, 2), (0.4, 11)])
 def test_a_replanned_run_has_as_many_members_as_its_steps_allow(
     seconds, members, images, monkeypatch
