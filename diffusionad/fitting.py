@@ -165,8 +165,10 @@ class Fit:
         self.kept.begin(several=self._has_members)
         self.trainer = self._new_trainer(self.model.unet, self.model.seg)
         self.trainer.begin()
-        if time_budget is not None and self.out is not None:
-            self._save_state()  # a run that is killed early must keep its number of steps
+        if self.out is not None and (time_budget is not None or (self.out / STATE_FILE).exists()):
+            # A run that is killed early must keep its number of steps, and never be resumed as the
+            # one that was here before.
+            self._save_state()
 
     def resume(self, steps: int | None) -> None:
         """Take weights, moments, settings and progress from `out`; its number of steps stays."""

@@ -376,6 +376,24 @@ def test_a_run_killed_before_its_first_checkpoint_keeps_its_number_of_steps(
     assert weights(model) == weights(small().fit(images, steps=STEPS))
 
 
+def test_a_run_killed_before_its_first_checkpoint_is_not_resumed_as_the_one_before(
+    tmp_path, images, whole, monkeypatch
+):
+    with pytest.raises(KeyboardInterrupt):
+        small(seed=1).fit(images, steps=4, out=tmp_path, progress=stop_at(3))
+    earlier = (tmp_path / "model.safetensors").read_bytes()
+    with pytest.raises(InputError, match="steps"):  # nothing is begun, so nothing is replaced
+        small().fit(images, steps=0, out=tmp_path)
+    assert checkpoints.load_state(tmp_path / "state.safetensors")[1]["iteration"] == 3
+    with monkeypatch.context() as patch:
+        patch.setattr(fitting.Fit, "_save", lambda self: None)  # as a kill would have it
+        with pytest.raises(KeyboardInterrupt):
+            small().fit(images, steps=STEPS, out=tmp_path, progress=stop_at(1))
+    assert (tmp_path / "model.safetensors").read_bytes() == earlier
+    assert weights(small().fit(images, out=tmp_path, resume=True)) == whole
+    assert len((tmp_path / "log.csv").read_text().splitlines()) == 1 + STEPS
+
+
 def test_a_time_budget_is_turned_into_steps(images, monkeypatch):
     monkeypatch.setattr(fitting.Fit, "_keep_to_budget", lambda fit, per_step: None)
     model = small().fit(images, time_budget=1.5)
