@@ -147,10 +147,19 @@ def save_state(path: PathLike, tensors: Tensors, values: Mapping[str, Any]) -> N
 def load_state(path: PathLike) -> tuple[dict[str, npt.NDArray[Any]], dict[str, Any]]:
     """Read what save_state wrote. Raises InputError if it is missing or broken."""
     tensors, metadata = _read(path, STATE_FORMAT)
+    return tensors, _state_values(path, metadata)
+
+
+def read_state_values(path: PathLike) -> dict[str, Any]:
+    """The plain values that save_state wrote; the arrays stay on disk. Raises InputError."""
+    return _state_values(path, _read_shapes(path, STATE_FORMAT)[1])
+
+
+def _state_values(path: PathLike, metadata: Mapping[str, str]) -> dict[str, Any]:
     values = _from_json(path, metadata, "values")
     if not isinstance(values, dict):
         raise InputError(f"{path}: the metadata 'values' is broken")
-    return tensors, values
+    return values
 
 
 # ---- files ------------------------------------------------------------------------------------

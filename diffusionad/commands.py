@@ -84,6 +84,8 @@ def demo(args: Namespace) -> int:
 
 def train(args: Namespace) -> int:
     """Train a model and leave it, its log and its settings under --out."""
+    from diffusionad.fitting import STATE_FILE, model_to_resume
+
     console = _console(args)
     dataset = open_dataset(args.data, args.layout, args.category, kind=args.kind)
     folders = [args.anomaly_source, args.foreground]
@@ -92,11 +94,13 @@ def train(args: Namespace) -> int:
     for folder in folders:
         if folder is not None and not list_images(folder, recursive=True):
             raise InputError(f"{folder}: no images in this folder")
-    file = Path(args.out) / MODEL_FILE
+    file, state = (Path(args.out) / name for name in (MODEL_FILE, STATE_FILE))
+    there = [path for path in (file, state) if path.exists()]
     if args.resume:
-        if not file.exists():
-            raise InputError(f"{file}: no such file, so nothing to resume")
-        model = _load(file, seed=None)
+        if not there:
+            raise InputError(f"{state}: no such file, so nothing to resume")
+        # A run that was killed early has left a state alone; fit() says where there is none.
+        model = model_to_resume(state.parent) if state in there else _load(file, seed=None)
         kept = {**to_dict(model.config), **to_dict(model.train_config)}
         for name, value in {**_wanted(args), "kind": args.kind}.items():
             if value not in (None, kept[name]):
@@ -105,8 +109,10 @@ def train(args: Namespace) -> int:
                     option if getattr(args, name, None) is not None else f"{args.config}: {name}"
                 )
                 raise InputError(f"{where}: this run has {kept[name]} and keeps it")
-    elif file.exists() and not args.overwrite:
-        raise InputError(f"{file}: exists already; add --resume or --overwrite, or choose another")
+    elif there and not args.overwrite:
+        raise InputError(
+            f"{there[0]}: exists already; add --resume or --overwrite, or choose another"
+        )
     else:
         make_folder(args.out)
         model = _new_model(args)

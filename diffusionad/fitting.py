@@ -82,6 +82,26 @@ def settle_kind(config: TrainConfig, of_images: str | None) -> TrainConfig:
     return update(config, changes)
 
 
+def model_to_resume(folder: Path) -> DiffusionAD:
+    """A model with the settings of the run whose state lies in `folder`; fit() can resume it.
+
+    Its weights are not the run's: resuming takes those from the state. Raises InputError.
+    """
+    from .model import DiffusionAD
+
+    path = folder / STATE_FILE
+    values = checkpoints.read_state_values(path)
+    try:
+        configs = from_dict(ModelConfig, values["model"]), from_dict(TrainConfig, values["train"])
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from error
+    except (KeyError, ValueError, TypeError) as error:
+        raise InputError(f"{path}: the settings of the run are missing or broken") from error
+    model = DiffusionAD.__new__(DiffusionAD)
+    model._build(*configs, initialise=False)
+    return model
+
+
 @dataclass(frozen=True)
 class _Look:
     """At the clock: after which step, when, and how much of it validations have taken."""

@@ -18,7 +18,7 @@ from test_cli import fails, run
 from test_evaluation import FIELDS
 
 import diffusionad as dad
-from diffusionad import _core, ablation, commands, datasets
+from diffusionad import _core, ablation, checkpoints, commands, datasets, fitting
 
 SMALL = ("--image-size", "64", "--batch-size", "2")
 MODEL = "model.safetensors"
@@ -169,6 +169,55 @@ def test_resume_on_the_command_line(capsys, tmp_path, data, trained):
     (out / "state.safetensors").unlink()
     line = fails(capsys, 2, "train", data, "--out", out, "--resume", "--quiet")
     assert "state.safetensors: no such file, so nothing to resume" in line
+
+
+@pytest.mark.parametrize("left", ["nothing more", "an earlier model"])
+def test_a_state_alone_is_resumed_and_not_overwritten(
+    capsys, tmp_path, data, trained, monkeypatch, left
+):
+    """What a kill at, or before, the first checkpoint leaves of a run."""
+    out = tmp_path / "run"
+    begin = ("train", data, "--out", out, "--quiet")
+
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    if left == "an earlier model":
+        assert run(*begin, "--steps", 1, *SMALL, "--seed", 9) == 0
+    with monkeypatch.context() as patch:
+        patch.setattr(fitting.Fit, "_save_results", killed)
+        options = ("--steps", 4, *SMALL, "--config", every_two(tmp_path), "--overwrite")
+        assert run(*begin, *options) == 130
+    state = out / "state.safetensors"
+    assert checkpoints.read_state_values(state)["iteration"] == 2
+    before = state.read_bytes()
+    capsys.readouterr()
+    name = MODEL if left == "an earlier model" else "state.safetensors"
+    assert f"{name}: exists already; add --resume or" in fails(capsys, 2, *begin, *SMALL)
+    line = fails(capsys, 2, *begin, "--resume", "--image-size", 128)
+    assert "--image-size: this run has 64 and keeps it" in line
+    assert state.read_bytes() == before
+    assert run(*begin, "--resume") == 0
+    assert tensors(out) == tensors(trained)
+
+
+def every_two(folder: Path) -> Path:
+    """A file of settings with a checkpoint after every second step."""
+    path = folder / "every-two.toml"
+    path.write_text("[train]\ncheckpoint_every = 2\n")
+    return path
+
+
+def test_a_broken_state_is_named(capsys, tmp_path, data):
+    (tmp_path / "state.safetensors").write_bytes(b"\0" * 40)
+    resume = ("train", data, "--out", tmp_path, "--resume", "--quiet")
+    assert "state.safetensors: not a complete safetensors file" in fails(capsys, 2, *resume)
+    for values, words in (
+        ({}, "the settings of the run are missing or broken"),
+        ({"model": {"sides": 3}, "train": {}}, "sides: no such setting in ModelConfig"),
+    ):
+        checkpoints.save_state(tmp_path / "state.safetensors", {}, values)
+        assert f"state.safetensors: {words}" in fails(capsys, 2, *resume)
 
 
 def test_demo_in_a_process_of_its_own(tmp_path, data):
