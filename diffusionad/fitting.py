@@ -259,7 +259,10 @@ class Fit:
         )
 
     def train(self, progress: ProgressCallback | None) -> None:
-        """Run the steps that are left; save on the way, at the end, and when interrupted."""
+        """Run the steps that are left; save on the way, at the end, and when interrupted.
+
+        Also where a batch cannot be read, after which the run can be resumed.
+        """
         from .model import Progress
 
         config = self.model.train_config
@@ -270,7 +273,12 @@ class Fit:
             while self.trainer.iteration < config.steps:
                 if self.trainer.iteration - self.kept.begun >= self._member_steps():
                     self._begin_member()
-                result = self._step(self.trainer)
+                try:
+                    result = self._step(self.trainer)
+                except InputError:  # nothing was changed: the batch could not be read
+                    if self.trainer.iteration > 0:
+                        self._save_unfinished()
+                    raise
                 step, now = self.trainer.iteration, time.monotonic()
                 row = {"step": step, **result.losses, **self.kept.update(step)}
                 self.log.append({**row, "seconds": self._seconds()})
@@ -289,8 +297,7 @@ class Fit:
                     if interrupts:
                         raise KeyboardInterrupt
                 except BaseException:
-                    self._save()
-                    self.kept.settle()
+                    self._save_unfinished()
                     raise
                 due = step % config.checkpoint_every == 0 or now - saved > CHECKPOINT_SECONDS
                 if due and step < config.steps:
@@ -481,6 +488,11 @@ class Fit:
         """
         self._save_state()
         self._save_results(self.kept.save)
+
+    def _save_unfinished(self) -> None:
+        """Write everything, and leave the file's weights in the networks."""
+        self._save()
+        self.kept.settle()
 
     def _save_results(self, save: Callable[[Path], None]) -> None:
         """Note the run in the model; with `out`, write log, curves, settings and the model."""

@@ -244,7 +244,10 @@ def _read_masks(cache: Path, key: str, shape: tuple[int, ...]) -> Bytes | None:
 
 
 class Textures:
-    """Appearances of anomalies: the images of a folder, read when drawn, kept at network size."""
+    """Appearances of anomalies: the images of a folder, read when drawn, kept at network size.
+
+    In the place of an image that cannot be read the next one is taken, on every run the same.
+    """
 
     def __init__(self, folder: PathLike, size: int) -> None:
         self.folder = Path(folder)
@@ -253,11 +256,38 @@ class Textures:
             raise InputError(f"{folder}: no images in this folder")
         self.size = size
         self._kept: dict[int, Bytes] = {}
+        self._unreadable: set[int] = set()
 
     def draw(self, rng: np.random.Generator, count: int) -> Floats:
         """`count` of them, float32 (count, 3, size, size)."""
         chosen = rng.integers(0, len(self.paths), count)
-        return as_floats(np.stack([self._read(int(index)) for index in chosen]))
+        return as_floats(np.stack([self._readable(int(index)) for index in chosen]))
+
+    def _readable(self, index: int) -> Bytes:
+        """That image, or the next one that can be read; a warning names those passed over.
+
+        Raises InputError where none can be read, and for a file that has gone: once it is back, a
+        run goes on with the same images.
+        """
+        errors: dict[int, InputError] = {}
+        for candidate in (*range(index, len(self.paths)), *range(index)):
+            if candidate in self._unreadable:
+                continue
+            try:
+                pixels = self._read(candidate)
+            except InputError as error:
+                if not os.path.exists(self.paths[candidate]):
+                    raise
+                errors[candidate] = error
+                continue
+            for said in errors.values():
+                log.warning("%s; the next image of the folder is taken instead", said)
+            self._unreadable |= errors.keys()
+            return pixels
+        raise InputError(
+            f"{self.folder}: expected images that can be read, got {len(self.paths)} that cannot, "
+            f"for example {errors[min(errors)]}"
+        )
 
     def _read(self, index: int) -> Bytes:
         pixels = self._kept.get(index)

@@ -891,7 +891,7 @@ def test_bad_textures_are_named(tmp_path, images):
     with pytest.raises(InputError, match="dtd: no images in this folder"):
         small().fit(images, anomaly_source=textures, steps=1)
     (textures / "broken.png").write_bytes(b"\x89PNG")
-    with pytest.raises(InputError, match=r"broken\.png: not an image"):
+    with pytest.raises(InputError, match=r"dtd: .*, got 1 that cannot, .*broken\.png: not an"):
         small().fit(images, anomaly_source=textures, steps=1)
 
 
@@ -910,6 +910,78 @@ def test_textures_are_kept_up_to_a_limit_and_stay_the_same(tmp_path, monkeypatch
     for path in tmp_path.iterdir():
         path.unlink()
     np.testing.assert_array_equal(kept.draw(np.random.default_rng(2), 20), expected)
+
+
+def gallery(folder: Path, *broken: int) -> Path:
+    """Six plain textures, each of a level of its own; some of them cut off in their pixels."""
+    folder.mkdir()
+    rng = np.random.default_rng(3)
+    for index in range(6):
+        pixels = rng.integers(40 * index, 40 * index + 9, (24, 24, 3), dtype=np.uint8)
+        path = folder / f"{index}.png"
+        Image.fromarray(pixels).save(path)
+        if index in broken:
+            path.write_bytes(path.read_bytes()[:400])
+    return folder
+
+
+def test_textures_that_cannot_be_read_give_way_to_the_next(tmp_path, caplog):
+    whole = sources.Textures(gallery(tmp_path / "whole"), 24)
+    cut = sources.Textures(gallery(tmp_path / "cut", 2, 3, 5), 24)
+    expected, found = (
+        np.floor(textures.draw(np.random.default_rng(4), 40)[:, 0, 0, 0] * 255 / 40).astype(int)
+        for textures in (whole, cut)
+    )
+    np.testing.assert_array_equal(found, np.array([0, 1, 4, 4, 4, 0])[expected])
+    messages = [record.getMessage() for record in caplog.records]
+    assert len(messages) == 3  # once for each
+    for name in ("2.png", "3.png", "5.png"):
+        assert sum(f"{name}: the image is broken" in message for message in messages) == 1
+    with pytest.raises(InputError, match=r"bad: .*, got 6 that cannot, .*0\.png"):
+        sources.Textures(gallery(tmp_path / "bad", *range(6)), 24).draw(np.random.default_rng(4), 1)
+
+
+def test_a_run_with_a_texture_that_cannot_be_read_ends_and_resumes(tmp_path, images, caplog):
+    options = {"anomaly_source": gallery(tmp_path / "textures", 1, 4)}
+    whole = small().fit(images, steps=STEPS, **options)
+    assert "1.png: the image is broken" in caplog.text
+    out = tmp_path / "run"
+    with pytest.raises(KeyboardInterrupt):
+        small().fit(images, steps=STEPS, out=out, progress=stop_at(3), **options)
+    model = dad.load(out / "model.safetensors").fit(images, out=out, resume=True, **options)
+    assert weights(model) == weights(whole)
+
+
+@pytest.mark.parametrize("step", [0, 3, 4])
+def test_a_texture_that_is_gone_ends_the_run_saved(tmp_path, images, monkeypatch, step):
+    """In the middle of a run and where a member would begin; before the first step none is left."""
+    options = {"anomaly_source": gallery(tmp_path / "textures")}
+    settings = {"checkpoint_every": 100, "member_steps": 4, "ema_decay": 0.5}
+    whole = trained(images, **settings).fit(images, steps=8, **options)
+    assert whole.provenance["members"] == [0, 4]
+    monkeypatch.setattr(sources, "TEXTURE_MEMORY", 0)
+    away, out, read = tmp_path / "away", tmp_path / "run", sources.Textures.draw
+
+    def draw(textures: sources.Textures, *arguments: object) -> np.ndarray:
+        drawn.append(0)
+        if len(drawn) == step + 1:
+            options["anomaly_source"].rename(away)
+        return read(textures, *arguments)
+
+    drawn: list[int] = []
+    monkeypatch.setattr(sources.Textures, "draw", draw)
+    model = trained(images, **settings)
+    with pytest.raises(InputError, match=r"\.png: no such file"):
+        model.fit(images, steps=8, out=out, **options)
+    away.rename(options["anomaly_source"])
+    if step == 0:
+        assert list(out.iterdir()) == []
+        return
+    left = dad.load(out / "model.safetensors")
+    assert left.provenance["train_steps"] == step
+    for name, value in states(model).items():
+        np.testing.assert_array_equal(value, states(left)[name])
+    assert weights(left.fit(images, out=out, resume=True, **options)) == weights(whole)
 
 
 def test_divergence_is_an_error_and_keeps_the_last_checkpoint(tmp_path, images, monkeypatch):
