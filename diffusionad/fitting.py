@@ -58,7 +58,8 @@ RUN_FILES = (MODEL_FILE, STATE_FILE, LOG_FILE, CONFIG_FILE, MASKS_FILE, CURVES_F
 TIMING_STEPS = 6  # tried, on other networks, to turn a time budget into a step count
 TIMING_SHARE = 0.2  # of a time budget; slow steps are tried less often
 RESERVE = 0.05  # of a time budget, for checkpoints and the end
-LOOKS = 20  # at the clock, in a run under a time budget
+LOOKS = 20  # at the clock, in a run under a time budget; more often towards its end
+PACES = 5  # looks whose median says how long a step takes: a machine that was held up is not slow
 UNUSED = 0.25  # of a time budget: a run that would leave more of it gets more steps ...
 EARLY = 0.5  # ... in this part of it, while the learning rates are high
 CHECKPOINT_SECONDS = 600.0  # at most that much work is lost, whatever checkpoint_every says
@@ -110,10 +111,10 @@ class _Look:
     time: float
     validating: float
 
-    def is_over(self, steps: int, budget: float, now: _Look) -> bool:
-        """Whether it is time for another one."""
+    def is_over(self, steps: int, left: float, now: _Look) -> bool:
+        """Whether it is time for another one, with so many seconds left of the budget."""
         steps_done, seconds = now.step - self.step, now.time - self.time
-        return steps_done * LOOKS >= steps or seconds * LOOKS >= budget
+        return steps_done * LOOKS >= steps or seconds * LOOKS >= left
 
     def per_step(self, now: _Look) -> float:
         """Seconds of a step since then, without validations."""
@@ -158,6 +159,7 @@ class Fit:
         self.before: dict[str, Any] = {}  # the provenance of weights that are trained on
         self.seconds_before = 0.0
         self.budget = math.inf  # seconds
+        self.paces: list[float] = []  # seconds of a step, as planned and by the last looks
         self.replanned: list[dict[str, int]] = []
         self.log: list[dict[str, float]] = []
         self.kept = Kept(model)
@@ -176,9 +178,10 @@ class Fit:
         self._find_foregrounds()
         self._hold_out()
         if time_budget is not None:
+            self.budget = time_budget
             steps = self._steps_within(time_budget)
             self.model.train_config = update(self.model.train_config, {"steps": steps})
-            self.budget = time_budget
+            self.paces = [(self._left(0) - RESERVE * time_budget) / steps] * (PACES // 2)
         self.model.threshold = self.model.normality = None
         self.before = self.model.provenance
         self.started_from = "a trained model" if self.before else self.model.started_from
@@ -304,7 +307,7 @@ class Fit:
                     self._save()
                     saved = now
                 look = _Look(step, time.monotonic(), self.kept.validating)
-                if looked.is_over(config.steps, self.budget, look):
+                if looked.is_over(config.steps, self._left(step), look):
                     self._keep_to_budget(looked.per_step(look))
                     looked, config = look, self.model.train_config
             self._save_state()
@@ -433,20 +436,31 @@ class Fit:
             return trainer.step_autoencoder(images, defects, drawn)
         return trainer.step(images, defects, labels)
 
+    def _left(self, step: int) -> float:
+        """Seconds of the budget that steps after this one may take, the reserve included."""
+        if math.isinf(self.budget):
+            return math.inf
+        return self.budget - (time.monotonic() - self.start) - self.kept.seconds_left(step)
+
+    def _pace(self, per_step: float, left: float) -> float:
+        """Seconds of a step: the last look's only where there is no time for another one."""
+        self.paces = [*self.paces[1 - PACES :], per_step]
+        return statistics.median(self.paces) if 2 * per_step <= left else per_step
+
     def _keep_to_budget(self, per_step: float) -> None:
         """Plan fewer steps where those that are left would use up the reserve as well; and more,
         early in the run, where they would leave much of the budget."""
         if math.isinf(self.budget):
             return
         config, step = self.model.train_config, self.trainer.iteration
-        spent = time.monotonic() - self.start + self.kept.seconds_left(step)
-        needed = spent + (config.steps - step) * per_step
-        late = needed > self.budget
-        early = needed < (1 - UNUSED) * self.budget and step <= EARLY * config.steps
+        left = self._left(step)
+        pace = self._pace(per_step, left)
+        needed = (config.steps - step) * pace
+        late = needed > left
+        early = needed < left - UNUSED * self.budget and step <= EARLY * config.steps
         if not (late or early):
             return
-        left = (1 - RESERVE) * self.budget - spent
-        steps = step + max(1, int(left / max(per_step, 1e-9)))
+        steps = step + max(1, int((left - RESERVE * self.budget) / max(pace, 1e-9)))
         if steps == config.steps or (late and steps > config.steps):
             return
         log.warning(
@@ -473,8 +487,7 @@ class Fit:
             self._step(trainer)
             seconds.append(time.monotonic() - begun)
         per_step = statistics.median(seconds[1:] or seconds)  # the first one also allocates
-        left = time_budget * (1 - RESERVE) - (time.monotonic() - self.start)
-        return max(1, int((left - self.kept.seconds_left(0)) / per_step))
+        return max(1, int((self._left(0) - RESERVE * time_budget) / per_step))
 
     # ---- files --------------------------------------------------------------------------------
 
