@@ -57,7 +57,7 @@ RUN_FILES = (MODEL_FILE, STATE_FILE, LOG_FILE, CONFIG_FILE, MASKS_FILE, CURVES_F
 
 TIMING_STEPS = 6  # tried, on other networks, to turn a time budget into a step count
 TIMING_SHARE = 0.2  # of a time budget; slow steps are tried less often
-RESERVE = 0.05  # of a time budget, for checkpoints and the end
+RESERVE = 0.05  # of a time budget, for checkpoints and what cannot be foreseen
 LOOKS = 20  # at the clock, in a run under a time budget; more often towards its end
 PACES = 5  # looks whose median says how long a step takes: a machine that was held up is not slow
 UNUSED = 0.25  # of a time budget: a run that would leave more of it gets more steps ...
@@ -440,7 +440,17 @@ class Fit:
         """Seconds of the budget that steps after this one may take, the reserve included."""
         if math.isinf(self.budget):
             return math.inf
-        return self.budget - (time.monotonic() - self.start) - self.kept.seconds_left(step)
+        seconds = self.kept.seconds_left(step) + self._seconds_at_end()  # which may take some now
+        return self.budget - (time.monotonic() - self.start) - seconds
+
+    def _seconds_at_end(self) -> float:
+        """What normality and threshold will take after the last step."""
+        total, unseen = len(self.images.pixels), self.kept.unseen()
+        held = 0 if unseen is None else len(unseen)
+        images = held + min(total, max(0, CALIBRATION_IMAGES - held))
+        if self.model.config.standardised:
+            images += min(total, normality.MOST)
+        return images * self.kept.seconds_per_image(self.images)
 
     def _pace(self, per_step: float, left: float) -> float:
         """Seconds of a step: the last look's only where there is no time for another one."""

@@ -24,12 +24,15 @@ import numpy as np
 from . import checkpoints
 from .images import Floats
 from .models import StateDict, averaged
+from .sources import TrainingImages
 from .validation import Scores, Validation, is_unlearnt, quality
 
 if TYPE_CHECKING:
     from .model import DiffusionAD
 
 log = logging.getLogger(__name__)
+
+TRIED = 8  # images that are evaluated to know how long one takes: a batch
 
 States = dict[str, StateDict]  # by network
 
@@ -54,6 +57,7 @@ class Kept:
         self.validating = 0.0  # seconds, of all validations so far
         self.members = [0]  # steps after which they began
         self._one: float | None = None  # of the last validation
+        self._per_image: float | None = None  # where there are none
         self._step = 0
         self._start: States | None = None  # what members begin with
         self._finished: States | None = None  # mean of those that are over
@@ -125,12 +129,27 @@ class Kept:
         one is tried."""
         if self.validation is None:
             return 0.0
-        if self._one is None:
-            self._validate(self.validation)
-        assert self._one is not None
         config = self.model.train_config
         done = step * config.validations // config.steps
-        return self._one * (config.validations - done)
+        return self._seconds_of(self.validation) * (config.validations - done)
+
+    def seconds_per_image(self, images: TrainingImages) -> float:
+        """What evaluating one takes, judged by the last validation; without any, some of these are
+        tried, once."""
+        if self.validation is not None:
+            return self._seconds_of(self.validation) / len(self.validation.labels)
+        if self._per_image is None:
+            tried = images.spread(TRIED)
+            begun = time.monotonic()
+            self.model.predict(tried)
+            self._per_image = (time.monotonic() - begun) / len(tried)
+        return self._per_image
+
+    def _seconds_of(self, validation: Validation) -> float:
+        if self._one is None:
+            self._validate(validation)
+        assert self._one is not None
+        return self._one
 
     # ---- in files -----------------------------------------------------------------------------
 

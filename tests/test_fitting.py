@@ -24,6 +24,7 @@ from diffusionad import (
     config,
     datasets,
     fitting,
+    inference,
     saliency,
     sources,
     training_log,
@@ -499,9 +500,30 @@ def test_validations_are_no_reason_to_plan_other_steps(images, monkeypatch):
     monkeypatch.setattr(validation.Validation, "measure", slow)
     monkeypatch.setattr(fitting.Fit, "_steps_within", planned)
     many = np.concatenate([images, images, images])
-    model = small(validation_share=0.5, validations=8).fit(many, time_budget=40.0)
+    model = small(validation_share=0.5, validations=8).fit(many, time_budget=43.0)
     assert "replanned" not in model.provenance
     assert clock.now == pytest.approx(38 * 0.55 + 9 * 2.0)
+
+
+@pytest.mark.parametrize("standardised", [False, True])
+@pytest.mark.parametrize("validation_share", [0.0, 0.1])
+def test_a_time_budget_is_for_the_end_of_the_run_too(
+    validation_share, standardised, images, monkeypatch
+):
+    """Where evaluating an image takes a fifth of a step, and 60 or 114 of them come at the end."""
+    within, repair = fitting.Fit._steps_within, inference.Detector._repair
+    clock = Clock(monkeypatch, lambda step: 1.0, train=False)
+
+    def slow(model: dad.DiffusionAD, x0: np.ndarray) -> object:
+        clock.now += 0.2 * len(x0)
+        return repair(model, x0)
+
+    monkeypatch.setattr(fitting.Fit, "_steps_within", within)
+    monkeypatch.setattr(inference.Detector, "_repair", slow)
+    model = small(validation_share=validation_share, validations=4, standardised=standardised)
+    model.fit(np.concatenate([images] * 15), time_budget=120.0)
+    assert 110 <= clock.now <= 120
+    assert "replanned" not in model.provenance
 
 
 def test_the_clock_is_looked_at_by_time_too(images, monkeypatch):
