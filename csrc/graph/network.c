@@ -174,6 +174,12 @@ static dad_status fit(float **buffer, ptrdiff_t *size, ptrdiff_t wanted) {
     return *buffer != NULL ? DAD_OK : DAD_NO_MEMORY;
 }
 
+/* Kernels cut their scratch by the thread count, which may have changed since. */
+static dad_status fit_scratch(dad_network *network) {
+    return fit(&network->scratch, &network->scratch_size,
+               scratch_of(network, &network->plan));
+}
+
 static dad_status prepare(dad_network *network, const dad_plan_options *options) {
     dad_status status = DAD_OK;
     if (network->plan.count == 0 || !same_options(&network->plan.options, options)) {
@@ -185,9 +191,8 @@ static dad_status prepare(dad_network *network, const dad_plan_options *options)
     if (status == DAD_OK) {
         status = fit(&network->arena, &network->arena_size, network->plan.arena_size);
     }
-    if (status == DAD_OK) { /* the thread count may have changed */
-        status = fit(&network->scratch, &network->scratch_size,
-                     scratch_of(network, &network->plan));
+    if (status == DAD_OK) {
+        status = fit_scratch(network);
     }
     if (status == DAD_OK) {
         status = need(&network->t, options->N);
@@ -311,6 +316,9 @@ dad_status dad_network_forward(dad_network *network, float *y, const float *x,
 dad_status dad_network_backward(dad_network *network, float *dx, const float *dy) {
     const dad_plan *plan = &network->plan;
     dad_status status = dad_network_need_gradients(network);
+    if (status == DAD_OK) {
+        status = fit_scratch(network);
+    }
     if (status != DAD_OK) {
         return status;
     }
