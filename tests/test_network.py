@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from itertools import cycle
 from typing import Any
 
 import numpy as np
@@ -355,6 +356,42 @@ def test_the_thread_count_may_change_between_the_passes() -> None:
         core.backward(dy)
         for name in names:
             np.testing.assert_array_equal(core.read(name, "gradient"), want[name])
+
+
+def test_the_thread_count_may_change_during_a_call() -> None:
+    """Scratch is sized before the GIL is released, and cut by the thread count afterwards."""
+    x, w, dy = draw(1, 64, 32, 32), draw(64, 64, 3, 3), draw(1, 64, 32, 32)
+    core, image = tiny_segmenter()._core, draw(1, 6, 64, 64)
+
+    def run() -> bytes:
+        parts = [*_core.conv2d_backward(dy, x, w), core.forward(image)]
+        return b"".join(part.tobytes() for part in parts)
+
+    want = run()
+    with ThreadPoolExecutor(2) as pool:
+        jobs = [pool.submit(run) for _ in range(30)]
+        counts = cycle((16, 1, 7, 2))
+        while not all(job.done() for job in jobs):
+            count = next(counts)
+            _core.set_num_threads(count)
+            assert _core.get_num_threads() == count
+        assert all(job.result() == want for job in jobs)
+
+
+@pytest.mark.skipif(len(_core.simd_levels()) < 2, reason="there is one level")
+def test_the_level_may_not_change_during_a_call() -> None:
+    x, w = draw(1, 64, 128, 128), draw(64, 64, 3, 3)
+    refused = 0
+    with ThreadPoolExecutor(1) as pool:
+        job = pool.submit(lambda: [_core.conv2d(x, w) for _ in range(20)])
+        levels = cycle(_core.simd_levels())
+        while not job.done():
+            try:
+                _core.set_simd_level(next(levels))
+            except RuntimeError:
+                refused += 1
+            _core.set_simd_level(_core.simd_level())  # nothing changes: never refused
+    assert refused > 0
 
 
 @pytest.mark.usefixtures("every_level")

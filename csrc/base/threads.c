@@ -1,5 +1,5 @@
 /* The thread count: DIFFUSIONAD_NUM_THREADS, else OpenMP's own default (OMP_NUM_THREADS, or
- * the processors this process may run on). Set it between calls, not during one. */
+ * the processors this process may run on). */
 #include "base/threads.h"
 
 #include <stdlib.h>
@@ -8,6 +8,8 @@
 #endif
 
 static int thread_count = 0; /* 0: not decided yet */
+static int wanted_count = 0; /* 0: as thread_count */
+static int calls = 0;        /* in flight */
 
 int dad_num_threads(void) {
     if (thread_count == 0) {
@@ -23,14 +25,33 @@ int dad_num_threads(void) {
     return thread_count;
 }
 
+static void apply_wanted(void) {
+    if (calls == 0 && wanted_count > 0) {
+        thread_count = wanted_count;
+        wanted_count = 0;
+    }
+}
+
 void dad_set_num_threads(int count) {
 #ifdef _OPENMP
-    thread_count = count > 0 ? count : 1;
+    wanted_count = count > 0 ? count : 1;
 #else
     (void)count;
-    thread_count = 1;
+    wanted_count = 1;
 #endif
+    apply_wanted();
 }
+
+int dad_wanted_threads(void) { return wanted_count > 0 ? wanted_count : dad_num_threads(); }
+
+void dad_begin_call(void) { calls++; }
+
+void dad_end_call(void) {
+    calls--;
+    apply_wanted();
+}
+
+bool dad_in_call(void) { return calls > 0; }
 
 int dad_thread_id(void) {
 #ifdef _OPENMP

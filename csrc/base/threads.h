@@ -2,12 +2,25 @@
  *
  * Every parallel region says `num_threads(dad_num_threads())`. What is summed is cut into
  * pieces whose number and order depend on the shapes only, never on the thread count, so
- * that results do not; pieces that change no result may follow the threads. */
+ * that results do not; pieces that change no result may follow the threads.
+ *
+ * Scratch is sized by the thread count before a call and cut by it during the call, so the
+ * count changes only while no call is in flight. What counts calls and sets the count is
+ * for one thread at a time (Python's GIL sees to that). */
 #ifndef DAD_THREADS_H
 #define DAD_THREADS_H
 
+#include <stdbool.h>
+
 int dad_num_threads(void);
-void dad_set_num_threads(int count); /* count >= 1 */
 int dad_thread_id(void); /* 0 .. dad_num_threads() - 1, inside a parallel region */
+
+/* count >= 1; holds at once, or when the last call in flight ends. */
+void dad_set_num_threads(int count);
+int dad_wanted_threads(void); /* what was set last */
+
+void dad_begin_call(void);
+void dad_end_call(void);
+bool dad_in_call(void); /* any thread's */
 
 #endif

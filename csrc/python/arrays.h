@@ -5,8 +5,8 @@
  * argument dad_output       a new array dad_scratch      a temporary buffer; NULL with
  * MemoryError set dad_raise        a status as a Python exception
  *
- * Every wrapper follows one order: parse, convert, check, release the GIL, call, build,
- * `done:`. */
+ * Every wrapper follows one order: parse, convert, check, size scratch, release the GIL,
+ * call, build, `done:`. */
 #ifndef DAD_ARRAYS_H
 #define DAD_ARRAYS_H
 
@@ -24,8 +24,21 @@
 #include <stddef.h>
 
 #include "base/status.h"
+#include "base/threads.h"
 
 enum { DAD_ANY_DIMENSIONS = -1 };
+
+/* Around what computes: without the GIL, but at a thread count that stays. What is sized by
+ * that count is sized just before, and nothing in between may give the GIL away (as NumPy's
+ * copies do). */
+#define DAD_BEGIN_COMPUTE \
+    {                     \
+        dad_begin_call(); \
+        Py_BEGIN_ALLOW_THREADS
+#define DAD_END_COMPUTE  \
+    Py_END_ALLOW_THREADS \
+    dad_end_call();      \
+    }
 
 /* A new reference to a C-contiguous, aligned, native-endian array: `object` itself when it
  * is one, else a copy. TypeError for another dtype, ValueError for another number of

@@ -17,9 +17,9 @@ float *dad_map_input(PyObject *object, const char *name, dad_map_size *size) {
         map = dad_scratch(dad_map_count(*size));
     }
     if (map != NULL) {
-        Py_BEGIN_ALLOW_THREADS
+        DAD_BEGIN_COMPUTE
         dad_nchw_to_nhwc(map, dad_floats(array), size->N, size->C, size->H * size->W);
-        Py_END_ALLOW_THREADS
+        DAD_END_COMPUTE
     }
     Py_DECREF(array);
     return map;
@@ -29,9 +29,9 @@ PyArrayObject *dad_map_output(const float *map, dad_map_size size) {
     const npy_intp shape[4] = {size.N, size.C, size.H, size.W};
     PyArrayObject *array = dad_output(NPY_FLOAT32, 4, shape);
     if (array != NULL) {
-        Py_BEGIN_ALLOW_THREADS
+        DAD_BEGIN_COMPUTE
         dad_nhwc_to_nchw(dad_floats(array), map, size.N, size.C, size.H * size.W);
-        Py_END_ALLOW_THREADS
+        DAD_END_COMPUTE
     }
     return array;
 }

@@ -6,6 +6,7 @@
 #include "python/wrap.h" /* Python.h comes before the standard headers */
 
 #include <stdlib.h>
+#include <string.h>
 
 #include "base/threads.h"
 #include "kernels/kernels.h"
@@ -39,6 +40,15 @@ static PyObject *set_simd_level(PyObject *self, PyObject *args) {
     if (!PyArg_ParseTuple(args, "s:set_simd_level", &name)) {
         return NULL;
     }
+    if (strcmp(name, dad_simd()->name) == 0) {
+        Py_RETURN_NONE;
+    }
+    if (dad_in_call()) {
+        PyErr_SetString(
+            PyExc_RuntimeError,
+            "set_simd_level: another thread is computing; wait until it is done");
+        return NULL;
+    }
     if (!dad_simd_select(name)) {
         PyErr_Format(PyExc_ValueError,
                      "name: this processor has no level \"%s\"; see simd_levels()", name);
@@ -65,7 +75,7 @@ bool dad_check_bfloat16(void) {
 
 static PyObject *get_num_threads(PyObject *self, PyObject *args) {
     (void)self, (void)args;
-    return PyLong_FromLong(dad_num_threads());
+    return PyLong_FromLong(dad_wanted_threads());
 }
 
 static PyObject *set_num_threads(PyObject *self, PyObject *args) {
@@ -108,7 +118,7 @@ static PyMethodDef module_methods[] = {
      "simd_levels()\n--\n\nNames of the SIMD levels that this processor can run."},
     {"set_simd_level", set_simd_level, METH_VARARGS,
      "set_simd_level(name, /)\n--\n\n"
-     "Use one of simd_levels(). Not while another thread computes."},
+     "Use one of simd_levels(); RuntimeError while another thread computes."},
     {"has_bfloat16", has_bfloat16, METH_NOARGS,
      "has_bfloat16()\n--\n\n"
      "Whether the processor and the level in use have products of bfloat16."},
@@ -116,10 +126,11 @@ static PyMethodDef module_methods[] = {
      "build_info()\n--\n\n"
      "The compiler, the date of OpenMP's version (yyyymm, 0 without), and OpenBLAS."},
     {"get_num_threads", get_num_threads, METH_NOARGS,
-     "get_num_threads()\n--\n\nThreads that a call uses."},
+     "get_num_threads()\n--\n\nThreads that a call uses, as they were set last."},
     {"set_num_threads", set_num_threads, METH_VARARGS,
      "set_num_threads(count, /)\n--\n\n"
-     "Use `count` threads from now on; results stay the same."},
+     "Use `count` threads from now on, results stay the same; calls of other threads end "
+     "with the number that they began with, and so do those that begin meanwhile."},
     {NULL, NULL, 0, NULL},
 };
 

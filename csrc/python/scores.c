@@ -9,9 +9,9 @@ dad_scores dad_scores_of(PyArrayObject *array) {
 bool dad_check_finite(PyArrayObject *array, const char *name) {
     dad_scores scores = dad_scores_of(array);
     ptrdiff_t bad;
-    Py_BEGIN_ALLOW_THREADS
+    DAD_BEGIN_COMPUTE
     bad = dad_first_not_finite(scores);
-    Py_END_ALLOW_THREADS
+    DAD_END_COMPUTE
     if (bad < 0) {
         return true;
     }

@@ -150,8 +150,7 @@ static bool parse_conv2d(conv2d_arguments *a, dad_conv2d_shape *shape, PyObject 
     if (!PyArg_ParseTupleAndKeywords(args, kwargs, "OO|OnnsOOpp:conv2d", names, &x, &w, &b,
                                      &stride, &padding, &algorithm, &image_bias, &residual,
                                      &doubled, &bfloat16) ||
-        (bfloat16 && !dad_check_bfloat16()) || !(a->x = dad_input_float(x, "x", 4)) ||
-        !(a->w = dad_input_float(w, "w", 4)) ||
+        !(a->x = dad_input_float(x, "x", 4)) || !(a->w = dad_input_float(w, "w", 4)) ||
         !dad_input_float_optional(&a->b, b, "b", 1) ||
         !dad_input_float_optional(&a->image_bias, image_bias, "image_bias", 2) ||
         !dad_input_float_optional(&a->residual, residual, "residual", 4) ||
@@ -169,7 +168,8 @@ static bool parse_conv2d(conv2d_arguments *a, dad_conv2d_shape *shape, PyObject 
     return (!a->b || dad_check_shape(a->b, "b", 1, &image_dims[1])) &&
            (!a->image_bias ||
             dad_check_shape(a->image_bias, "image_bias", 2, image_dims)) &&
-           (!a->residual || dad_check_shape(a->residual, "residual", 4, residual_dims));
+           (!a->residual || dad_check_shape(a->residual, "residual", 4, residual_dims)) &&
+           (!bfloat16 || dad_check_bfloat16());
 }
 
 /* With `moments` where they are asked for. */
@@ -197,7 +197,7 @@ static PyArrayObject *run_conv2d(PyArrayObject **moments, PyObject *args,
         !(scratch = dad_scratch(dad_conv2d_forward_scratch(&shape)))) {
         goto done;
     }
-    Py_BEGIN_ALLOW_THREADS
+    DAD_BEGIN_COMPUTE
     to_nhwc(x_nhwc, a.x);
     if (a.residual != NULL) {
         to_nhwc(residual, a.residual);
@@ -212,7 +212,7 @@ static PyArrayObject *run_conv2d(PyArrayObject **moments, PyObject *args,
     to_panels(panels, a.w, &shape);
     dad_conv2d_forward(y_nhwc, &input, panels, &epilogue, &shape, scratch);
     dad_nhwc_to_nchw(dad_floats(y), y_nhwc, dims[0], dims[1], dims[2] * dims[3]);
-    Py_END_ALLOW_THREADS
+    DAD_END_COMPUTE
     computed = true;
 
 done:
@@ -289,7 +289,7 @@ static PyObject *conv2d_backward(PyObject *self, PyObject *args, PyObject *kwarg
         !(scratch = dad_scratch(scratch_size))) {
         goto done;
     }
-    Py_BEGIN_ALLOW_THREADS
+    DAD_BEGIN_COMPUTE
     to_nhwc(dy_nhwc, dy);
     to_nhwc(x_nhwc, x);
     to_panels(panels, w, &shape);
@@ -299,7 +299,7 @@ static PyObject *conv2d_backward(PyObject *self, PyObject *args, PyObject *kwarg
     memset(dad_floats(db), 0, (size_t)PyArray_NBYTES(db));
     dad_conv2d_backward_filter(panels, dad_floats(db), x_nhwc, dy_nhwc, &shape, scratch);
     dad_filter_from_panels(dad_floats(dw), panels, shape.O, shape.C, shape.KH * shape.KW);
-    Py_END_ALLOW_THREADS
+    DAD_END_COMPUTE
     result = PyTuple_Pack(3, dx, dw, db);
 
 done:
@@ -407,13 +407,13 @@ static PyObject *conv2d_seconds(PyObject *self, PyObject *args, PyObject *kwargs
         goto done;
     }
     double seconds;
-    Py_BEGIN_ALLOW_THREADS
+    DAD_BEGIN_COMPUTE
     to_nhwc(b.x, x);
     memset(b.y, 0, (size_t)y_size * sizeof(float));
     memset(b.dw, 0, (size_t)panels_size(&shape) * sizeof(float));
     to_panels(b.w, w, &shape);
     seconds = seconds_of(operation, &b, &shape);
-    Py_END_ALLOW_THREADS
+    DAD_END_COMPUTE
     result = PyFloat_FromDouble(seconds);
 
 done:

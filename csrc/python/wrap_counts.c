@@ -55,14 +55,14 @@ static PyObject *count_scores(PyObject *self, PyObject *args, PyObject *kwargs) 
     const uint32_t *keys = PyArray_DATA(c[0].row);
     dad_step_index index;
     dad_status status;
-    Py_BEGIN_ALLOW_THREADS
+    DAD_BEGIN_COMPUTE
     status = dad_index_steps(&index, keys, keys, places / 2);
     if (status == DAD_OK) {
         status = dad_count_scores(PyArray_DATA(counts), &index, PyArray_DATA(c[1].row),
                                   NULL, PyArray_SIZE(c[1].row));
     }
     dad_index_free(&index);
-    Py_END_ALLOW_THREADS
+    DAD_END_COMPUTE
     result = status == DAD_OK ? Py_NewRef(counts) : dad_raise(status, "count_scores");
 done:
     dad_release_columns(c, 2);
@@ -103,14 +103,14 @@ static PyObject *count_images(PyObject *self, PyObject *args, PyObject *kwargs) 
                                PyArray_DATA(shares)};
     dad_step_index index;
     dad_status status;
-    Py_BEGIN_ALLOW_THREADS
+    DAD_BEGIN_COMPUTE
     status = dad_index_steps(&index, PyArray_DATA(c[0].row), PyArray_DATA(c[1].row), steps);
     if (status == DAD_OK) {
         dad_count_images(&counts, &index, PyArray_DATA(c[2].row), PyArray_DATA(c[3].row),
                          PyArray_DATA(c[4].row), PyArray_DATA(c[5].row), N);
     }
     dad_index_free(&index);
-    Py_END_ALLOW_THREADS
+    DAD_END_COMPUTE
     result = status == DAD_OK ? PyTuple_Pack(3, good, positives, shares)
                               : dad_raise(status, "count_images");
 done:
@@ -167,9 +167,9 @@ static PyObject *tally_steps(PyObject *self, PyObject *args, PyObject *kwargs) {
         if (ok) {
             dad_steps steps = dad_steps_of(&arrays);
             const int64_t *places = PyArray_DATA(counts.row);
-            Py_BEGIN_ALLOW_THREADS
+            DAD_BEGIN_COMPUTE
             dad_tally_steps(&tally, &steps, places, &totals);
-            Py_END_ALLOW_THREADS
+            DAD_END_COMPUTE
         }
         dad_release_columns(&counts, 1);
         dad_release_steps(&arrays);
@@ -235,10 +235,10 @@ static PyObject *weighted_metrics(PyObject *self, PyObject *args, PyObject *kwar
                              PyArray_DATA(c[2].row), PyArray_DATA(c[3].row),
                              PyArray_DATA(c[4].row), PyArray_SIZE(c[0].row) - 1};
     dad_status status;
-    Py_BEGIN_ALLOW_THREADS
+    DAD_BEGIN_COMPUTE
     status = dad_weighted_metrics(PyArray_DATA(metrics), &steps, PyArray_DATA(weights), B,
                                   N, fpr_limit);
-    Py_END_ALLOW_THREADS
+    DAD_END_COMPUTE
     result = status == DAD_OK ? Py_NewRef(metrics) : dad_raise(status, "weighted_metrics");
 done:
     dad_release_columns(c, 5);

@@ -19,9 +19,9 @@ static PyObject *apply_unary(PyObject *args, PyObject *kwargs, const char *forma
     }
     PyArrayObject *y = dad_output(NPY_FLOAT32, PyArray_NDIM(x), PyArray_DIMS(x));
     if (y != NULL) {
-        Py_BEGIN_ALLOW_THREADS
+        DAD_BEGIN_COMPUTE
         kernel(dad_floats(y), dad_floats(x), PyArray_SIZE(x));
-        Py_END_ALLOW_THREADS
+        DAD_END_COMPUTE
     }
     Py_DECREF(x);
     return (PyObject *)y;
@@ -41,9 +41,9 @@ static PyObject *apply_binary(PyObject *args, PyObject *kwargs, const char *form
         (y = dad_output(NPY_FLOAT32, PyArray_NDIM(a), PyArray_DIMS(a))) == NULL) {
         goto done;
     }
-    Py_BEGIN_ALLOW_THREADS
+    DAD_BEGIN_COMPUTE
     kernel(dad_floats(y), dad_floats(a), dad_floats(b), PyArray_SIZE(a));
-    Py_END_ALLOW_THREADS
+    DAD_END_COMPUTE
 done:
     Py_XDECREF(a);
     Py_XDECREF(b);
@@ -103,9 +103,9 @@ static PyObject *dropout(PyObject *self, PyObject *args, PyObject *kwargs) {
     }
     PyArrayObject *y = dad_output(NPY_FLOAT32, PyArray_NDIM(x), PyArray_DIMS(x));
     if (y != NULL) {
-        Py_BEGIN_ALLOW_THREADS
+        DAD_BEGIN_COMPUTE
         dad_dropout(dad_floats(y), dad_floats(x), p, seed, PyArray_SIZE(x));
-        Py_END_ALLOW_THREADS
+        DAD_END_COMPUTE
     }
     Py_DECREF(x);
     return (PyObject *)y;

@@ -59,10 +59,10 @@ static PyObject *otsu_masks(PyObject *self, PyObject *args, PyObject *kwargs) {
         (scratch = dad_scratch(dad_otsu_scratch(shape[1], shape[2]))) == NULL) {
         goto done;
     }
-    Py_BEGIN_ALLOW_THREADS;
+    DAD_BEGIN_COMPUTE
     dad_otsu(PyArray_DATA(masks), PyArray_DATA(facts), PyArray_DATA(images), shape[0],
              shape[1], shape[2], scratch);
-    Py_END_ALLOW_THREADS;
+    DAD_END_COMPUTE
     result = PyTuple_Pack(2, (PyObject *)masks, (PyObject *)facts);
 done:
     dad_free(scratch);
@@ -91,9 +91,9 @@ static PyObject *level_light(PyObject *self, PyObject *args, PyObject *kwargs) {
         (level = dad_output(NPY_UINT8, 4, shape)) == NULL) {
         goto done;
     }
-    Py_BEGIN_ALLOW_THREADS;
+    DAD_BEGIN_COMPUTE
     dad_level_light(PyArray_DATA(level), PyArray_DATA(images), N, H, W, scratch);
-    Py_END_ALLOW_THREADS;
+    DAD_END_COMPUTE
 done:
     dad_free(scratch);
     Py_XDECREF(images);
@@ -120,12 +120,12 @@ static PyObject *scene_background(PyObject *self, PyObject *args, PyObject *kwar
         (scratch = dad_scratch(dad_scene_scratch(N, H, W))) == NULL) {
         goto done;
     }
-    Py_BEGIN_ALLOW_THREADS;
+    DAD_BEGIN_COMPUTE
     dad_scene_background(dad_floats(background), PyArray_DATA(images), N, H, W, scratch);
     dad_scene_difference(dad_floats(difference), PyArray_DATA(images),
                          dad_floats(background), N, H, W, scratch);
     dad_scene_spread(dad_floats(spread), dad_floats(difference), N, H, W, scratch);
-    Py_END_ALLOW_THREADS;
+    DAD_END_COMPUTE
     result = PyTuple_Pack(2, (PyObject *)background, (PyObject *)spread);
 done:
     dad_free(scratch);
@@ -158,11 +158,11 @@ static PyObject *scene_evidence(PyObject *self, PyObject *args, PyObject *kwargs
         (evidence = dad_output(NPY_FLOAT32, 3, shape)) == NULL) {
         goto done;
     }
-    Py_BEGIN_ALLOW_THREADS;
+    DAD_BEGIN_COMPUTE
     dad_scene_difference(dad_floats(evidence), PyArray_DATA(images), dad_floats(background),
                          N, H, W, scratch);
     dad_scene_evidence(dad_floats(evidence), dad_floats(spread), N, H, W, scratch);
-    Py_END_ALLOW_THREADS;
+    DAD_END_COMPUTE
 done:
     dad_free(scratch);
     Py_XDECREF(images);
@@ -190,10 +190,10 @@ static PyObject *image_words(PyObject *self, PyObject *args, PyObject *kwargs) {
         (words = dad_output(NPY_UINT16, 3, shape)) == NULL) {
         goto done;
     }
-    Py_BEGIN_ALLOW_THREADS;
+    DAD_BEGIN_COMPUTE
     dad_words(PyArray_DATA(words), PyArray_DATA(images), shape[0], shape[1], shape[2],
               scratch);
-    Py_END_ALLOW_THREADS;
+    DAD_END_COMPUTE
 done:
     dad_free(scratch);
     Py_XDECREF(images);
@@ -238,10 +238,10 @@ static PyObject *word_counts(PyObject *self, PyObject *args, PyObject *kwargs) {
         (counts = dad_output(NPY_FLOAT64, 2, shape)) == NULL) {
         goto done;
     }
-    Py_BEGIN_ALLOW_THREADS;
+    DAD_BEGIN_COMPUTE
     dad_word_counts(PyArray_DATA(counts), PyArray_DATA(words), dad_floats(weights),
                     shape[0], PyArray_SIZE(words) / shape[0], scratch);
-    Py_END_ALLOW_THREADS;
+    DAD_END_COMPUTE
 done:
     dad_free(scratch);
     Py_XDECREF(words);
@@ -270,10 +270,10 @@ static PyObject *word_evidence(PyObject *self, PyObject *args, PyObject *kwargs)
         (evidence = dad_output(NPY_FLOAT32, 3, shape)) == NULL) {
         goto done;
     }
-    Py_BEGIN_ALLOW_THREADS;
+    DAD_BEGIN_COMPUTE
     dad_word_evidence(dad_floats(evidence), PyArray_DATA(words), PyArray_DATA(object),
                       PyArray_DATA(background), shape[0], shape[1], shape[2], scratch);
-    Py_END_ALLOW_THREADS;
+    DAD_END_COMPUTE
 done:
     dad_free(scratch);
     Py_XDECREF(words);
@@ -305,10 +305,10 @@ static PyObject *settle(PyObject *self, PyObject *args, PyObject *kwargs) {
         (share = dad_output(NPY_FLOAT32, 3, shape)) == NULL) {
         goto done;
     }
-    Py_BEGIN_ALLOW_THREADS;
+    DAD_BEGIN_COMPUTE
     dad_settle(dad_floats(share), dad_floats(evidence), PyArray_DATA(images), offset,
                shape[0], shape[1], shape[2], scratch);
-    Py_END_ALLOW_THREADS;
+    DAD_END_COMPUTE
 done:
     dad_free(scratch);
     Py_XDECREF(evidence);
@@ -341,9 +341,9 @@ static PyObject *tidy_masks(PyObject *self, PyObject *args, PyObject *kwargs) {
         goto done;
     }
     memcpy(PyArray_DATA(result), PyArray_DATA(masks), (size_t)PyArray_SIZE(masks));
-    Py_BEGIN_ALLOW_THREADS;
+    DAD_BEGIN_COMPUTE
     dad_tidy(PyArray_DATA(result), keep, shape[0], shape[1], shape[2], scratch);
-    Py_END_ALLOW_THREADS;
+    DAD_END_COMPUTE
 done:
     dad_free(scratch);
     Py_XDECREF(masks);

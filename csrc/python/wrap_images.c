@@ -65,9 +65,9 @@ static PyObject *resize_u8(PyObject *self, PyObject *args, PyObject *kwargs) {
         Py_CLEAR(y);
         goto done;
     }
-    Py_BEGIN_ALLOW_THREADS;
+    DAD_BEGIN_COMPUTE
     dad_resize_bytes(PyArray_DATA(y), PyArray_DATA(x), &shape, scratch);
-    Py_END_ALLOW_THREADS;
+    DAD_END_COMPUTE
 done:
     dad_free(scratch);
     Py_XDECREF(x);
@@ -106,9 +106,9 @@ static PyObject *resize_f32(PyObject *self, PyObject *args, PyObject *kwargs) {
         Py_CLEAR(y);
         goto done;
     }
-    Py_BEGIN_ALLOW_THREADS;
+    DAD_BEGIN_COMPUTE
     dad_resize_floats(dad_floats(y), dad_floats(x), &shape, scratch);
-    Py_END_ALLOW_THREADS;
+    DAD_END_COMPUTE
 done:
     dad_free(scratch);
     Py_XDECREF(x);
@@ -162,9 +162,9 @@ static PyObject *perlin_noise(PyObject *self, PyObject *args, PyObject *kwargs) 
         Py_CLEAR(noise);
         goto done;
     }
-    Py_BEGIN_ALLOW_THREADS;
+    DAD_BEGIN_COMPUTE
     dad_perlin(dad_floats(noise), PyArray_DATA(angles), H, W, RY, RX, scratch);
-    Py_END_ALLOW_THREADS;
+    DAD_END_COMPUTE
 done:
     dad_free(scratch);
     Py_XDECREF(angles);
@@ -193,9 +193,9 @@ static PyObject *texture(PyObject *self, PyObject *args, PyObject *kwargs) {
         return NULL;
     }
     dad_rng rng = dad_rng_seed(seed, 0);
-    Py_BEGIN_ALLOW_THREADS;
+    DAD_BEGIN_COMPUTE
     dad_texture(dad_floats(image), H, W, &rng);
-    Py_END_ALLOW_THREADS;
+    DAD_END_COMPUTE
     return (PyObject *)image;
 }
 
@@ -279,10 +279,10 @@ static PyObject *augment(PyObject *self, PyObject *args, PyObject *kwargs) {
         goto done;
     }
     memcpy(PyArray_DATA(result), PyArray_DATA(image), (size_t)bytes);
-    Py_BEGIN_ALLOW_THREADS;
+    DAD_BEGIN_COMPUTE
     dad_augment(PyArray_DATA(result), &change, PyArray_DIM(image, 0), PyArray_DIM(image, 1),
                 (uint8_t *)scratch);
-    Py_END_ALLOW_THREADS;
+    DAD_END_COMPUTE
 done:
     dad_free(scratch);
     Py_XDECREF(image);

@@ -44,9 +44,9 @@ static PyObject *attention(PyObject *self, PyObject *args, PyObject *kwargs) {
         (scratch = dad_scratch(dad_attention_scratch(&shape))) == NULL) {
         goto done;
     }
-    Py_BEGIN_ALLOW_THREADS
+    DAD_BEGIN_COMPUTE
     dad_attention_forward(y, qkv, &shape, scratch);
-    Py_END_ALLOW_THREADS
+    DAD_END_COMPUTE
     result = dad_map_output(y, size);
 done:
     dad_free(qkv), dad_free(y), dad_free(scratch);
@@ -77,9 +77,9 @@ static PyObject *attention_backward(PyObject *self, PyObject *args, PyObject *kw
         (scratch = dad_scratch(dad_attention_scratch(&shape))) == NULL) {
         goto done;
     }
-    Py_BEGIN_ALLOW_THREADS
+    DAD_BEGIN_COMPUTE
     dad_attention_backward(dqkv, dy, qkv, &shape, scratch);
-    Py_END_ALLOW_THREADS
+    DAD_END_COMPUTE
     result = dad_map_output(dqkv, size);
 done:
     dad_free(qkv), dad_free(dy), dad_free(dqkv), dad_free(scratch);
@@ -110,9 +110,9 @@ static PyObject *linear(PyObject *self, PyObject *args, PyObject *kwargs) {
         (y = dad_output(NPY_FLOAT32, 2, y_shape)) == NULL) {
         goto done;
     }
-    Py_BEGIN_ALLOW_THREADS
+    DAD_BEGIN_COMPUTE
     dad_linear_forward(dad_floats(y), dad_floats(x), dad_floats(w), dad_floats(b), &shape);
-    Py_END_ALLOW_THREADS
+    DAD_END_COMPUTE
 done:
     Py_XDECREF(x);
     Py_XDECREF(w);
@@ -144,10 +144,10 @@ static PyObject *linear_backward(PyObject *self, PyObject *args, PyObject *kwarg
         (db = (PyArrayObject *)PyArray_ZEROS(1, &shape.O, NPY_FLOAT32, 0)) == NULL) {
         goto done;
     }
-    Py_BEGIN_ALLOW_THREADS
+    DAD_BEGIN_COMPUTE
     dad_linear_backward(dad_floats(dx), dad_floats(dw), dad_floats(db), dad_floats(dy),
                         dad_floats(x), dad_floats(w), &shape);
-    Py_END_ALLOW_THREADS
+    DAD_END_COMPUTE
     result = Py_BuildValue("OOO", dx, dw, db);
 done:
     Py_XDECREF(dy);
@@ -180,9 +180,9 @@ static PyObject *time_embedding(PyObject *self, PyObject *args, PyObject *kwargs
     const npy_intp shape[2] = {PyArray_DIM(t, 0), dim};
     PyArrayObject *y = dad_output(NPY_FLOAT32, 2, shape);
     if (y != NULL) {
-        Py_BEGIN_ALLOW_THREADS
+        DAD_BEGIN_COMPUTE
         dad_time_embedding(dad_floats(y), dad_floats(t), shape[0], dim);
-        Py_END_ALLOW_THREADS
+        DAD_END_COMPUTE
     }
     Py_DECREF(t);
     return (PyObject *)y;
@@ -226,10 +226,10 @@ static PyObject *adam(PyObject *self, PyObject *args, PyObject *kwargs) {
         (dw = copy_input(dw_object, "dw", w)) == NULL) {
         goto done;
     }
-    Py_BEGIN_ALLOW_THREADS
+    DAD_BEGIN_COMPUTE
     dad_adam(dad_floats(w), dad_floats(m), dad_floats(v), dad_floats(dw), &options,
              PyArray_SIZE(w));
-    Py_END_ALLOW_THREADS
+    DAD_END_COMPUTE
     result = Py_BuildValue("OOO", w, m, v);
 done:
     Py_XDECREF(w);
@@ -253,9 +253,9 @@ static PyObject *moving_average(PyObject *self, PyObject *args, PyObject *kwargs
         Py_CLEAR(average);
         return NULL;
     }
-    Py_BEGIN_ALLOW_THREADS
+    DAD_BEGIN_COMPUTE
     dad_moving_average(dad_floats(average), dad_floats(w), decay, PyArray_SIZE(w));
-    Py_END_ALLOW_THREADS
+    DAD_END_COMPUTE
     Py_DECREF(w);
     return (PyObject *)average;
 }

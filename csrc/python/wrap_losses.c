@@ -22,9 +22,9 @@ static PyObject *apply_loss(PyObject *args, PyObject *kwargs, const char *format
         goto done;
     }
     double value;
-    Py_BEGIN_ALLOW_THREADS
+    DAD_BEGIN_COMPUTE
     value = kernel(dad_floats(dp), dad_floats(p), dad_floats(t), PyArray_SIZE(p));
-    Py_END_ALLOW_THREADS
+    DAD_END_COMPUTE
     result = Py_BuildValue("dO", value, dp);
 done:
     Py_XDECREF(p);
@@ -91,10 +91,10 @@ static PyObject *squared_error(PyObject *self, PyObject *args, PyObject *kwargs)
         (da = dad_output(NPY_FLOAT32, PyArray_NDIM(a), PyArray_DIMS(a))) == NULL) {
         goto done;
     }
-    Py_BEGIN_ALLOW_THREADS
+    DAD_BEGIN_COMPUTE
     dad_squared_error((double *)PyArray_DATA(value), dad_floats(da), dad_floats(a),
                       dad_floats(b), dad_floats(weight), N, PyArray_SIZE(a) / N);
-    Py_END_ALLOW_THREADS
+    DAD_END_COMPUTE
     result = Py_BuildValue("OO", value, da);
 done:
     Py_XDECREF(a);

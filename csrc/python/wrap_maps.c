@@ -19,9 +19,9 @@ static PyObject *run_map(const float *x, dad_map_size out, dad_map_size shape,
         return NULL;
     }
     const dad_map_shape kernel_shape = shape_of(shape);
-    Py_BEGIN_ALLOW_THREADS
+    DAD_BEGIN_COMPUTE
     kernel(y, x, &kernel_shape);
-    Py_END_ALLOW_THREADS
+    DAD_END_COMPUTE
     PyArrayObject *result = dad_map_output(y, out);
     dad_free(y);
     return (PyObject *)result;
@@ -146,9 +146,9 @@ static bool pool_maximum(float **y, uint8_t **which, const float *x, dad_map_siz
         return false;
     }
     const dad_map_shape shape = shape_of(size);
-    Py_BEGIN_ALLOW_THREADS
+    DAD_BEGIN_COMPUTE
     dad_max_pool_forward(*y, *which, x, &shape);
-    Py_END_ALLOW_THREADS
+    DAD_END_COMPUTE
     return true;
 }
 
@@ -192,9 +192,9 @@ static PyObject *max_pool_backward(PyObject *self, PyObject *args, PyObject *kwa
         goto done;
     }
     const dad_map_shape shape = shape_of(size);
-    Py_BEGIN_ALLOW_THREADS
+    DAD_BEGIN_COMPUTE
     dad_max_pool_backward(dx, dy, which, &shape);
-    Py_END_ALLOW_THREADS
+    DAD_END_COMPUTE
     result = (PyObject *)dad_map_output(dx, size);
 done:
     dad_free(x), dad_free(y), dad_free(dy), dad_free(dx), dad_free((float *)which);
@@ -221,9 +221,9 @@ static PyObject *concat(PyObject *self, PyObject *args, PyObject *kwargs) {
     if ((y = dad_scratch(dad_map_count(size))) == NULL) {
         goto done;
     }
-    Py_BEGIN_ALLOW_THREADS
+    DAD_BEGIN_COMPUTE
     dad_concat_forward(y, a, b, rows, A, B);
-    Py_END_ALLOW_THREADS
+    DAD_END_COMPUTE
     result = (PyObject *)dad_map_output(y, size);
 done:
     dad_free(a), dad_free(b), dad_free(y);
@@ -256,9 +256,9 @@ static PyObject *concat_backward(PyObject *self, PyObject *args, PyObject *kwarg
         (db = dad_scratch(dad_map_count(b))) == NULL) {
         goto done;
     }
-    Py_BEGIN_ALLOW_THREADS
+    DAD_BEGIN_COMPUTE
     dad_concat_backward(da, db, dy, size.N * size.H * size.W, a.C, b.C);
-    Py_END_ALLOW_THREADS
+    DAD_END_COMPUTE
     result = Py_BuildValue("NN", dad_map_output(da, a), dad_map_output(db, b));
 done:
     dad_free(dy), dad_free(da), dad_free(db);

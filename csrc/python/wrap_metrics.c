@@ -36,9 +36,9 @@ static bool rank_labels(dad_ranking *ranking, PyObject *labels_object,
     }
     dad_scores scores = dad_scores_of(values);
     dad_status status;
-    Py_BEGIN_ALLOW_THREADS
+    DAD_BEGIN_COMPUTE
     status = dad_rank_labels(ranking, PyArray_DATA(labels), scores);
-    Py_END_ALLOW_THREADS
+    DAD_END_COMPUTE
     if (status != DAD_OK) {
         dad_raise(status, "ranking of scores");
         goto done;
@@ -58,9 +58,9 @@ static bool rank_pixels(dad_ranking *ranking, PyArrayObject *masks, PyArrayObjec
                         const dad_maps_shape *shape) {
     dad_scores scores = dad_scores_of(maps);
     dad_status status;
-    Py_BEGIN_ALLOW_THREADS
+    DAD_BEGIN_COMPUTE
     status = dad_rank_pixels(ranking, PyArray_DATA(masks), scores, shape);
-    Py_END_ALLOW_THREADS
+    DAD_END_COMPUTE
     if (status != DAD_OK) {
         dad_raise(status, "ranking of pixels");
         return false;
@@ -82,19 +82,19 @@ PyObject *dad_summary_dict(const dad_summary *summary) {
 /* Frees the ranking. */
 static PyObject *ranking_dict(dad_ranking *ranking, double fpr_limit) {
     dad_summary summary;
-    Py_BEGIN_ALLOW_THREADS
+    DAD_BEGIN_COMPUTE
     summary = dad_summarize(ranking, fpr_limit);
     dad_ranking_free(ranking);
-    Py_END_ALLOW_THREADS
+    DAD_END_COMPUTE
     return dad_summary_dict(&summary);
 }
 
 /* (false_positives, true_positives, overlap, thresholds); frees the ranking. */
 static PyObject *curve_tuple(dad_ranking *ranking) {
     npy_intp length;
-    Py_BEGIN_ALLOW_THREADS
+    DAD_BEGIN_COMPUTE
     length = dad_curve_length(ranking);
-    Py_END_ALLOW_THREADS
+    DAD_END_COMPUTE
     PyObject *result = NULL;
     PyArrayObject *fp = dad_output(NPY_INT64, 1, &length);
     PyArrayObject *tp = dad_output(NPY_INT64, 1, &length);
@@ -106,12 +106,12 @@ static PyObject *curve_tuple(dad_ranking *ranking) {
     dad_curve curve = {PyArray_DATA(fp), PyArray_DATA(tp), PyArray_DATA(overlap),
                        PyArray_DATA(thresholds)};
     double regions = (double)ranking->regions;
-    Py_BEGIN_ALLOW_THREADS
+    DAD_BEGIN_COMPUTE
     dad_fill_curve(&curve, ranking);
     for (ptrdiff_t i = 0; i < length; i++) {
         curve.overlap[i] = fmin(1.0, curve.overlap[i] / regions); /* rounding */
     }
-    Py_END_ALLOW_THREADS
+    DAD_END_COMPUTE
     result = PyTuple_Pack(4, fp, tp, overlap, thresholds);
 done:
     dad_ranking_free(ranking);
@@ -166,10 +166,10 @@ static PyObject *pixel_metrics(PyObject *self, PyObject *args, PyObject *kwargs)
     dad_summary summary;
     int64_t positives;
     dad_status status;
-    Py_BEGIN_ALLOW_THREADS
+    DAD_BEGIN_COMPUTE
     status = dad_pixel_summary(&summary, &positives, PyArray_DATA(masks),
                                PyArray_DATA(maps), &shape, fpr_limit);
-    Py_END_ALLOW_THREADS
+    DAD_END_COMPUTE
     if (status != DAD_OK) {
         dad_raise(status, "pixel_metrics");
     } else if (check_both_classes(positives, PyArray_SIZE(masks), "masks")) {
@@ -268,10 +268,10 @@ static PyObject *filled_pro(PyObject *self, PyObject *args, PyObject *kwargs) {
     }
     dad_scores scores = dad_scores_of(maps);
     dad_status status;
-    Py_BEGIN_ALLOW_THREADS
+    DAD_BEGIN_COMPUTE
     status = dad_filled_pro(PyArray_DATA(fpr), PyArray_DATA(pro), PyArray_DATA(masks),
                             scores, PyArray_DATA(thresholds), K, &shape);
-    Py_END_ALLOW_THREADS
+    DAD_END_COMPUTE
     result = status == DAD_OK ? PyTuple_Pack(2, fpr, pro) : dad_raise(status, "filled_pro");
 done:
     Py_XDECREF(masks);
@@ -310,10 +310,10 @@ static PyObject *label_components(PyObject *self, PyObject *args, PyObject *kwar
     if (labels == NULL || counts == NULL) {
         goto done;
     }
-    Py_BEGIN_ALLOW_THREADS
+    DAD_BEGIN_COMPUTE
     dad_label_components(PyArray_DATA(labels), PyArray_DATA(counts), PyArray_DATA(masks), N,
                          size[0], size[1]);
-    Py_END_ALLOW_THREADS
+    DAD_END_COMPUTE
     result = PyTuple_Pack(2, labels, counts);
 done:
     Py_XDECREF(masks);

@@ -199,8 +199,7 @@ static PyObject *network_forward(PyObject *object, PyObject *args, PyObject *key
     unsigned long long seed = 0;
     if (!PyArg_ParseTupleAndKeywords(args, keywords, "O|O$pppKpp:forward", names, &x_object,
                                      &t_object, &training, &recompute, &input_gradient,
-                                     &seed, &fast, &bfloat16) ||
-        (bfloat16 && !dad_check_bfloat16())) {
+                                     &seed, &fast, &bfloat16)) {
         return NULL;
     }
     PyArrayObject *x = NULL, *t = NULL, *y = NULL;
@@ -213,8 +212,8 @@ static PyObject *network_forward(PyObject *object, PyObject *args, PyObject *key
     }
     npy_intp N = PyArray_DIM(x, 0);
     const npy_intp x_shape[4] = {-1, input->C, -1, -1};
-    if (!dad_check_shape(x, "x", 4, x_shape) || !check_time(graph, t, N) ||
-        !fit_size(self, PyArray_DIM(x, 2), PyArray_DIM(x, 3)) ||
+    if ((bfloat16 && !dad_check_bfloat16()) || !dad_check_shape(x, "x", 4, x_shape) ||
+        !check_time(graph, t, N) || !fit_size(self, PyArray_DIM(x, 2), PyArray_DIM(x, 3)) ||
         (training && !check_statistics(graph, N))) {
         goto done;
     }
@@ -233,10 +232,10 @@ static PyObject *network_forward(PyObject *object, PyObject *args, PyObject *key
                                       .input_gradient = input_gradient,
                                       .precision = precision};
     dad_status status;
-    Py_BEGIN_ALLOW_THREADS
+    DAD_BEGIN_COMPUTE
     status = dad_network_forward(&self->network, dad_floats(y), dad_floats(x),
                                  dad_floats(t), &options, seed);
-    Py_END_ALLOW_THREADS
+    DAD_END_COMPUTE
     if (status != DAD_OK) {
         dad_raise(status, "forward");
         goto done;
@@ -281,9 +280,9 @@ static PyObject *network_backward(PyObject *object, PyObject *args, PyObject *ke
         goto done;
     }
     dad_status status;
-    Py_BEGIN_ALLOW_THREADS
+    DAD_BEGIN_COMPUTE
     status = dad_network_backward(&self->network, dad_floats(dx), dad_floats(dy));
-    Py_END_ALLOW_THREADS
+    DAD_END_COMPUTE
     if (status != DAD_OK) {
         dad_raise(status, "backward");
         goto done;
@@ -329,10 +328,10 @@ static PyObject *network_adam_step(PyObject *object, PyObject *args, PyObject *k
         status = dad_network_need_moments(network);
     }
     if (status == DAD_OK) {
-        Py_BEGIN_ALLOW_THREADS
+        DAD_BEGIN_COMPUTE
         dad_adam(network->weights, network->moments[0], network->moments[1],
                  network->gradients, &options, network->graph.weight_size);
-        Py_END_ALLOW_THREADS
+        DAD_END_COMPUTE
     }
     leave(self);
     if (status != DAD_OK) {
@@ -354,9 +353,9 @@ static PyObject *network_average_step(PyObject *object, PyObject *argument) {
     enter(self);
     dad_status status = dad_network_need_averages(&self->network);
     if (status == DAD_OK) {
-        Py_BEGIN_ALLOW_THREADS
+        DAD_BEGIN_COMPUTE
         dad_network_average(&self->network, decay);
-        Py_END_ALLOW_THREADS
+        DAD_END_COMPUTE
     }
     leave(self);
     if (status != DAD_OK) {

@@ -73,9 +73,9 @@ static PyObject *group_norm(PyObject *self, PyObject *args, PyObject *kwargs) {
         (scratch = dad_scratch(dad_group_norm_scratch(&shape))) == NULL) {
         goto done;
     }
-    Py_BEGIN_ALLOW_THREADS
+    DAD_BEGIN_COMPUTE
     dad_group_norm_forward(y, stats, x, dad_floats(w), dad_floats(b), &shape, scratch);
-    Py_END_ALLOW_THREADS
+    DAD_END_COMPUTE
     result = dad_map_output(y, size);
 done:
     dad_free(x), dad_free(y), dad_free(stats), dad_free(scratch);
@@ -117,12 +117,12 @@ static PyObject *group_norm_backward(PyObject *self, PyObject *args, PyObject *k
         (dw = zeros(1, &size.C)) == NULL || (db = zeros(1, &size.C)) == NULL) {
         goto done;
     }
-    Py_BEGIN_ALLOW_THREADS
+    DAD_BEGIN_COMPUTE
     /* for the statistics; dx holds y meanwhile */
     dad_group_norm_forward(dx, stats, x, dad_floats(w), dad_floats(b), &shape, scratch);
     dad_group_norm_backward(dx, dad_floats(dw), dad_floats(db), dy, x, stats, dad_floats(w),
                             dad_floats(b), &shape, scratch);
-    Py_END_ALLOW_THREADS
+    DAD_END_COMPUTE
     result = Py_BuildValue("NOO", dad_map_output(dx, size), dw, db);
 done:
     dad_free(x), dad_free(dy), dad_free(dx), dad_free(stats), dad_free(scratch);
@@ -176,14 +176,14 @@ static PyObject *batch_norm(PyObject *self, PyObject *args, PyObject *kwargs) {
     }
     shape.N = size.N, shape.P = size.H * size.W, shape.C = size.C;
     shape.eps = eps, shape.momentum = momentum;
-    if ((training && !check_batch(&shape)) ||
+    if ((training && !check_batch(&shape)) || (new_mean = copy_vector(mean)) == NULL ||
+        (new_var = copy_vector(var)) == NULL ||
         (y = dad_scratch(dad_map_count(size))) == NULL ||
         (stats = dad_scratch(size.C * 2)) == NULL ||
-        (scratch = dad_scratch(dad_batch_norm_scratch(&shape))) == NULL ||
-        (new_mean = copy_vector(mean)) == NULL || (new_var = copy_vector(var)) == NULL) {
+        (scratch = dad_scratch(dad_batch_norm_scratch(&shape))) == NULL) {
         goto done;
     }
-    Py_BEGIN_ALLOW_THREADS
+    DAD_BEGIN_COMPUTE
     if (training) {
         dad_batch_norm_forward_training(y, stats, dad_floats(new_mean), dad_floats(new_var),
                                         x, dad_floats(w), dad_floats(b), &shape, scratch);
@@ -192,7 +192,7 @@ static PyObject *batch_norm(PyObject *self, PyObject *args, PyObject *kwargs) {
                                           dad_floats(mean), dad_floats(var), &shape,
                                           scratch);
     }
-    Py_END_ALLOW_THREADS
+    DAD_END_COMPUTE
     result = (PyObject *)dad_map_output(y, size);
     if (training) {
         result = Py_BuildValue("NOO", result, new_mean, new_var);
@@ -238,13 +238,13 @@ static PyObject *batch_norm_backward(PyObject *self, PyObject *args, PyObject *k
         (dw = zeros(1, &size.C)) == NULL || (db = zeros(1, &size.C)) == NULL) {
         goto done;
     }
-    Py_BEGIN_ALLOW_THREADS
+    DAD_BEGIN_COMPUTE
     /* for the statistics; dx holds y meanwhile */
     dad_batch_norm_forward_training(dx, stats, NULL, NULL, x, dad_floats(w), dad_floats(b),
                                     &shape, scratch);
     dad_batch_norm_backward(dx, dad_floats(dw), dad_floats(db), dy, x, stats, dad_floats(w),
                             dad_floats(b), &shape, scratch);
-    Py_END_ALLOW_THREADS
+    DAD_END_COMPUTE
     result = Py_BuildValue("NOO", dad_map_output(dx, size), dw, db);
 done:
     dad_free(x), dad_free(dy), dad_free(dx), dad_free(stats), dad_free(scratch);

@@ -76,10 +76,10 @@ static PyObject *q_sample(PyObject *self, PyObject *args, PyObject *kwargs) {
         (x_t = output_like(x0)) == NULL) {
         goto done;
     }
-    Py_BEGIN_ALLOW_THREADS;
+    DAD_BEGIN_COMPUTE
     dad_q_sample(dad_floats(x_t), dad_floats(x0), dad_floats(noise), PyArray_DATA(abar),
                  PyArray_DIM(x0, 0), image_size(x0));
-    Py_END_ALLOW_THREADS;
+    DAD_END_COMPUTE
 done:
     Py_XDECREF(x0);
     Py_XDECREF(noise);
@@ -103,10 +103,10 @@ static PyObject *predict_x0(PyObject *self, PyObject *args, PyObject *kwargs) {
         (x0 = output_like(x_t)) == NULL) {
         goto done;
     }
-    Py_BEGIN_ALLOW_THREADS;
+    DAD_BEGIN_COMPUTE
     dad_predict_x0(dad_floats(x0), dad_floats(x_t), dad_floats(eps), PyArray_DATA(abar),
                    clip != 0, PyArray_DIM(x_t, 0), image_size(x_t));
-    Py_END_ALLOW_THREADS;
+    DAD_END_COMPUTE
 done:
     Py_XDECREF(x_t);
     Py_XDECREF(eps);
@@ -129,10 +129,10 @@ static PyObject *precondition(PyObject *self, PyObject *args, PyObject *kwargs) 
         (eps = output_like(x_t)) == NULL) {
         goto done;
     }
-    Py_BEGIN_ALLOW_THREADS;
+    DAD_BEGIN_COMPUTE
     dad_precondition(dad_floats(eps), dad_floats(x_t), dad_floats(output),
                      PyArray_DATA(abar), PyArray_DIM(x_t, 0), image_size(x_t));
-    Py_END_ALLOW_THREADS;
+    DAD_END_COMPUTE
 done:
     Py_XDECREF(x_t);
     Py_XDECREF(output);
@@ -154,10 +154,10 @@ static PyObject *precondition_backward(PyObject *self, PyObject *args, PyObject 
         (doutput = output_like(deps)) == NULL || (dx_t = output_like(deps)) == NULL) {
         goto done;
     }
-    Py_BEGIN_ALLOW_THREADS;
+    DAD_BEGIN_COMPUTE
     dad_precondition_backward(dad_floats(doutput), dad_floats(dx_t), dad_floats(deps),
                               PyArray_DATA(abar), PyArray_DIM(deps, 0), image_size(deps));
-    Py_END_ALLOW_THREADS;
+    DAD_END_COMPUTE
     result = PyTuple_Pack(2, doutput, dx_t);
 done:
     Py_XDECREF(deps);
@@ -223,10 +223,10 @@ static PyObject *ancestral_step(PyObject *self, PyObject *args, PyObject *kwargs
     if ((steps = input_steps(levels, x_t)) == NULL || (next = output_like(x_t)) == NULL) {
         goto done;
     }
-    Py_BEGIN_ALLOW_THREADS;
+    DAD_BEGIN_COMPUTE
     dad_ancestral_step(dad_floats(next), dad_floats(x_t), dad_floats(eps),
                        dad_floats(noise), steps, PyArray_DIM(x_t, 0), image_size(x_t));
-    Py_END_ALLOW_THREADS;
+    DAD_END_COMPUTE
 done:
     PyMem_Free(steps);
     Py_XDECREF(x_t);
@@ -301,9 +301,9 @@ static PyObject *norm_guided_eps(PyObject *self, PyObject *args, PyObject *kwarg
         goto done;
     }
     dad_guide_outputs out = {.eps_hat = dad_floats(eps_hat)};
-    Py_BEGIN_ALLOW_THREADS;
+    DAD_BEGIN_COMPUTE
     dad_guide_forward(&out, &a.in, a.N, a.size);
-    Py_END_ALLOW_THREADS;
+    DAD_END_COMPUTE
 done:
     release_guide(&a);
     return (PyObject *)eps_hat;
@@ -333,9 +333,9 @@ static PyObject *guide(PyObject *self, PyObject *args, PyObject *kwargs) {
         .x_s_from_b = dad_floats(made[3]),
         .eps_hat = dad_floats(made[4]),
     };
-    Py_BEGIN_ALLOW_THREADS;
+    DAD_BEGIN_COMPUTE
     dad_guide_forward(&out, &a.in, a.N, a.size);
-    Py_END_ALLOW_THREADS;
+    DAD_END_COMPUTE
     result = Py_BuildValue("{sOsOsOsOsO}", "x0_hat", made[0], "x0_s", made[1], "x0_b",
                            made[2], "x_s_from_b", made[3], "eps_hat", made[4]);
 done:
@@ -364,10 +364,10 @@ static PyObject *guide_backward(PyObject *self, PyObject *args, PyObject *kwargs
         (de_s = output_like(dx0)) == NULL || (de_b = output_like(dx0)) == NULL) {
         goto done;
     }
-    Py_BEGIN_ALLOW_THREADS;
+    DAD_BEGIN_COMPUTE
     dad_guide_backward(dad_floats(de_s), dad_floats(de_b), dad_floats(dx0), &a.in, a.N,
                        a.size);
-    Py_END_ALLOW_THREADS;
+    DAD_END_COMPUTE
     result = PyTuple_Pack(2, (PyObject *)de_s, (PyObject *)de_b);
 done:
     Py_XDECREF(dx0);

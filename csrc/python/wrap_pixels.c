@@ -45,9 +45,9 @@ static PyObject *split_pixels(PyObject *self, PyObject *args, PyObject *kwargs) 
         PyErr_NoMemory();
         goto done;
     }
-    Py_BEGIN_ALLOW_THREADS
+    DAD_BEGIN_COMPUTE
     dad_count_defects(PyArray_DATA(counts), PyArray_DATA(masks), N, size);
-    Py_END_ALLOW_THREADS
+    DAD_END_COMPUTE
     npy_intp bad = (npy_intp)to_starts(starts, PyArray_DATA(counts), N, -1);
     npy_intp rest = (npy_intp)to_starts(starts + N, PyArray_DATA(counts), N, size);
     good = dad_output(NPY_FLOAT32, 1, &rest);
@@ -58,9 +58,9 @@ static PyObject *split_pixels(PyObject *self, PyObject *args, PyObject *kwargs) 
     dad_split split = {PyArray_DATA(good), PyArray_DATA(defects), PyArray_DATA(regions),
                        starts + N, starts};
     dad_status status;
-    Py_BEGIN_ALLOW_THREADS
+    DAD_BEGIN_COMPUTE
     status = dad_split_pixels(&split, PyArray_DATA(masks), PyArray_DATA(maps), &shape);
-    Py_END_ALLOW_THREADS
+    DAD_END_COMPUTE
     result = status == DAD_OK ? PyTuple_Pack(4, good, defects, counts, regions)
                               : dad_raise(status, "split_pixels");
 done:
@@ -110,11 +110,11 @@ static PyObject *defect_steps(PyObject *self, PyObject *args, PyObject *kwargs) 
     }
     ptrdiff_t kept, count = 0;
     dad_status status;
-    Py_BEGIN_ALLOW_THREADS
+    DAD_BEGIN_COMPUTE
     kept = copy_between(items, PyArray_DATA(defects), PyArray_SIZE(defects), low, high);
     status = dad_sort_narrow(&items, &spare, kept);
     count = dad_count_steps(items, kept);
-    Py_END_ALLOW_THREADS
+    DAD_END_COMPUTE
     if (status != DAD_OK) {
         dad_raise(status, "defect_steps");
         goto done;
@@ -123,9 +123,9 @@ static PyObject *defect_steps(PyObject *self, PyObject *args, PyObject *kwargs) 
         goto done;
     }
     dad_steps steps = dad_steps_of(&arrays);
-    Py_BEGIN_ALLOW_THREADS
+    DAD_BEGIN_COMPUTE
     dad_fill_steps(&steps, items, kept);
-    Py_END_ALLOW_THREADS
+    DAD_END_COMPUTE
     result = dad_steps_tuple(&arrays, count);
 done:
     PyMem_RawFree(items);
@@ -151,9 +151,9 @@ static PyObject *merge_steps(PyObject *self, PyObject *args, PyObject *kwargs) {
     dad_steps first = dad_steps_of(&a), second = dad_steps_of(&b),
               merged = dad_steps_of(&both);
     ptrdiff_t count;
-    Py_BEGIN_ALLOW_THREADS
+    DAD_BEGIN_COMPUTE
     count = dad_merge_steps(&merged, &first, &second);
-    Py_END_ALLOW_THREADS
+    DAD_END_COMPUTE
     result = dad_steps_tuple(&both, count);
 done:
     dad_release_steps(&a);

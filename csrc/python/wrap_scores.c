@@ -33,9 +33,9 @@ static PyObject *image_scores(PyObject *self, PyObject *args, PyObject *kwargs) 
     }
     dad_scores values = dad_scores_of(maps);
     dad_status status;
-    Py_BEGIN_ALLOW_THREADS
+    DAD_BEGIN_COMPUTE
     status = dad_image_scores(PyArray_DATA(scores), values, N, top_k < size ? top_k : size);
-    Py_END_ALLOW_THREADS
+    DAD_END_COMPUTE
     result = status == DAD_OK ? Py_NewRef(scores) : dad_raise(status, "image_scores");
 done:
     Py_XDECREF(maps);
@@ -68,10 +68,10 @@ static PyObject *nearest_distance(PyObject *self, PyObject *args, PyObject *kwar
         goto done;
     }
     dad_status status;
-    Py_BEGIN_ALLOW_THREADS
+    DAD_BEGIN_COMPUTE
     status = dad_nearest_distance(PyArray_DATA(distances), dad_floats(train),
                                   dad_floats(test), M, N, D);
-    Py_END_ALLOW_THREADS
+    DAD_END_COMPUTE
     result =
         status == DAD_OK ? Py_NewRef(distances) : dad_raise(status, "nearest_distance");
 done:
@@ -106,10 +106,10 @@ static PyObject *departures(PyObject *self, PyObject *args, PyObject *kwargs) {
     }
     result = dad_output(NPY_FLOAT32, 4, (npy_intp[]){shape[0], 2, shape[2], shape[3]});
     if (result != NULL) {
-        Py_BEGIN_ALLOW_THREADS
+        DAD_BEGIN_COMPUTE
         dad_departures(dad_floats(result), dad_floats(maps), dad_floats(images),
                        dad_floats(repairs), shape[0], shape[1], shape[2] * shape[3]);
-        Py_END_ALLOW_THREADS
+        DAD_END_COMPUTE
     }
 done:
     Py_DECREF(images);
@@ -139,10 +139,10 @@ static PyObject *relate_errors(PyObject *self, PyObject *args, PyObject *kwargs)
     npy_intp *shape = PyArray_DIMS(found);
     if (dad_check_shape(found, "departures", 4, (npy_intp[]){-1, 2, -1, -1}) &&
         (result = dad_output(NPY_FLOAT32, 4, shape)) != NULL) {
-        Py_BEGIN_ALLOW_THREADS
+        DAD_BEGIN_COMPUTE
         dad_relate_errors(dad_floats(result), dad_floats(found), shape[0], shape[2],
                           shape[3], radius);
-        Py_END_ALLOW_THREADS
+        DAD_END_COMPUTE
     }
     Py_DECREF(found);
     return (PyObject *)result;
@@ -180,10 +180,10 @@ static PyObject *standardise(PyObject *self, PyObject *args, PyObject *kwargs) {
     }
     result = dad_output(NPY_FLOAT32, 3, (npy_intp[]){shape[0], shape[2], shape[3]});
     if (result != NULL) {
-        Py_BEGIN_ALLOW_THREADS
+        DAD_BEGIN_COMPUTE
         dad_standardise(dad_floats(result), dad_floats(found), dad_floats(mean),
                         dad_floats(deviation), shape[0], shape[2] * shape[3], pooled);
-        Py_END_ALLOW_THREADS
+        DAD_END_COMPUTE
     }
 done:
     Py_DECREF(found);

@@ -146,9 +146,9 @@ static PyObject *synthesize(PyObject *self, PyObject *args, PyObject *kwargs) {
                        dad_floats(stages[SHOWN_NOISE]),
                        dad_floats(stages[SHOWN_PART]),
                        dad_floats(stages[SHOWN_APPEARANCE])};
-    Py_BEGIN_ALLOW_THREADS;
+    DAD_BEGIN_COMPUTE
     dad_synthesize(&out, &in, &options, N, H, W, scratch);
-    Py_END_ALLOW_THREADS;
+    DAD_END_COMPUTE
     result =
         with_stages
             ? PyTuple_Pack(6, (PyObject *)samples, (PyObject *)masks, (PyObject *)labels,
