@@ -378,6 +378,44 @@ def test_the_thread_count_may_change_during_a_call() -> None:
         assert all(job.result() == want for job in jobs)
 
 
+FORK = """
+import os, signal, sys
+import numpy as np
+from diffusionad import _core
+
+before, after = map(int, sys.argv[1:])
+x, w = np.ones((1, 64, 32, 32), np.float32), np.ones((64, 64, 3, 3), np.float32)
+_core.set_num_threads(before)
+want = _core.conv2d(x, w).tobytes()
+child = os.fork()
+if child == 0:
+    signal.alarm(60)  # a test that fails leaves none behind
+    code = 1
+    try:
+        assert _core.get_num_threads() == 1
+        assert _core.conv2d(x, w).tobytes() == want
+        try:
+            _core.set_num_threads(after)
+        except RuntimeError as error:
+            assert before > 1 and after > 1 and "spawn" in str(error)
+        else:
+            assert before == 1 or after == 1
+            assert _core.conv2d(x, w).tobytes() == want
+        code = 0
+    finally:
+        os._exit(code)
+sys.exit(os.waitpid(child, 0)[1])
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork") or not _core.build_info()["openmp"], reason="no fork")
+@pytest.mark.parametrize(("before", "after"), [(2, 1), (2, 2), (1, 2)])
+def test_a_forked_process_computes(before: int, after: int) -> None:
+    """OpenMP's threads are not copied: a child that counted on them would wait forever."""
+    command = [sys.executable, "-W", "ignore", "-c", FORK, str(before), str(after)]
+    subprocess.run(command, check=True, timeout=120)
+
+
 @pytest.mark.skipif(len(_core.simd_levels()) < 2, reason="there is one level")
 def test_the_level_may_not_change_during_a_call() -> None:
     x, w = draw(1, 64, 128, 128), draw(64, 64, 3, 3)

@@ -12,12 +12,19 @@
 
 #include <stdbool.h>
 
+#include "base/status.h"
+
 int dad_num_threads(void);
 int dad_thread_id(void); /* 0 .. dad_num_threads() - 1, inside a parallel region */
 
 /* count >= 1; holds at once, or when the last call in flight ends. */
 void dad_set_num_threads(int count);
 int dad_wanted_threads(void); /* what was set last */
+
+/* A process that is forked from one that has used several threads has one, for good: where
+ * this is so, no count above 1 may be set. Init sees to it; false: no memory. */
+bool dad_only_one_thread(void);
+DAD_MUST_CHECK bool dad_threads_init(void);
 
 void dad_begin_call(void);
 void dad_end_call(void);

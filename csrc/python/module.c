@@ -88,6 +88,14 @@ static PyObject *set_num_threads(PyObject *self, PyObject *args) {
         PyErr_Format(PyExc_ValueError, "count: expected 1 to 1024 threads, got %d", count);
         return NULL;
     }
+    if (count > 1 && dad_only_one_thread()) {
+        PyErr_Format(PyExc_RuntimeError,
+                     "count: expected 1, got %d: this process was forked from one that has "
+                     "used several threads; the start method \"spawn\" gives one that can, "
+                     "too",
+                     count);
+        return NULL;
+    }
     dad_set_num_threads(count);
     Py_RETURN_NONE;
 }
@@ -130,7 +138,8 @@ static PyMethodDef module_methods[] = {
     {"set_num_threads", set_num_threads, METH_VARARGS,
      "set_num_threads(count, /)\n--\n\n"
      "Use `count` threads from now on, results stay the same; calls of other threads end "
-     "with the number that they began with, and so do those that begin meanwhile."},
+     "with the number that they began with, and so do those that begin meanwhile.\n"
+     "A process forked after several were used has one; RuntimeError for more."},
     {NULL, NULL, 0, NULL},
 };
 
@@ -149,6 +158,10 @@ static int choose_level(void) {
 
 static int module_exec(PyObject *module) {
     if (PyArray_ImportNumPyAPI() < 0 || choose_level() < 0) {
+        return -1;
+    }
+    if (!dad_threads_init()) {
+        PyErr_NoMemory();
         return -1;
     }
     if (!dad_gemm_init()) {
