@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -146,6 +149,57 @@ def test_same_bits_at_any_thread_count() -> None:
     for threads in (2, 3, 5):
         _core.set_num_threads(threads)
         assert everything(masks, maps) == want
+
+
+MASKS, MAPS = np.zeros((4, 300, 400), np.bool_), np.zeros((4, 300, 400), np.float32)
+MANY = 1 << 19
+ONES = np.full(MANY, 1, np.uint64)
+GOOD, STARTS = np.zeros(MANY, np.float32), np.array([0, 0, MANY], np.int64)
+NO_ITEMS, NO_STARTS = np.zeros(0, np.uint64), np.zeros(3, np.int64)
+WORDS, WEIGHT = np.zeros((4, 300, 400), np.uint16), np.ones((1, 4))
+KEYS = np.arange(1, MANY, dtype=np.uint32)
+IMAGES, VALUES = np.zeros(MANY, np.int32), np.ones(MANY)
+REST = np.ones(KEYS.size, np.int64), np.zeros((KEYS.size, 2), np.uint64)
+NO_DEFECTS, COLUMNS = (NO_ITEMS, NO_STARTS), (VALUES,) * 3
+ENDS, ODDS = np.array([0, MANY], np.int64), (np.full((4, 12 * 13 * 13 * 6), 1e-4),) * 2
+
+
+@pytest.mark.parametrize(
+    ("array", "other", "function"),
+    [
+        (MASKS, True, lambda array: _core.split_pixels(array, MAPS)),
+        (MASKS, True, lambda array: _core.pixel_metrics(array, MAPS)),
+        (MASKS, True, lambda array: _core.pixel_curve(array, MAPS)),
+        (MAPS, np.nan, lambda array: _core.pixel_metrics(MASKS, array)),
+        (ONES, 0, lambda array: _core.defect_steps(array)),
+        (KEYS, 1 << 31, lambda array: _core.merge_steps((KEYS, *REST), (array, *REST))),
+        (KEYS, 1 << 31, lambda array: _core.count_scores(array, GOOD)),
+        (STARTS, 1 << 40, lambda array: _core.count_images(KEYS, KEYS, GOOD, array, *NO_DEFECTS)),
+        (IMAGES, 1 << 30, lambda array: _core.weighted_metrics(ENDS, array, *COLUMNS, WEIGHT)),
+        (WORDS, 65535, lambda array: _core.word_counts(array)),
+        (WORDS, 65535, lambda array: _core.word_evidence(array, *ODDS)),
+    ],
+)
+def test_memory_that_another_thread_changes(array: Array, other: Any, function: Any) -> None:
+    """Whatever comes out, nothing is read or written beyond its arrays."""
+    torn, done = array.copy(), threading.Event()
+
+    def tear() -> None:
+        while not done.is_set():
+            torn[...] = other
+            time.sleep(1e-3)
+            torn[...] = array
+            time.sleep(1e-3)
+
+    thread = threading.Thread(target=tear)
+    thread.start()
+    try:
+        for _ in range(60):
+            with contextlib.suppress(ValueError):  # where the checks see it
+                function(torn)
+    finally:
+        done.set()
+        thread.join()
 
 
 def test_counting_in_buckets_finds_the_same() -> None:

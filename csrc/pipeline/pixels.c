@@ -24,17 +24,24 @@ void dad_count_defects(int64_t *counts, const uint8_t *masks, ptrdiff_t N, ptrdi
 
 /* ---- Split ----------------------------------------------------------------------- */
 
-static void copy_good(float *good, const uint8_t *mask, const float *map, ptrdiff_t size) {
-    for (ptrdiff_t p = 0; p < size; p++) {
+/* The masks may be other than when they were counted (the GIL is free): neither function
+ * leaves its places, and what is missing in them is some valid value. */
+static void copy_good(float *good, const float *end, const uint8_t *mask, const float *map,
+                      ptrdiff_t size) {
+    for (ptrdiff_t p = 0; p < size && good < end; p++) {
         if (mask[p] == 0) {
             *good++ = map[p];
         }
     }
+    while (good < end) {
+        *good++ = 0.0f;
+    }
 }
 
 /* Returns the number of regions; scratch: labels [H, W], then sizes [regions + 1]. */
-static int32_t fill_items(dad_narrow_item *items, uint32_t *scratch, const uint8_t *mask,
-                          const float *map, const dad_maps_shape *shape) {
+static int32_t fill_items(dad_narrow_item *items, const dad_narrow_item *end,
+                          uint32_t *scratch, const uint8_t *mask, const float *map,
+                          const dad_maps_shape *shape) {
     ptrdiff_t size = shape->H * shape->W;
     int32_t *labels = (int32_t *)scratch;
     uint32_t *sizes = scratch + size;
@@ -43,10 +50,13 @@ static int32_t fill_items(dad_narrow_item *items, uint32_t *scratch, const uint8
     for (ptrdiff_t p = 0; p < size; p++) {
         sizes[labels[p]]++;
     }
-    for (ptrdiff_t p = 0; p < size; p++) {
+    for (ptrdiff_t p = 0; p < size && items < end; p++) {
         if (labels[p] != 0) {
             *items++ = (uint64_t)dad_key_of_float(map[p]) << 32 | sizes[labels[p]];
         }
+    }
+    while (items < end) {
+        *items++ = 1; /* a region of one pixel */
     }
     return regions;
 }
@@ -67,14 +77,15 @@ dad_status dad_split_pixels(const dad_split *split, const uint8_t *masks, const 
     for (ptrdiff_t n = 0; n < shape->N; n++) {
         const uint8_t *mask = masks + n * size;
         const float *map = maps + n * size;
-        bool last = n + 1 == shape->N;
         if (split->good != NULL) {
-            copy_good(split->good + split->good_starts[n], mask, map, size);
+            copy_good(split->good + split->good_starts[n],
+                      split->good + split->good_starts[n + 1], mask, map, size);
         }
         split->regions[n] = 0;
-        if (last || split->defect_starts[n] < split->defect_starts[n + 1]) {
+        if (split->defect_starts[n] < split->defect_starts[n + 1]) {
             split->regions[n] =
                 fill_items(split->defects + split->defect_starts[n],
+                           split->defects + split->defect_starts[n + 1],
                            scratch + dad_thread_id() * stride, mask, map, shape);
         }
     }
@@ -113,7 +124,7 @@ ptrdiff_t dad_merge_steps(const dad_steps *merged, const dad_steps *a, const dad
     ptrdiff_t i = 0, j = 0, s = 0;
     for (; i < a->count || j < b->count; s++) {
         bool from_a = j == b->count || (i < a->count && a->keys[i] <= b->keys[j]);
-        bool from_b = i == a->count || (j < b->count && b->keys[j] <= a->keys[i]);
+        bool from_b = !from_a || (j < b->count && b->keys[j] <= a->keys[i]);
         merged->keys[s] = from_a ? a->keys[i] : b->keys[j];
         merged->positives[s] = 0;
         merged->shares[s] = (dad_share){0, 0};
@@ -147,7 +158,7 @@ static dad_status find_steps(dad_steps *steps, int64_t *positives, int64_t *regi
                              const dad_maps_shape *shape) {
     dad_status status = DAD_NO_MEMORY;
     dad_narrow_item *items = NULL, *spare = NULL;
-    int64_t *starts = malloc(2 * (size_t)shape->N * sizeof(*starts));
+    int64_t *starts = malloc((2 * (size_t)shape->N + 1) * sizeof(*starts));
     *positives = *regions = 0;
     if (starts == NULL) {
         goto done;
@@ -158,6 +169,7 @@ static dad_status find_steps(dad_steps *steps, int64_t *positives, int64_t *regi
         starts[n] = *positives;
         *positives += here;
     }
+    starts[shape->N] = *positives;
     size_t bytes = (size_t)dad_max(*positives, 1) * sizeof(*items);
     items = malloc(bytes);
     spare = malloc(bytes);
@@ -165,7 +177,7 @@ static dad_status find_steps(dad_steps *steps, int64_t *positives, int64_t *regi
         goto done;
     }
     dad_split split = {
-        .defects = items, .regions = starts + shape->N, .defect_starts = starts};
+        .defects = items, .regions = starts + shape->N + 1, .defect_starts = starts};
     status = dad_split_pixels(&split, masks, maps, shape);
     if (status != DAD_OK) {
         goto done;

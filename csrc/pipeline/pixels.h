@@ -28,12 +28,13 @@ void dad_count_defects(int64_t *counts, const uint8_t *masks /* [N, size] */, pt
 
 /* Each map's good scores and defect items (key in the upper half, size of the 8-connected
  * region in the lower), in pixel order; image n writes from good_starts[n] and
- * defect_starts[n] on. good may be NULL: not wanted. regions [N]. */
+ * defect_starts[n] to the next image's, also where another thread has changed the masks
+ * since they were counted. good may be NULL: not wanted. regions [N]. */
 typedef struct {
     float *good;
     dad_narrow_item *defects;
     int64_t *regions;
-    const int64_t *good_starts, *defect_starts; /* [N] */
+    const int64_t *good_starts, *defect_starts; /* [N + 1] */
 } dad_split;
 DAD_MUST_CHECK dad_status dad_split_pixels(const dad_split *split, const uint8_t *masks,
                                            const float *maps, const dad_maps_shape *shape);

@@ -50,7 +50,7 @@ ptrdiff_t dad_first_not_finite(dad_scores scores) {
         return -1;
     }
     ptrdiff_t i = bad * BLOCK;
-    while (block_is_finite(scores, i, i + 1)) {
+    while (i + 1 < scores.count && block_is_finite(scores, i, i + 1)) {
         i++;
     }
     return i;

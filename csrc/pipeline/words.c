@@ -130,11 +130,16 @@ static void share_along(double *out, const double *in, ptrdiff_t steps, ptrdiff_
     }
 }
 
+/* Within the tables, whatever another thread has written since the words were checked. */
+static inline ptrdiff_t known_word(const uint16_t *words, ptrdiff_t i) {
+    return dad_min(words[i], DAD_WORDS - 1);
+}
+
 static void count_words(double *counts, const uint16_t *words, const float *weights,
                         ptrdiff_t P, double *spare) {
     memset(counts, 0, DAD_WORDS * sizeof(*counts));
     for (ptrdiff_t i = 0; i < P; i++) {
-        counts[words[i]] += weights != NULL ? (double)weights[i] : 1.0;
+        counts[known_word(words, i)] += weights != NULL ? (double)weights[i] : 1.0;
     }
     const ptrdiff_t blue = DAD_WORD_GRAIN, red = blue * DAD_WORD_COLOUR;
     share_along(spare, counts, DAD_WORD_GRAIN, 1);
@@ -180,7 +185,7 @@ static void evidence_of(float *evidence, const uint16_t *words, const double *ob
         table[i] = (float)(odds < -MOST_EVIDENCE ? -MOST_EVIDENCE : odds);
     }
     for (ptrdiff_t i = 0; i < H * W; i++) {
-        raw[i] = table[words[i]];
+        raw[i] = table[known_word(words, i)];
     }
     dad_box_mean(evidence, raw, SMOOTH, column, H, W);
 }

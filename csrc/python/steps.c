@@ -26,6 +26,13 @@ bool dad_input_columns(dad_column *columns, int count) {
     return true;
 }
 
+bool dad_own_column(dad_column *column) {
+    PyArrayObject *row = column->row;
+    column->row = (PyArrayObject *)PyArray_NewCopy(row, NPY_CORDER);
+    Py_DECREF(row);
+    return column->row != NULL;
+}
+
 bool dad_check_length(const dad_column *c, npy_intp length) {
     return dad_check_shape(c->row, c->name, 1, &length);
 }

@@ -21,6 +21,9 @@ typedef struct {
 /* The caller releases all columns in either case. */
 bool dad_input_columns(dad_column *columns, int count);
 void dad_release_columns(dad_column *columns, int count);
+
+/* Makes the row a copy, which no other thread can change after it was checked. */
+bool dad_own_column(dad_column *column);
 bool dad_check_length(const dad_column *column, npy_intp length);
 
 /* ValueError; returns false. */

@@ -44,7 +44,8 @@ static PyObject *count_scores(PyObject *self, PyObject *args, PyObject *kwargs) 
     dad_column c[] = {{NULL, keys_object, "keys", NPY_UINT32},
                       {NULL, scores_object, "scores", NPY_FLOAT32}};
     PyArrayObject *counts = NULL;
-    if (!dad_input_columns(c, 2) || !check_intervals(c[0].row, c[0].row)) {
+    if (!dad_input_columns(c, 2) || !dad_own_column(&c[0]) ||
+        !check_intervals(c[0].row, c[0].row)) {
         goto done;
     }
     npy_intp places = 2 * PyArray_SIZE(c[0].row) + 1;
@@ -86,7 +87,9 @@ static PyObject *count_images(PyObject *self, PyObject *args, PyObject *kwargs) 
     }
     PyObject *result = NULL;
     PyArrayObject *good = NULL, *positives = NULL, *shares = NULL;
-    if (!dad_input_columns(c, MOST_COLUMNS) || !check_intervals(c[0].row, c[1].row) ||
+    if (!dad_input_columns(c, MOST_COLUMNS) || !dad_own_column(&c[0]) ||
+        !dad_own_column(&c[1]) || !dad_own_column(&c[3]) || !dad_own_column(&c[5]) ||
+        !check_intervals(c[0].row, c[1].row) ||
         !check_starts(&c[3], PyArray_SIZE(c[2].row)) ||
         !check_starts(&c[5], PyArray_SIZE(c[4].row)) ||
         !dad_check_length(&c[5], PyArray_SIZE(c[3].row)) || !dad_check_items(c[4].row)) {
@@ -215,7 +218,7 @@ static PyObject *weighted_metrics(PyObject *self, PyObject *args, PyObject *kwar
         return NULL;
     }
     PyArrayObject *metrics = NULL, *weights = NULL;
-    if (!dad_input_columns(c, 5)) {
+    if (!dad_input_columns(c, 5) || !dad_own_column(&c[0]) || !dad_own_column(&c[1])) {
         goto done;
     }
     npy_intp entries = PyArray_SIZE(c[1].row);

@@ -7,13 +7,14 @@
 #include "python/scores.h"
 #include "python/steps.h"
 
-/* Counts to places, each image's after the one before; returns the sum. */
+/* Counts to places [N + 1], each image's after the one before; returns the sum. */
 static int64_t to_starts(int64_t *starts, const int64_t *counts, npy_intp N, int64_t size) {
     int64_t sum = 0;
     for (npy_intp n = 0; n < N; n++) {
         starts[n] = sum;
         sum += size < 0 ? counts[n] : size - counts[n];
     }
+    starts[N] = sum;
     return sum;
 }
 
@@ -40,7 +41,7 @@ static PyObject *split_pixels(PyObject *self, PyObject *args, PyObject *kwargs) 
     ptrdiff_t size = shape.H * shape.W;
     counts = dad_output(NPY_INT64, 1, &N);
     regions = dad_output(NPY_INT64, 1, &N);
-    starts = PyMem_New(int64_t, 2 * (size_t)N);
+    starts = PyMem_New(int64_t, 2 * ((size_t)N + 1));
     if (counts == NULL || regions == NULL || starts == NULL) {
         PyErr_NoMemory();
         goto done;
@@ -48,15 +49,16 @@ static PyObject *split_pixels(PyObject *self, PyObject *args, PyObject *kwargs) 
     DAD_BEGIN_COMPUTE
     dad_count_defects(PyArray_DATA(counts), PyArray_DATA(masks), N, size);
     DAD_END_COMPUTE
+    int64_t *good_starts = starts + N + 1;
     npy_intp bad = (npy_intp)to_starts(starts, PyArray_DATA(counts), N, -1);
-    npy_intp rest = (npy_intp)to_starts(starts + N, PyArray_DATA(counts), N, size);
+    npy_intp rest = (npy_intp)to_starts(good_starts, PyArray_DATA(counts), N, size);
     good = dad_output(NPY_FLOAT32, 1, &rest);
     defects = dad_output(NPY_UINT64, 1, &bad);
     if (good == NULL || defects == NULL) {
         goto done;
     }
     dad_split split = {PyArray_DATA(good), PyArray_DATA(defects), PyArray_DATA(regions),
-                       starts + N, starts};
+                       good_starts, starts};
     dad_status status;
     DAD_BEGIN_COMPUTE
     status = dad_split_pixels(&split, PyArray_DATA(masks), PyArray_DATA(maps), &shape);
@@ -74,13 +76,15 @@ done:
     return result;
 }
 
-/* Copies the items with keys in low .. high; returns how many. */
+/* Copies the items with keys in low .. high; returns how many. A region that has lost its
+ * pixels since they were checked has one: its share is a division. */
 static ptrdiff_t copy_between(dad_narrow_item *to, const dad_narrow_item *from,
                               ptrdiff_t count, uint32_t low, uint32_t high) {
     ptrdiff_t kept = 0;
     for (ptrdiff_t i = 0; i < count; i++) {
-        uint32_t key = (uint32_t)(from[i] >> 32);
-        to[kept] = from[i];
+        dad_narrow_item item = from[i];
+        uint32_t key = (uint32_t)(item >> 32);
+        to[kept] = (uint32_t)item != 0 ? item : item + 1;
         kept += low <= key && key <= high;
     }
     return kept;
