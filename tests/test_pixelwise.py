@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
@@ -222,6 +224,32 @@ def test_counting_in_buckets_finds_the_same() -> None:
     found = metrics.pixel_metrics(masks, maps)
     auroc = sklearn_metrics.roc_auc_score(masks.ravel(), maps.ravel())
     assert found["pixel_auroc"] == pytest.approx(auroc, abs=1e-9)
+
+
+PEAK = """
+import resource
+import numpy as np
+from diffusionad import _core
+
+rng = np.random.default_rng(0)
+masks = rng.random((1, 1500, 2000)) < 0.4
+maps = rng.standard_normal(masks.shape, np.float32)
+results, peaks = [], []
+for threads in (1, 16):
+    _core.set_num_threads(threads)
+    results.append(_core.pixel_metrics(masks, maps))
+    peaks.append(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)  # KiB on Linux
+assert results[0] == results[1]
+print((peaks[1] - peaks[0]) / 1024)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="ru_maxrss differs")
+def test_more_threads_take_no_more_memory() -> None:
+    """Each counts among a million steps: 16 threads would take 150 MB."""
+    command = [sys.executable, "-c", PEAK]
+    run = subprocess.run(command, check=True, capture_output=True, text=True)
+    assert float(run.stdout) < 50
 
 
 def test_count_scores_twin() -> None:

@@ -4,8 +4,9 @@
  * step's, and most searches end at once. Where steps and counters outgrow the caches, the
  * scores of a block are first put into buckets of near keys, so that one bucket's steps
  * stay close by (2.6 million steps: 33 ns a score, and several times that without). Each
- * thread counts blocks into counters of its own, which are added up as integers. The index
- * owns its table; counters and buckets live here. */
+ * thread counts blocks into counters of its own, which are added up as integers; where
+ * there are many steps, only so many threads count that their counters stay about as many
+ * as the scores. The index owns its table; counters and buckets live here. */
 #include <stdlib.h>
 #include <string.h>
 
@@ -79,7 +80,7 @@ static inline ptrdiff_t place_of(const dad_step_index *index, uint32_t key) {
 /* ---- Counting, one thread -------------------------------------------------------- */
 
 /* What one thread needs: its counters [2 steps + 1], and for many steps keys and buckets
- * [BUCKETED_BLOCK] each. */
+ * [block] each. */
 typedef struct {
     uint32_t *counters, *keys, *bucketed;
 } count_scratch;
@@ -143,23 +144,30 @@ static void count_block(const count_scratch *scratch, const dad_step_index *inde
 /* At most this many scores before the 32-bit counters are emptied. */
 static const ptrdiff_t MOST = (ptrdiff_t)1 << 31;
 
-static void count_some(int64_t *counts, uint32_t *words, ptrdiff_t stride,
+/* Counters are cleared and added up, too: many more of them than scores gain nothing. */
+static int counting_threads(ptrdiff_t places, ptrdiff_t n) {
+    return (int)dad_max(1, dad_min(dad_num_threads(), 2 * n / places));
+}
+
+/* Scores counted at a time; large blocks go over many steps less often, but there are some
+ * for every thread. */
+static ptrdiff_t block_size(bool many, ptrdiff_t n) {
+    return many ? dad_min(dad_max(n / 32, 4 * BLOCK), BUCKETED_BLOCK) : BLOCK;
+}
+
+static void count_some(int64_t *counts, uint32_t *words, ptrdiff_t stride, int threads,
                        const dad_step_index *index, const float *scores,
                        const uint8_t *masks, ptrdiff_t n) {
     bool many = index->count > MANY_STEPS;
-    ptrdiff_t places = 2 * index->count + 1, block = BLOCK;
-    if (many) { /* large ones go over the steps less often; some for every thread */
-        block = dad_min(dad_max(n / 32, 4 * BLOCK), BUCKETED_BLOCK);
-    }
+    ptrdiff_t places = 2 * index->count + 1, block = block_size(many, n);
     ptrdiff_t blocks = dad_ceil_div(n, block);
-    int threads = dad_num_threads();
     for (int t = 0; t < threads; t++) {
         memset(words + t * stride, 0, (size_t)places * sizeof(*words));
     }
 #pragma omp parallel for num_threads(threads) schedule(dynamic) if (blocks > 1)
     for (ptrdiff_t b = 0; b < blocks; b++) {
         uint32_t *own = words + dad_thread_id() * stride, *keys = own + places;
-        count_scratch scratch = {own, keys, many ? keys + BUCKETED_BLOCK : NULL};
+        count_scratch scratch = {own, keys, many ? keys + block : NULL};
         ptrdiff_t first = b * block;
         count_block(&scratch, index, scores + first, masks == NULL ? NULL : masks + first,
                     dad_min(block, n - first));
@@ -173,11 +181,12 @@ static void count_some(int64_t *counts, uint32_t *words, ptrdiff_t stride,
 
 dad_status dad_count_scores(int64_t *counts, const dad_step_index *index,
                             const float *scores, const uint8_t *masks, ptrdiff_t n) {
-    ptrdiff_t stride = 2 * index->count + 1 + 2 * BUCKETED_BLOCK, total;
-    if (index->count <= MANY_STEPS) {
-        stride -= 2 * BUCKETED_BLOCK;
+    ptrdiff_t places = 2 * index->count + 1, stride = places, total;
+    if (index->count > MANY_STEPS) {
+        stride += 2 * block_size(true, dad_min(MOST, n));
     }
-    if (!dad_checked_product(&total, 2, (ptrdiff_t[]){stride, dad_num_threads()})) {
+    int threads = counting_threads(places, n);
+    if (!dad_checked_product(&total, 2, (ptrdiff_t[]){stride, threads})) {
         return DAD_NO_MEMORY;
     }
     uint32_t *words = malloc((size_t)total * sizeof(*words));
@@ -185,7 +194,7 @@ dad_status dad_count_scores(int64_t *counts, const dad_step_index *index,
         return DAD_NO_MEMORY;
     }
     for (ptrdiff_t first = 0; first < n; first += MOST) {
-        count_some(counts, words, stride, index, scores + first,
+        count_some(counts, words, stride, threads, index, scores + first,
                    masks == NULL ? NULL : masks + first, dad_min(MOST, n - first));
     }
     free(words);
