@@ -558,3 +558,30 @@ def test_an_unknown_level_is_an_import_error() -> None:
     done = import_with("mmx")
     assert done.returncode == 1
     assert 'ImportError: DIFFUSIONAD_ISA: this processor has no level "mmx"' in done.stderr
+
+
+@pytest.mark.parametrize("count", ["0", "-1", "1025", "2x", "two", "99999999999999999999"])
+def test_the_environment_chooses_a_sensible_thread_count(count: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", "import diffusionad"],
+        env={**os.environ, "DIFFUSIONAD_NUM_THREADS": count},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert f'ImportError: DIFFUSIONAD_NUM_THREADS: expected 1 to 1024, got "{count}"' in done.stderr
+
+
+@pytest.mark.skipif(not _core.build_info()["openmp"], reason="one thread")
+@pytest.mark.parametrize(("count", "want"), [("3", 3), ("", 5)])
+def test_the_environment_chooses_the_thread_count(count: str, want: int) -> None:
+    script = "from diffusionad import _core; print(_core.get_num_threads())"
+    environment = {"DIFFUSIONAD_NUM_THREADS": count, "OMP_NUM_THREADS": "5"}
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert int(done.stdout) == want

@@ -1,7 +1,7 @@
-/* The thread count: DIFFUSIONAD_NUM_THREADS, else OpenMP's own default (OMP_NUM_THREADS, or
- * the processors this process may run on). */
+/* The thread count, calls in flight, and what is left of both after a fork. */
 #include "base/threads.h"
 
+#include <errno.h>
 #include <stdatomic.h>
 #include <stdlib.h>
 #ifdef _OPENMP
@@ -12,32 +12,34 @@
 #endif
 #endif
 
-static int thread_count = 0; /* 0: not decided yet */
+static int thread_count = 1; /* decided when the core is loaded */
 static int wanted_count = 0; /* 0: as thread_count */
 static int calls = 0;        /* in flight */
 static atomic_bool threaded; /* there may be threads beside the caller's */
 static bool orphaned;        /* forked from a process that had such threads */
 
-static int decided_count(void) {
-    if (thread_count == 0) {
-        const char *text = getenv("DIFFUSIONAD_NUM_THREADS");
-        int wanted = text != NULL ? atoi(text) : 0;
-#ifdef _OPENMP
-        thread_count = wanted > 0 ? wanted : omp_get_max_threads();
-#else
-        thread_count = 1;
-        (void)wanted;
-#endif
+int dad_num_threads(void) {
+    if (thread_count > 1) {
+        atomic_store_explicit(&threaded, true, memory_order_relaxed);
     }
     return thread_count;
 }
 
-int dad_num_threads(void) {
-    int count = decided_count();
-    if (count > 1) {
-        atomic_store_explicit(&threaded, true, memory_order_relaxed);
-    }
-    return count;
+bool dad_parse_threads(int *count, const char *text) {
+    char *end;
+    errno = 0;
+    long value = strtol(text, &end, 10);
+    *count = (int)value;
+    return errno == 0 && end != text && *end == '\0' && value >= 1 &&
+           value <= DAD_MOST_THREADS;
+}
+
+int dad_default_threads(void) {
+#ifdef _OPENMP
+    return omp_get_max_threads();
+#else
+    return 1;
+#endif
 }
 
 static void apply_wanted(void) {
@@ -57,7 +59,7 @@ void dad_set_num_threads(int count) {
     apply_wanted();
 }
 
-int dad_wanted_threads(void) { return wanted_count > 0 ? wanted_count : decided_count(); }
+int dad_wanted_threads(void) { return wanted_count > 0 ? wanted_count : thread_count; }
 
 void dad_begin_call(void) { calls++; }
 

@@ -14,8 +14,15 @@
 
 #include "base/status.h"
 
+enum { DAD_MOST_THREADS = 1024 };
+
 int dad_num_threads(void);
 int dad_thread_id(void); /* 0 .. dad_num_threads() - 1, inside a parallel region */
+
+/* OpenMP's own (OMP_NUM_THREADS, or the processors this process may run on); what a text
+ * says, false unless that is 1 to DAD_MOST_THREADS. */
+int dad_default_threads(void);
+DAD_MUST_CHECK bool dad_parse_threads(int *count, const char *text);
 
 /* count >= 1; holds at once, or when the last call in flight ends. */
 void dad_set_num_threads(int count);

@@ -84,8 +84,9 @@ static PyObject *set_num_threads(PyObject *self, PyObject *args) {
     if (!PyArg_ParseTuple(args, "i:set_num_threads", &count)) {
         return NULL;
     }
-    if (count < 1 || count > 1024) {
-        PyErr_Format(PyExc_ValueError, "count: expected 1 to 1024 threads, got %d", count);
+    if (count < 1 || count > DAD_MOST_THREADS) {
+        PyErr_Format(PyExc_ValueError, "count: expected 1 to %d threads, got %d",
+                     DAD_MOST_THREADS, count);
         return NULL;
     }
     if (count > 1 && dad_only_one_thread()) {
@@ -156,8 +157,23 @@ static int choose_level(void) {
     return 0;
 }
 
+static int choose_threads(void) {
+    int count = dad_default_threads();
+    const char *wanted = getenv("DIFFUSIONAD_NUM_THREADS");
+    if (wanted != NULL && wanted[0] != '\0' && !dad_parse_threads(&count, wanted)) {
+        PyErr_Format(
+            PyExc_ImportError,
+            "DIFFUSIONAD_NUM_THREADS: expected 1 to %d, got \"%s\"; leave it unset "
+            "for a thread per processor",
+            DAD_MOST_THREADS, wanted);
+        return -1;
+    }
+    dad_set_num_threads(dad_only_one_thread() ? 1 : count);
+    return 0;
+}
+
 static int module_exec(PyObject *module) {
-    if (PyArray_ImportNumPyAPI() < 0 || choose_level() < 0) {
+    if (PyArray_ImportNumPyAPI() < 0 || choose_level() < 0 || choose_threads() < 0) {
         return -1;
     }
     if (!dad_threads_init()) {
