@@ -38,6 +38,18 @@ def doubled(arguments: tuple[np.ndarray, ...]) -> list[np.ndarray]:
     return [a.astype(np.float64) for a in arguments]
 
 
+def test_preconditioning_without_noise() -> None:
+    """As abar goes to 1, the factor of x_t goes to 0."""
+    x_t, output = images(0, (2, 3, 4, 4)), images(1, (2, 3, 4, 4))
+    abar = np.array([1.0, 1 - 1e-12])
+    eps = _core.precondition(x_t, output, abar)
+    np.testing.assert_array_equal(eps[0], -output[0])
+    np.testing.assert_allclose(eps[1], -output[1], atol=1e-4)
+    d_output, dx_t = _core.precondition_backward(output, abar)
+    np.testing.assert_array_equal(d_output[0], -output[0])
+    assert not dx_t[0].any()
+
+
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("t", [0, 200, 999])
 def test_q_sample_and_back(shape: tuple[int, ...], t: int) -> None:

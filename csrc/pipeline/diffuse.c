@@ -47,8 +47,9 @@ typedef struct {
 static preconditioner preconditioner_at(double abar) {
     const double variance = 0.25 * 0.25; /* of images in [0, 1], about 1/2 */
     double share = variance / ((1.0 - abar) / abar + variance);
-    return (preconditioner){(float)((1.0 - share) / sqrt(1.0 - abar)),
-                            (float)(0.5 * sqrt(abar)), (float)-sqrt(share)};
+    /* (1 - share) / sqrt(1 - abar), which is 0 / 0 without noise */
+    double of_x_t = sqrt(1.0 - abar) / (1.0 - abar + abar * variance);
+    return (preconditioner){(float)of_x_t, (float)(0.5 * sqrt(abar)), (float)-sqrt(share)};
 }
 
 void dad_precondition(float *eps, const float *x_t, const float *output, const double *abar,
