@@ -164,3 +164,9 @@ def test_dropout_draws() -> None:
     np.testing.assert_array_equal(_core.dropout(ones, 0.5, 1), first, err_msg=here)
     with pytest.raises(ValueError, match="p: expected a probability"):
         _core.dropout(ones, 1.5, 1)
+    for seed in (-1, 2**64):
+        with pytest.raises(ValueError, match=rf"^seed: .* got {seed}$"):
+            _core.dropout(ones, 0.5, seed)
+    with pytest.raises(TypeError, match=r"^seed: expected an int"):
+        _core.dropout(ones, 0.5, 0.5)  # type: ignore[arg-type]
+    assert _core.dropout(ones, 0.5, np.uint64(1)).tobytes() == first.tobytes()

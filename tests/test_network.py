@@ -560,6 +560,12 @@ def test_an_unknown_level_is_an_import_error() -> None:
     assert 'ImportError: DIFFUSIONAD_ISA: this processor has no level "mmx"' in done.stderr
 
 
+@pytest.mark.parametrize("seed", [-1, 2**64])
+def test_a_seed_beyond_64_bits_is_refused(seed: int) -> None:
+    with pytest.raises(ValueError, match=rf"^seed: expected an int from 0 .* got {seed}$"):
+        tiny_segmenter()._core.forward(draw(1, 6, 32, 32), seed=seed)
+
+
 @pytest.mark.parametrize("count", ["0", "-1", "1025", "2x", "two", "99999999999999999999"])
 def test_the_environment_chooses_a_sensible_thread_count(count: str) -> None:
     done = subprocess.run(

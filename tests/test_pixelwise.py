@@ -226,6 +226,13 @@ def test_counting_in_buckets_finds_the_same() -> None:
     assert found["pixel_auroc"] == pytest.approx(auroc, abs=1e-9)
 
 
+@pytest.mark.parametrize("name", ["low", "high"])
+@pytest.mark.parametrize("key", [-1, 2**32])
+def test_keys_have_32_bits(name: str, key: int) -> None:
+    with pytest.raises(ValueError, match=rf"^{name}: expected an int from 0 .* got {key}$"):
+        _core.defect_steps(NO_ITEMS, **{name: key})
+
+
 PEAK = """
 import resource
 import numpy as np

@@ -81,6 +81,23 @@ bool dad_check_shape(PyArrayObject *array, const char *name, int dimensions,
     return false;
 }
 
+bool dad_unsigned(uint64_t *value, PyObject *object, const char *name, int bits) {
+    PyObject *number = PyNumber_Index(object); /* NumPy's, too */
+    *value = number != NULL ? PyLong_AsUnsignedLongLong(number) : 0;
+    Py_XDECREF(number);
+    bool typed = !PyErr_Occurred() || PyErr_ExceptionMatches(PyExc_OverflowError);
+    if (PyErr_Occurred() || *value > UINT64_MAX >> (64 - bits)) {
+        PyErr_Format(typed ? PyExc_ValueError : PyExc_TypeError,
+                     "%s: expected an int from 0 to 2**%d - 1, got %R", name, bits, object);
+        return false;
+    }
+    return true;
+}
+
+bool dad_seed(uint64_t *seed, PyObject *object) {
+    return dad_unsigned(seed, object, "seed", 64);
+}
+
 PyArrayObject *dad_output(int type, int dimensions, const npy_intp *shape) {
     return (PyArrayObject *)PyArray_SimpleNew(dimensions, shape, type);
 }

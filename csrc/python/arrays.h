@@ -22,6 +22,7 @@
 #include <numpy/arrayobject.h>
 #include <stdbool.h>
 #include <stddef.h>
+#include <stdint.h>
 
 #include "base/status.h"
 #include "base/threads.h"
@@ -58,6 +59,10 @@ bool dad_check_shape(PyArrayObject *array, const char *name, int dimensions,
 
 /* A shape as a tuple; negative sizes as "any". */
 PyObject *dad_shape_tuple(int dimensions, const npy_intp *shape);
+
+/* An int from 0 to 2**bits - 1; ValueError for others, TypeError for what is none. */
+bool dad_unsigned(uint64_t *value, PyObject *object, const char *name, int bits);
+bool dad_seed(uint64_t *seed, PyObject *object); /* 64 bits */
 
 PyArrayObject *dad_output(int type, int dimensions, const npy_intp *shape);
 

@@ -86,11 +86,12 @@ static PyObject *add(PyObject *self, PyObject *args, PyObject *kwargs) {
 static PyObject *dropout(PyObject *self, PyObject *args, PyObject *kwargs) {
     (void)self;
     static char *names[] = {"x", "p", "seed", NULL};
-    PyObject *x_object;
+    PyObject *x_object, *seed_object;
     float p;
-    unsigned long long seed;
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "OfK:dropout", names, &x_object, &p,
-                                     &seed)) {
+    uint64_t seed;
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "OfO:dropout", names, &x_object, &p,
+                                     &seed_object) ||
+        !dad_seed(&seed, seed_object)) {
         return NULL;
     }
     if (!(p >= 0.0f && p <= 1.0f)) {

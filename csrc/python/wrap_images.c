@@ -19,17 +19,6 @@ static bool check_side(const char *name, Py_ssize_t size) {
     return true;
 }
 
-static bool parse_seed(uint64_t *seed, PyObject *object) {
-    *seed = PyLong_AsUnsignedLongLong(object);
-    if (PyErr_Occurred()) {
-        PyErr_Format(PyErr_ExceptionMatches(PyExc_OverflowError) ? PyExc_ValueError
-                                                                 : PyExc_TypeError,
-                     "seed: expected an int from 0 to 2**64 - 1, got %R", object);
-        return false;
-    }
-    return true;
-}
-
 /* ---- resize.c -------------------------------------------------------------------- */
 
 static PyObject *resize_u8(PyObject *self, PyObject *args, PyObject *kwargs) {
@@ -184,7 +173,7 @@ static PyObject *texture(PyObject *self, PyObject *args, PyObject *kwargs) {
         return NULL;
     }
     uint64_t seed;
-    if (!parse_seed(&seed, seed_object)) {
+    if (!dad_seed(&seed, seed_object)) {
         return NULL;
     }
     npy_intp shape[] = {H, W, 3};

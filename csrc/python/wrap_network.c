@@ -194,12 +194,13 @@ static PyObject *network_forward(PyObject *object, PyObject *args, PyObject *key
                             "seed", "fast", "bfloat16", NULL};
     network_object *self = (network_object *)object;
     const dad_graph *graph = &self->network.graph;
-    PyObject *x_object, *t_object = Py_None, *result = NULL;
+    PyObject *x_object, *t_object = Py_None, *seed_object = NULL, *result = NULL;
     int training = 0, recompute = 0, input_gradient = 0, fast = 0, bfloat16 = 0;
-    unsigned long long seed = 0;
-    if (!PyArg_ParseTupleAndKeywords(args, keywords, "O|O$pppKpp:forward", names, &x_object,
+    uint64_t seed = 0;
+    if (!PyArg_ParseTupleAndKeywords(args, keywords, "O|O$pppOpp:forward", names, &x_object,
                                      &t_object, &training, &recompute, &input_gradient,
-                                     &seed, &fast, &bfloat16)) {
+                                     &seed_object, &fast, &bfloat16) ||
+        (seed_object != NULL && !dad_seed(&seed, seed_object))) {
         return NULL;
     }
     PyArrayObject *x = NULL, *t = NULL, *y = NULL;

@@ -79,7 +79,7 @@ done:
 /* Copies the items with keys in low .. high; returns how many. A region that has lost its
  * pixels since they were checked has one: its share is a division. */
 static ptrdiff_t copy_between(dad_narrow_item *to, const dad_narrow_item *from,
-                              ptrdiff_t count, uint32_t low, uint32_t high) {
+                              ptrdiff_t count, uint64_t low, uint64_t high) {
     ptrdiff_t kept = 0;
     for (ptrdiff_t i = 0; i < count; i++) {
         dad_narrow_item item = from[i];
@@ -93,10 +93,12 @@ static ptrdiff_t copy_between(dad_narrow_item *to, const dad_narrow_item *from,
 static PyObject *defect_steps(PyObject *self, PyObject *args, PyObject *kwargs) {
     (void)self;
     static char *names[] = {"defects", "low", "high", NULL};
-    PyObject *object, *result = NULL;
-    unsigned int low = 0, high = UINT32_MAX;
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "O|II:defect_steps", names, &object,
-                                     &low, &high)) {
+    PyObject *object, *low_object = NULL, *high_object = NULL, *result = NULL;
+    uint64_t low = 0, high = UINT32_MAX;
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "O|OO:defect_steps", names, &object,
+                                     &low_object, &high_object) ||
+        (low_object != NULL && !dad_unsigned(&low, low_object, "low", 32)) ||
+        (high_object != NULL && !dad_unsigned(&high, high_object, "high", 32))) {
         return NULL;
     }
     dad_step_arrays arrays = {0};
