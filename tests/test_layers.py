@@ -47,6 +47,10 @@ def test_attention_keeps_its_promises() -> None:
     assert_same_for_any_thread_count(_core.attention_backward, dy, qkv, 2)
     alone = [_core.attention(qkv[i : i + 1], 2) for i in range(3)]
     np.testing.assert_array_equal(_core.attention(qkv, 2), np.concatenate(alone))
+    huge = (2**64 + 2) // 3  # times 3 it is 2 again
+    for heads in (huge, 2**63 - 1):
+        with pytest.raises(ValueError, match=r"multiple of 3 \* heads"):
+            _core.attention(draw(1, 12, 2, 2), heads)
     with pytest.raises(ValueError, match=r"multiple of 3 \* heads, got heads = 5"):
         _core.attention(qkv, 5)
     with pytest.raises(ValueError, match="heads"):

@@ -240,7 +240,7 @@ dad_value dad_graph_attention(dad_graph *graph, dad_value qkv, ptrdiff_t heads) 
         return DAD_NONE;
     }
     const dad_node *input = &graph->nodes[qkv];
-    if (heads < 1 || input->C % (3 * heads) != 0) {
+    if (heads < 1 || heads > input->C / 3 || input->C % (3 * heads) != 0) {
         return fail(graph, DAD_BAD_SHAPE);
     }
     dad_node *node =

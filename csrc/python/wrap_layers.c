@@ -9,7 +9,7 @@
 
 static bool set_attention_shape(dad_attention_shape *shape, dad_map_size qkv,
                                 Py_ssize_t heads) {
-    if (heads < 1 || qkv.C % (3 * heads) != 0) {
+    if (heads < 1 || heads > qkv.C / 3 || qkv.C % (3 * heads) != 0) {
         PyErr_Format(
             PyExc_ValueError,
             "heads: expected the %zd channels of qkv to be a multiple of 3 * heads, "
