@@ -288,6 +288,12 @@ def test_bad_arguments_are_named(
         _core.conv2d(**{**arguments, **changes})
 
 
+@pytest.mark.parametrize("name", ["conv2d", "conv2d_moments", "conv2d_backward"])
+def test_missing_arguments_name_the_function(name: str) -> None:
+    with pytest.raises(TypeError, match=rf"^{name}\(\) missing"):
+        getattr(_core, name)()
+
+
 def test_backward_checks_the_shape_of_dy() -> None:
     x, w = draw(1, 2, 4, 4), draw(3, 2, 3, 3)
     with pytest.raises(ValueError, match=r"^dy: expected shape"):

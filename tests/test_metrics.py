@@ -198,6 +198,13 @@ def test_filled_pro_twin(seed: int) -> None:
     np.testing.assert_allclose(pro, want_pro, rtol=0, atol=1e-12)
 
 
+@pytest.mark.parametrize("thresholds", [[np.nan], [np.nan, 0.5], [0.5, np.nan], [0.2, 0.5]])
+def test_filled_pro_wants_falling_thresholds(thresholds: list[float]) -> None:
+    masks, maps = random_maps(0, (1, 8, 8))
+    with pytest.raises(ValueError, match=r"^thresholds: expected falling values"):
+        _core.filled_pro(masks, maps, np.array(thresholds))
+
+
 def test_reference_pro_passes_one_on_rings() -> None:
     masks = np.zeros((1, 32, 32), dtype=bool)
     masks[0, 8:20, 8:20] = True

@@ -233,6 +233,16 @@ def test_keys_have_32_bits(name: str, key: int) -> None:
         _core.defect_steps(NO_ITEMS, **{name: key})
 
 
+@pytest.mark.parametrize("name", ["ulonglong", "uint64"])
+def test_both_of_numpys_numbers_for_a_type_are_taken(name: str) -> None:
+    """Where long has 64 bits, long long is another type of the same name."""
+    items = np.array([5 << 32 | 1, 7 << 32 | 2], name)
+    keys, _, shares = _core.defect_steps(items)
+    assert keys.tolist() == [5, 7]
+    steps = keys, np.ones(2, np.longlong), shares.astype(np.ulonglong)
+    assert _core.merge_steps(steps, steps)[1].tolist() == [2, 2]
+
+
 PEAK = """
 import resource
 import numpy as np

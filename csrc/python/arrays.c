@@ -10,7 +10,7 @@ PyArrayObject *dad_input(PyObject *object, const char *name, int type, int dimen
         return NULL;
     }
     PyArrayObject *array = (PyArrayObject *)object;
-    if (PyArray_TYPE(array) != type) {
+    if (!dad_is_type(array, type)) {
         PyArray_Descr *expected = PyArray_DescrFromType(type);
         PyErr_Format(PyExc_TypeError, "%s: expected dtype %S, got %S", name,
                      (PyObject *)expected, (PyObject *)PyArray_DESCR(array));

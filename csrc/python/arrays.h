@@ -41,6 +41,11 @@ enum { DAD_ANY_DIMENSIONS = -1 };
     dad_end_call();      \
     }
 
+/* NumPy has two numbers for some types: those of long and long long, where they are one. */
+static inline bool dad_is_type(PyArrayObject *array, int type) {
+    return PyArray_EquivTypenums(PyArray_TYPE(array), type);
+}
+
 /* A new reference to a C-contiguous, aligned, native-endian array: `object` itself when it
  * is one, else a copy. TypeError for another dtype, ValueError for another number of
  * dimensions or an empty array, each naming the argument, what was expected and what came.

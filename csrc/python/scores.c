@@ -3,7 +3,7 @@
 
 dad_scores dad_scores_of(PyArrayObject *array) {
     return (dad_scores){PyArray_DATA(array), PyArray_SIZE(array),
-                        PyArray_TYPE(array) == NPY_FLOAT64};
+                        dad_is_type(array, NPY_FLOAT64)};
 }
 
 bool dad_check_finite(PyArrayObject *array, const char *name) {
@@ -27,8 +27,7 @@ bool dad_check_finite(PyArrayObject *array, const char *name) {
 }
 
 PyArrayObject *dad_input_scores(PyObject *object, const char *name, int dimensions) {
-    bool wide =
-        PyArray_Check(object) && PyArray_TYPE((PyArrayObject *)object) == NPY_FLOAT64;
+    bool wide = PyArray_Check(object) && dad_is_type((PyArrayObject *)object, NPY_FLOAT64);
     PyArrayObject *array =
         dad_input(object, name, wide ? NPY_FLOAT64 : NPY_FLOAT32, dimensions);
     if (array != NULL && !dad_check_finite(array, name)) {

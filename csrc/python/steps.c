@@ -2,7 +2,7 @@
 #include "python/steps.h"
 
 PyArrayObject *dad_input_row(PyObject *object, const char *name, int type) {
-    if (PyArray_Check(object) && PyArray_TYPE((PyArrayObject *)object) == type &&
+    if (PyArray_Check(object) && dad_is_type((PyArrayObject *)object, type) &&
         PyArray_NDIM((PyArrayObject *)object) == 1) {
         return (PyArrayObject *)PyArray_FROM_OTF(
             object, type, NPY_ARRAY_CARRAY_RO | NPY_ARRAY_NOTSWAPPED);
@@ -90,7 +90,7 @@ bool dad_input_steps(dad_step_arrays *arrays, PyObject *object) {
     if (!ok || !dad_check_length(&columns[1], PyArray_SIZE(arrays->keys))) {
         return false;
     }
-    if (!PyArray_Check(shares) || PyArray_TYPE((PyArrayObject *)shares) != NPY_UINT64) {
+    if (!PyArray_Check(shares) || !dad_is_type((PyArrayObject *)shares, NPY_UINT64)) {
         PyErr_SetString(PyExc_TypeError, "shares: expected an array of dtype uint64");
         return false;
     }

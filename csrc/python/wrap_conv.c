@@ -138,8 +138,8 @@ static bool residual_is_half(const conv2d_arguments *a, const dad_conv2d_shape *
     return shape->doubled && a->residual && PyArray_DIM(a->residual, 2) == shape->H / 2;
 }
 
-static bool parse_conv2d(conv2d_arguments *a, dad_conv2d_shape *shape, PyObject *args,
-                         PyObject *kwargs) {
+static bool parse_conv2d(conv2d_arguments *a, dad_conv2d_shape *shape, const char *format,
+                         PyObject *args, PyObject *kwargs) {
     static char *names[] = {"x",       "w",         "b",          "stride",
                             "padding", "algorithm", "image_bias", "residual",
                             "doubled", "bfloat16",  NULL};
@@ -147,9 +147,9 @@ static bool parse_conv2d(conv2d_arguments *a, dad_conv2d_shape *shape, PyObject 
     Py_ssize_t stride = 1, padding = 1;
     const char *algorithm = "auto";
     int doubled = 0, bfloat16 = 0;
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "OO|OnnsOOpp:conv2d", names, &x, &w, &b,
-                                     &stride, &padding, &algorithm, &image_bias, &residual,
-                                     &doubled, &bfloat16) ||
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, format, names, &x, &w, &b, &stride,
+                                     &padding, &algorithm, &image_bias, &residual, &doubled,
+                                     &bfloat16) ||
         !(a->x = dad_input_float(x, "x", 4)) || !(a->w = dad_input_float(w, "w", 4)) ||
         !dad_input_float_optional(&a->b, b, "b", 1) ||
         !dad_input_float_optional(&a->image_bias, image_bias, "image_bias", 2) ||
@@ -182,7 +182,8 @@ static PyArrayObject *run_conv2d(PyArrayObject **moments, PyObject *args,
     npy_intp dims[4];
     bool computed = false;
 
-    if (!parse_conv2d(&a, &shape, args, kwargs)) {
+    const char *format = moments ? "OO|OnnsOOpp:conv2d_moments" : "OO|OnnsOOpp:conv2d";
+    if (!parse_conv2d(&a, &shape, format, args, kwargs)) {
         goto done;
     }
     output_shape(dims, &shape);

@@ -156,7 +156,7 @@ static PyObject *pixel_metrics(PyObject *self, PyObject *args, PyObject *kwargs)
     if (!dad_input_maps(&masks, &maps, &shape, masks_object, maps_object)) {
         goto done;
     }
-    if (PyArray_TYPE(maps) == NPY_FLOAT64) {
+    if (dad_is_type(maps, NPY_FLOAT64)) {
         dad_ranking ranking;
         result = rank_pixels(&ranking, masks, maps, &shape)
                      ? ranking_dict(&ranking, fpr_limit)
@@ -231,8 +231,8 @@ static PyArrayObject *input_thresholds(PyObject *object) {
         return NULL;
     }
     const double *levels = PyArray_DATA(thresholds);
-    for (npy_intp k = 1; k < PyArray_SIZE(thresholds); k++) {
-        if (!(levels[k] <= levels[k - 1])) {
+    for (npy_intp k = 0; k < PyArray_SIZE(thresholds); k++) {
+        if (!(levels[k] <= (k > 0 ? levels[k - 1] : INFINITY))) { /* NaN, too */
             PyErr_Format(PyExc_ValueError,
                          "thresholds: expected falling values, but element %zd is not", k);
             Py_CLEAR(thresholds);
