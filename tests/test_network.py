@@ -560,6 +560,24 @@ def test_an_unknown_level_is_an_import_error() -> None:
     assert 'ImportError: DIFFUSIONAD_ISA: this processor has no level "mmx"' in done.stderr
 
 
+@pytest.mark.parametrize("training", [False, True])
+@pytest.mark.parametrize("net", [tiny_unet, tiny_segmenter])
+def test_memory_of_huge_batches_is_exact_or_refused(net: Any, training: bool) -> None:
+    core, refused = net()._core, False
+    before = core.memory(1 << 20, training)
+    for power in range(21, 63):
+        try:
+            now = core.memory(1 << power, training)
+        except MemoryError:
+            refused = True
+            continue
+        assert not refused  # nothing larger fits again
+        assert now["arena"] == 2 * before["arena"]
+        assert now["scratch"] >= before["scratch"] > 0
+        before = now
+    assert refused
+
+
 @pytest.mark.parametrize("seed", [-1, 2**64])
 def test_a_seed_beyond_64_bits_is_refused(seed: int) -> None:
     with pytest.raises(ValueError, match=rf"^seed: expected an int from 0 .* got {seed}$"):

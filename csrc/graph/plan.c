@@ -11,6 +11,10 @@
 
 enum { PLACEMENT = 16 }; /* offsets are multiples of a cache line */
 
+/* Of an arena, in floats: more than any memory holds, and little enough that neither what
+ * kernels make of these sizes nor the bytes of them overflow. */
+static const ptrdiff_t MOST = PTRDIFF_MAX / 16;
+
 /* What is known about each node while planning. */
 typedef struct {
     const dad_graph *graph;
@@ -32,7 +36,7 @@ static int new_tensor(planner *p, ptrdiff_t count) {
     if (tensors != NULL) {
         plan->tensors = tensors;
     }
-    if (tensors == NULL || !dad_checked_product(&size, 2, factors)) {
+    if (tensors == NULL || !dad_checked_product(&size, 2, factors) || size > MOST) {
         p->status = DAD_NO_MEMORY;
         return DAD_NONE;
     }
@@ -322,12 +326,12 @@ static dad_status place(dad_plan *plan) {
     }
     qsort(order, count, sizeof(*order), by_size);
     plan->arena_size = 0;
-    for (int i = 0; i < plan->tensor_count; i++) {
+    for (int i = 0; i < plan->tensor_count && plan->arena_size <= MOST; i++) {
         order[i]->offset = lowest_gap(order[i], order, i, order + count);
         plan->arena_size = dad_max(plan->arena_size, order[i]->offset + order[i]->size);
     }
     free(order);
-    return DAD_OK;
+    return plan->arena_size <= MOST ? DAD_OK : DAD_NO_MEMORY;
 }
 
 static void walk(planner *p) {

@@ -400,10 +400,16 @@ static PyObject *network_memory(PyObject *object, PyObject *args, PyObject *keyw
     if (status != DAD_OK) {
         return dad_raise(status, "memory");
     }
-    ptrdiff_t weights = self->network.graph.weight_size * (training ? 4 : 1);
-    return Py_BuildValue("{s:n,s:n,s:n}", "weights", weights * (ptrdiff_t)sizeof(float),
-                         "arena", arena * (ptrdiff_t)sizeof(float), "scratch",
-                         scratch * (ptrdiff_t)sizeof(float));
+    ptrdiff_t floats[] = {self->network.graph.weight_size * (training ? 4 : 1), arena,
+                          scratch};
+    for (int i = 0; i < 3; i++) {
+        const ptrdiff_t factors[] = {floats[i], (ptrdiff_t)sizeof(float)};
+        if (!dad_checked_product(&floats[i], 2, factors)) {
+            return dad_raise(DAD_NO_MEMORY, "memory");
+        }
+    }
+    return Py_BuildValue("{s:n,s:n,s:n}", "weights", floats[0], "arena", floats[1],
+                         "scratch", floats[2]);
 }
 
 static PyObject *network_trim(PyObject *object, PyObject *args) {
@@ -465,8 +471,7 @@ static PyMethodDef methods[] = {
      "memory($self, /, batch_size, training=False, recompute=False)\n--\n\n"
      "Bytes that a pass takes: weights (with gradients and moments), arena, scratch."},
     {"trim", network_trim, METH_NOARGS,
-     "trim($self, /)\n--\n\nFree work memory and packed filters; they come back when "
-     "needed."},
+     "trim($self, /)\n--\n\nFree work memory; it comes back when needed."},
     {NULL, NULL, 0, NULL},
 };
 
