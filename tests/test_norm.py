@@ -99,6 +99,21 @@ def test_norms_are_the_same_for_any_thread_count() -> None:
     same(_core.batch_norm_backward, dy, x, w, b, activation="relu")
 
 
+@pytest.mark.parametrize("value", [np.inf, -np.inf])
+def test_statistics_of_infinite_values_are_nan(value: float) -> None:
+    """As everywhere: a variance of zero would make other values of them."""
+    x, w, b = draw(2, 8, 4, 4), np.ones(8, np.float32), np.zeros(8, np.float32)
+    x[0, 1, 2, 3] = value
+    y = _core.group_norm(x, w, b, 4)
+    assert np.isnan(y[0, :2]).all()
+    assert np.isfinite(y[0, 2:]).all()
+    assert np.isfinite(y[1]).all()
+    y, _, var = _core.batch_norm(x, w, b, b, w, training=True)
+    assert np.isnan(y[:, 1]).all()
+    assert np.isnan(var[1])
+    assert np.isfinite(np.delete(y, 1, axis=1)).all()
+
+
 def test_norms_take_views_and_spread_nan_within_the_group_only() -> None:
     _, x, w, b = norm_inputs(2, 6, 5, 5)
     view = x.transpose(0, 1, 3, 2)

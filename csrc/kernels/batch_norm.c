@@ -41,7 +41,7 @@ void dad_batch_norm_forward_training(float *y, float *stats, float *running_mean
     const double unbiased = count / (count > 1.0 ? count - 1.0 : 1.0);
     for (ptrdiff_t c = 0; c < shape->C; c++) {
         double mean = work.sums[c] / count;
-        double variance = fmax(work.sums[shape->C + c] / count - mean * mean, 0.0);
+        double variance = dad_norm_variance(mean, work.sums[shape->C + c] / count);
         stats[2 * c] = (float)mean;
         stats[2 * c + 1] = (float)(1.0 / sqrt(variance + shape->eps));
         set_channel(&work, c, stats[2 * c], stats[2 * c + 1], gamma, beta, shape->C);

@@ -55,7 +55,7 @@ static void set_statistics(float *stats, const dad_norm_workspace *work,
             sum += sums[c];
             square += sums[C + c];
         }
-        double mean = sum / count, variance = fmax(square / count - mean * mean, 0.0);
+        double mean = sum / count, variance = dad_norm_variance(mean, square / count);
         stats[2 * i] = (float)mean;
         stats[2 * i + 1] = (float)(1.0 / sqrt(variance + shape->eps));
     }

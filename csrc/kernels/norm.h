@@ -23,6 +23,12 @@ typedef struct {
     float *channels; /* [images, 5, C]: scale, shift, mean, slope, level */
 } dad_norm_workspace;
 
+/* Not below zero for rounding; NaN, which infinite values make, stays. */
+static inline double dad_norm_variance(double mean, double mean_square) {
+    double variance = mean_square - mean * mean;
+    return variance < 0.0 ? 0.0 : variance;
+}
+
 ptrdiff_t dad_norm_scratch(const dad_norm_shape *shape);
 dad_norm_workspace dad_norm_cut(float *scratch, const dad_norm_shape *shape);
 
