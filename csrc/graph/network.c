@@ -213,7 +213,7 @@ dad_status dad_network_memory(const dad_network *network, ptrdiff_t *arena,
 }
 
 dad_status dad_network_resize(dad_network *network, ptrdiff_t H, ptrdiff_t W) {
-    dad_network_trim(network); /* packed filters too: algorithms are chosen by size */
+    dad_network_trim(network); /* the plan, too: algorithms are chosen by size */
     return dad_graph_resize(&network->graph, H, W);
 }
 

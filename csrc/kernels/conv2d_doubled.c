@@ -6,11 +6,11 @@
  *                 writes  rows 8i - 1 .. 8i + 6 of the output, as far as they exist
  *
  * Where the tiles of the map end with its last pixel, the last row of outputs needs one
- * more row of tiles. These see one row of pixels and then zeros, so that only the products
- * with point 0 of the first filter are not zero: 9 of 81, or 1 in the corner. Tiles are
- * numbered region by region, those of all images one after the other, and the products of a
- * chunk of them are as many as its region needs. Each tile is computed the same way
- * wherever it stands, so the cutting changes no result.
+ * more row of tiles. These see one row of pixels and then zeros, so that only products with
+ * point 0 are not zero, and those of the second filter make rows that do not exist: 9 of 81
+ * are left, or 1 in the corner. Tiles are numbered region by region, those of all images
+ * one after the other, and the products of a chunk of them are as many as its region needs.
+ * Each tile is computed the same way wherever it stands, so the cutting changes no result.
  *
  * V of a block of chunks is shared by the threads, which divide first the groups of
  * channels, then the pairs of panels. U is made by all together, or by each for its pairs
@@ -39,7 +39,7 @@ enum {
 /* Tiles of every image. */
 typedef struct {
     ptrdiff_t row, rows, column, columns;     /* the first, and how many */
-    ptrdiff_t products_down, products_across; /* that may differ from zero */
+    ptrdiff_t products_down, products_across; /* that are needed */
     ptrdiff_t tiles;                          /* in all images */
 } region;
 

@@ -223,8 +223,8 @@ typedef struct {
 } dad_attention_shape;
 
 /* qkv [N, T, heads * 3 * D], per head [q, k, v]; y [N, T, heads * D].
- * softmax(q k^T / sqrt(D)) v, q and k scaled by D^(-1/4) each. The backward pass recomputes
- * the probabilities. */
+ * softmax(q k^T / sqrt(D)) v, q scaled by D^(-1/2). The backward pass recomputes the
+ * probabilities. */
 ptrdiff_t dad_attention_scratch(const dad_attention_shape *shape); /* both directions */
 void dad_attention_forward(float *y, const float *qkv, const dad_attention_shape *shape,
                            float *scratch);

@@ -5,7 +5,8 @@
 #include "base/memory.h"
 #include "base/threads.h"
 
-/* A block fits the second-level cache, and is short enough to add up in float. */
+/* A block fits the second-level cache. Its sums are of doubles, or of floats over a few
+ * rows at a time (simd/layer_norm.c). */
 enum { BLOCK_FLOATS = 16384, BLOCK_ROWS = 256 };
 
 static ptrdiff_t block_rows(const dad_norm_shape *shape) {

@@ -29,7 +29,7 @@ typedef struct {
 void dad_build_unet(dad_graph *graph, const dad_unet_options *options);
 
 typedef struct {
-    ptrdiff_t height, width; /* divisible by 32 */
+    ptrdiff_t height, width; /* divisible by 32 * patch */
     ptrdiff_t in_channels, out_channels, base_channels;
     ptrdiff_t patch;
 } dad_segmenter_options;
