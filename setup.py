@@ -44,6 +44,9 @@ X86_LEVELS = {
     "avx2": ["-mavx2", "-mfma"],
     "avx512": [*AVX512, "-mprefer-vector-width=512"],
 }
+if sys.platform == "win32":  # GCC spills vectors as if the stack were aligned (54412, 49001)
+    for level in ("avx2", "avx512"):
+        X86_LEVELS[level].append("-Wa,-muse-unaligned-vector-move")
 
 
 def flag(name: str, default: str = "0") -> bool:
