@@ -42,7 +42,8 @@ ImageSource: TypeAlias = "OneImage | Iterable[OneImage]"
 EXTENSIONS = frozenset(
     {".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".gif", ".ppm", ".pgm"}
 )
-# What these extensions stand for; of others Pillow would even run a program (EPS: Ghostscript).
+# What these extensions stand for, whatever a file is called: of others Pillow would even run a
+# program (EPS: Ghostscript).
 _FORMATS = ("PNG", "JPEG", "BMP", "TIFF", "WEBP", "GIF", "PPM")
 _EXIF_ORIENTATION = 0x0112
 _WARNINGS = threading.Lock()  # the filters of warnings belong to the process, not to a thread
@@ -55,8 +56,8 @@ def read_image(path: PathLike) -> Bytes:
     EXIF rotation is applied, alpha dropped (not blended), one-channel, palette and CMYK images are
     converted, 16-bit grey is divided by 257 and rounded. (Of 16-bit colour Pillow hands out the
     upper byte, which is at most one level away.) Of several frames the first one counts.
-    Raises InputError, naming the file, when it is missing, empty, broken or too big for
-    Pillow's limit on pixels.
+    Raises InputError, naming the file, when it is missing, empty, broken, too big for Pillow's
+    limit on pixels, or of a format that EXTENSIONS does not have, whatever its name.
     """
     with _opened(path) as image:
         return np.ascontiguousarray(_to_rgb(image))
@@ -65,10 +66,10 @@ def read_image(path: PathLike) -> Bytes:
 def decode_image(data: bytes, name: str, max_pixels: int) -> Bytes:
     """Decode an image file that someone sent, as read_image would read it: uint8 [H, W, 3].
 
-    Only formats of EXTENSIONS are tried. Raises InputError that calls the image `name`, and
-    TooManyPixels, before a pixel is decoded, for an image that declares more than `max_pixels`.
+    Raises InputError that calls the image `name`, and TooManyPixels, before a pixel is decoded, for
+    an image that declares more than `max_pixels`.
     """
-    with _opened(io.BytesIO(data), name, _FORMATS) as image:
+    with _opened(io.BytesIO(data), name) as image:
         if image.width * image.height > max_pixels:
             raise TooManyPixels(
                 f"{name}: expected at most {max_pixels:,} pixels, got {image.width}x{image.height}"
@@ -273,10 +274,8 @@ def write_png(path: PathLike, pixels: Bytes) -> None:
 
 
 @contextmanager
-def _opened(
-    source: PathLike | io.BytesIO, name: str = "", formats: tuple[str, ...] | None = None
-) -> Iterator[Image.Image]:
-    """Open an image file; whatever Pillow raises, also while decoding, names the file."""
+def _opened(source: PathLike | io.BytesIO, name: str = "") -> Iterator[Image.Image]:
+    """Open an image file of a known format; whatever Pillow raises, also later, names the file."""
     from PIL import Image, UnidentifiedImageError
 
     file = source if isinstance(source, io.BytesIO) else Path(source)
@@ -285,7 +284,7 @@ def _opened(
         _require_content(file, name)
         with _WARNINGS, warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
-            image = Image.open(file, formats=formats)
+            image = Image.open(file, formats=_FORMATS)
         with image:
             yield image
     except InputError:

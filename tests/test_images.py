@@ -118,6 +118,26 @@ def test_missing_folder_empty_truncated_and_foreign_files(tmp_path, pixels):
         assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("read", [images.read_image, images.read_mask, images.image_size])
+def test_other_formats_are_refused_whatever_a_file_is_called(tmp_path, pixels, read):
+    """Pillow knows many more, and runs Ghostscript for one of them."""
+    for kind in ("EPS", "TGA", "ICO"):
+        path = tmp_path / f"{kind}.png"
+        Image.fromarray(pixels).save(path, format=kind)
+        with pytest.raises(InputError, match=rf"{kind}\.png: not an image that can be read"):
+            read(path)
+
+
+@pytest.mark.parametrize("name", ["a.jpg", "a.jpeg", "a.gif", "a.pgm", "a.tiff", "two.jpg"])
+def test_every_known_extension_is_read(tmp_path, pixels, name):
+    image, more = Image.fromarray(pixels[..., 0]), {}
+    if name == "two.jpg":  # as cameras with two lenses write it
+        more = {"format": "MPO", "save_all": True, "append_images": [image]}
+    image.save(tmp_path / name, **more)
+    assert images.read_image(tmp_path / name).shape == (5, 7, 3)
+    assert images.image_size(tmp_path / name) == (5, 7)
+
+
 @pytest.mark.parametrize("limit", [30, 15])  # Pillow warns above the limit, refuses above twice
 def test_decompression_bomb_is_refused(tmp_path, pixels, monkeypatch, limit):
     path = save(tmp_path / "bomb.png", pixels)
