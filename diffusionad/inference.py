@@ -184,8 +184,8 @@ class Detector:
 
         A thread reads and decodes up to ``batch_size`` frames ahead while the core computes, so
         memory is bounded however long the stream is. A frame waits at most ``max_latency`` seconds
-        for others of its batch, without limit for None; 0 takes what is there. Results equal those
-        of predict() bit by bit.
+        for others of its batch, without limit for None or infinity; 0 takes what is there. Results
+        equal those of predict() bit by bit. A source may use one buffer for all of its frames.
 
         What ``frames`` raises is raised here after the results of all frames before, and so is
         InputError for a frame that cannot be used. Closing the generator, also by leaving a loop

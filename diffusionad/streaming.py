@@ -14,15 +14,18 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
+
 from diffusionad.images import Floats, fit_to_network, pixels_of
 from diffusionad.prediction import ImageResult, Prediction, paths_of
 
 CLOSING_SECONDS = 1.0  # that closing waits for a source in the middle of a frame
+LONGEST = threading.TIMEOUT_MAX / 2  # seconds that can be waited; years
 
 
 @dataclass(frozen=True)
 class Frame:
-    """A frame that has been read."""
+    """A frame that has been read; the source's memory is no longer needed."""
 
     x0: Floats  # (3, S, S)
     shape: tuple[int, int]  # (height, width), as it came
@@ -77,7 +80,8 @@ class FrameReader:
         while len(frames) < most and self._end is None:
             wait = None
             if frames and max_latency is not None:
-                wait = max(0.0, frames[0].read_at + max_latency - time.monotonic())
+                left = frames[0].read_at + max_latency - time.monotonic()
+                wait = min(max(0.0, left), LONGEST)
             try:
                 item = self._queue.get(timeout=wait)
             except queue.Empty:
@@ -115,4 +119,6 @@ class FrameReader:
         pixels = pixels_of(item, f"frames[{index}]")
         height, width = pixels.shape[:2]
         x0 = fit_to_network(pixels, self._size)
+        if np.may_share_memory(x0, pixels):
+            x0 = x0.copy()  # the source may use its buffer for the next frame
         return Frame(x0, (height, width), paths_of([item])[0], time.monotonic())

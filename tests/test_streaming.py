@@ -44,7 +44,10 @@ def _no_thread_is_left() -> Iterator[None]:
 
 
 @pytest.mark.parametrize("size", ["model", "input"])
-@pytest.mark.parametrize(("batch_size", "max_latency"), [(1, 0.0), (3, None), (3, 0.0), (50, 0.1)])
+@pytest.mark.parametrize(
+    ("batch_size", "max_latency"),
+    [(1, 0.0), (3, None), (3, 0.0), (50, 0.1), (3, float("inf")), (3, 1e300)],
+)
 def test_results_are_those_of_predict_in_order(model, frames, batch_size, max_latency, size):
     whole = model.predict(frames, size=size)
     results = list(model.predict_stream(iter(frames), batch_size, max_latency, size))
@@ -69,6 +72,21 @@ def test_any_source_of_images(tmp_path, model, frames):
     assert [r.path for r in model.predict_stream(frames[:2])] == [None, None]
     assert [r.score for r in model.predict_stream(frames[0])] == scores[:1]  # an array is one image
     assert list(model.predict_stream([])) == []
+
+
+@pytest.mark.parametrize("shape", [(3, SIZE, SIZE), (SIZE, SIZE, 3), (SIZE, SIZE)])
+def test_a_source_may_use_one_buffer_for_all_frames(model, shape):
+    values = np.random.default_rng(1).random((6, *shape), dtype=np.float32)
+    expected = model.predict(list(values)).scores.tolist()
+    buffer = np.empty(shape, np.float32)
+
+    def camera() -> Iterator[np.ndarray]:
+        for value in values:
+            buffer[:] = value
+            yield buffer
+
+    stream = model.predict_stream(camera(), batch_size=3, max_latency=None)
+    assert [result.score for result in stream] == expected
 
 
 def test_a_frame_does_not_wait_for_frames_that_do_not_come(model, frames):
