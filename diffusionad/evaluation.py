@@ -85,7 +85,8 @@ def evaluate(
 ) -> dict[str, Any]:
     """Score every test image and measure; the result is ready for JSON.
 
-    A metric that is not defined (one class only, no masks) is None, and a warning says so.
+    A metric that is not defined (one class only, no masks, the reference's PRO of constant maps) is
+    None, and a warning says so.
     Defective images without a mask are left out of the pixel metrics. `images_per_second` counts
     from pixels in memory to scores and maps.
 
@@ -116,6 +117,7 @@ def evaluate(
         fixed = None if tiles is None else tiles.of(model.config.image_size)
         result["tiles"] = None if fixed is None else dataclasses.asdict(fixed)
         result["per_defect"] = _per_defect(found, protocol, fpr_limit)
+        _warn_of_undefined_pro(result)
         result["confidence"] = _confidence(found, result, resamples, model.config.seed)
         result["curves"] = _curves(found)
     result |= {"scores": _scores(found, dataset), "threshold": model.threshold}
@@ -148,6 +150,23 @@ def _warn_of_undefined(found: Found, result: dict[str, Any]) -> None:
         log.warning(
             "no mask of the test images holds a defect at the maps' size: "
             "pixel metrics are not defined"
+        )
+
+
+def _warn_of_undefined_pro(result: dict[str, Any]) -> None:
+    """The reference's may be so although there are masks, of constant maps say."""
+    rows = {"all test images": result, **result["per_defect"]}
+    undefined = [
+        name
+        for name, row in rows.items()
+        if row["aupro"] is None and row["pixel_auroc"] is not None
+    ]
+    if undefined:
+        log.warning(
+            "none of the reference's thresholds has a false-positive rate in (0, %s]: "
+            "its PRO is not defined (%s)",
+            FPR_LIMIT,
+            ", ".join(undefined),
         )
 
 
@@ -269,7 +288,8 @@ def _measure(
 ) -> dict[str, float | None]:
     """The seven metrics of all images, or of those with one kind of defect and the good ones.
 
-    None stands for what is not defined: of one class only, or of no mask with a defect.
+    None stands for what is not defined: of one class only, of no mask with a defect, or the
+    reference's PRO of maps on which its thresholds reach no false-positive rate up to the limit.
     """
     from diffusionad import metrics
 
@@ -297,13 +317,13 @@ def _chosen(found: Found, defect: str | None) -> list[int]:
     ]
 
 
-def _reference_pro(found: Found, chosen: Sequence[int]) -> float:
+def _reference_pro(found: Found, chosen: Sequence[int]) -> float | None:
     from diffusionad import metrics
 
     wanted = set(chosen)
     pairs = [(mask, score_map) for index, mask, score_map in found.kept if index in wanted]
     masks, maps = zip(*pairs, strict=True)
-    return float(metrics.reference_pro(np.stack(masks), np.stack(maps)))
+    return metrics.reference_pro_if_defined(np.stack(masks), np.stack(maps))
 
 
 def _per_defect(found: Found, protocol: str, fpr_limit: float) -> dict[str, dict[str, Any]]:

@@ -212,14 +212,22 @@ def reference_pro(masks: ArrayLike, maps: ArrayLike) -> float:
     happen to reach, stretched to [0, 1]. On saturated maps this is far from the exact `aupro`.
     Raises ValueError where no threshold has a rate in (0, 0.3].
     """
-    fpr, overlap, _ = reference_pro_curve(masks, maps)
-    reached = fpr <= _REFERENCE_FPR_LIMIT
-    fpr, overlap = fpr[reached], overlap[reached]
-    if fpr.size == 0 or fpr[-1] == fpr[0]:
+    area = reference_pro_if_defined(masks, maps)
+    if area is None:
         raise ValueError(
             "maps: the reference's PRO is not defined, because none of its 1,000 thresholds has a "
             f"false-positive rate in (0, {_REFERENCE_FPR_LIMIT}]"
         )
+    return area
+
+
+def reference_pro_if_defined(masks: ArrayLike, maps: ArrayLike) -> float | None:
+    """`reference_pro`, but None where no threshold has a false-positive rate in (0, 0.3]."""
+    fpr, overlap, _ = reference_pro_curve(masks, maps)
+    reached = fpr <= _REFERENCE_FPR_LIMIT
+    fpr, overlap = fpr[reached], overlap[reached]
+    if fpr.size == 0 or fpr[-1] == fpr[0]:
+        return None
     x = (fpr - fpr[0]) / (fpr[-1] - fpr[0])
     return float(np.sum(np.diff(x) * (overlap[1:] + overlap[:-1]) / 2))
 

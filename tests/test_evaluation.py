@@ -127,6 +127,33 @@ def test_reference_protocol_takes_exact_pixels_only(root, model):
         evaluation.evaluate(model, data, "best")
 
 
+@pytest.mark.parametrize("constant", ["all", "good and dent"])
+def test_a_pro_that_the_reference_does_not_define_is_none(root, model, caplog, constant):
+    """Maps of one value have no threshold that few good pixels pass; the rest is measured."""
+    data, predict = datasets.open(root), model.predict
+
+    def flat(images: list[np.ndarray], **options: object) -> object:
+        said = predict(images, **options)
+        kept = [constant != "all" and image.min() < 40 for image in images]  # the stains
+        maps = [
+            m if keep else np.full_like(m, 0.25) for m, keep in zip(said.maps, kept, strict=True)
+        ]
+        return dataclasses.replace(said, maps=np.stack(maps))
+
+    model.predict = flat
+    with caplog.at_level(logging.WARNING, "diffusionad"):
+        result = evaluation.evaluate(model, data, "reference")
+    assert result["image_auroc"] is not None
+    assert result["pixel_auroc"] is not None
+    assert result["per_defect"]["dent"]["aupro"] is None
+    assert result["per_defect"]["dent"]["image_auroc"] is not None
+    undefined = "all test images, dent, stain" if constant == "all" else "dent"
+    assert (result["aupro"] is None) == (constant == "all")
+    [record] = caplog.records
+    assert record.getMessage().endswith(f"its PRO is not defined ({undefined})")
+    json.dumps(result, allow_nan=False)
+
+
 def test_native_resolution_takes_maps_and_masks_at_each_images_size(root, model):
     odd = root / "test" / "good" / "odd.png"
     Image.fromarray(np.full((50, 70, 3), 180, np.uint8)).save(odd)
