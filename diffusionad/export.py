@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 OPSET, IR_VERSION = 17, 8  # ONNX 1.12
 FORMAT = "diffusionad-onnx/1"
 LARGEST = (1 << 31) - (1 << 24)  # bytes of parameters; a file cannot be longer than 2 GiB
+STEPS = {"norm_guided": ("t_s", "t_b"), "one_step": ("t_s",), "autoencoder": ()}  # by mode
 EPSILON = 1e-5  # of every normalisation
 SPREAD = 0.25  # of images about 1/2, in preconditioning
 
@@ -52,10 +53,14 @@ def export_onnx(model: DiffusionAD, path: PathLike, noise_inputs: bool = False) 
     ``score`` (N,), ``map`` (N, S, S) and ``reconstruction`` (N, 3, S, S), as predict() gives them:
     the noise images of the model's seed are in the file. With ``noise_inputs`` they are inputs
     instead, ``noise_s`` and, but for one-step denoising, ``noise_b``: float32 (1, 3, S, S), or one
-    for each image. The metadata holds ``config``, ``provenance`` and ``threshold`` as JSON.
+    for each image; an autoencoder has none. The metadata holds ``config``, ``provenance`` and
+    ``threshold`` as JSON.
 
-    Raises MissingPackage without onnx, InputError for models of 2 GiB and more, WriteError.
+    Raises MissingPackage without onnx, InputError for models that repair iteratively, whose graph
+    would hold the UNet once for every step, and for those of 2 GiB and more, WriteError.
     """
+    if model.config.mode not in STEPS:
+        raise InputError(f"{path}: mode: expected {', '.join(STEPS)}, got {model.config.mode!r}")
     onnx = _import_onnx()
     size = 4 * sum(
         math.prod(shape) for net in model.networks.values() for shape in net.parameters().values()
@@ -71,7 +76,7 @@ def build(onnx: Any, model: DiffusionAD, noise_inputs: bool) -> Any:
     """The model as an onnx.ModelProto."""
     config, graph = model.config, _Graph(onnx)
     channels, size = config.in_channels, config.image_size
-    steps = [config.t_s, config.t_b] if config.mode == "norm_guided" else [config.t_s]
+    steps = [getattr(config, name) for name in STEPS[config.mode]]
     noises = evaluation_noise((channels, size, size), config.seed, len(steps))
     inputs = [graph.declare("image", ["N", channels, size, size])]
     for name, noise in zip(("noise_s", "noise_b"), noises, strict=False):
@@ -173,7 +178,12 @@ def _import_onnx() -> Any:
 
 
 def _repair(graph: _Graph, model: DiffusionAD, image: Map, steps: Sequence[int]) -> Map:
-    """One-step denoising at each step as one batch; of two, the second guides the first."""
+    """One-step denoising at each step as one batch; of two, the second guides the first.
+
+    Of none, what the UNet makes of the image itself, as denoising.autoencode() has it.
+    """
+    if not steps:
+        return _unet(graph, model, image, [0], [1.0], None)
     abar = [float(model.schedule.alphas_cumprod[t]) for t in steps]
     noises = ["noise_s", "noise_b"][: len(steps)]
     noised = [

@@ -181,7 +181,8 @@ class DiffusionAD(Estimator):
 
         See export.export_onnx for their names and shapes. The evaluation noise is in the file, or
         with ``noise_inputs`` given with each image. Raises MissingPackage without the package onnx
-        (the extra "onnx"), InputError for models of 2 GiB and more, WriteError.
+        (the extra "onnx"), InputError for iterative denoising and models of 2 GiB and more,
+        WriteError.
         """
         from .export import export_onnx
 

@@ -25,6 +25,7 @@ MODELS: dict[str, dict[str, Any]] = {
     "standardised": {**PAPER, "standardised": True},
     "pooled": {**PAPER, "standardised": True},
     "matched": {**PAPER, "match_brightness": True},
+    "autoencoder": {**PAPER, "mode": "autoencoder"},
     "patches of the map": {**PAPER, "seg_patch_size": 2, "num_res_blocks": 2},
 }
 TOLERANCE = 1e-4
@@ -66,6 +67,14 @@ def test_onnx_runtime_agrees(name: str, tmp_path: Path) -> None:
     notes = session.get_modelmeta().custom_metadata_map
     assert json.loads(notes["threshold"]) == 0.25
     assert json.loads(notes["config"])["image_size"] == c.image_size
+
+
+def test_an_autoencoder_takes_no_noise(tmp_path: Path) -> None:
+    pytest.importorskip("onnx", reason="exports need the extra onnx")
+    runtime = pytest.importorskip("onnxruntime", reason="runs in ONNX Runtime")
+    make(**MODELS["autoencoder"]).export_onnx(tmp_path / "m.onnx", noise_inputs=True)
+    session = runtime.InferenceSession(tmp_path / "m.onnx")
+    assert [one.name for one in session.get_inputs()] == ["image"]
 
 
 @pytest.mark.parametrize("name", ["paper", "one step"])
@@ -115,6 +124,12 @@ def test_what_an_onnx_file_cannot_hold_is_refused(
     monkeypatch.setattr(export, "LARGEST", 1000)
     with pytest.raises(InputError, match=r"m\.onnx: 0\.0 GiB of parameters"):
         make(**PAPER).export_onnx(tmp_path / "m.onnx")
+
+
+def test_iterative_denoising_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"m\.onnx: mode: expected .*, got 'iterative'"):
+        make(**PAPER, mode="iterative").export_onnx(tmp_path / "m.onnx")
+    assert not list(tmp_path.iterdir())
 
 
 class Recorder:
