@@ -37,6 +37,9 @@ DTYPES = {
     "int32": "I32", "uint32": "U32", "float16": "F16", "uint8": "U8", "bool": "BOOL",
 }  # fmt: skip
 
+# What Python raises for values of a file that are not what is expected there.
+ODD = (KeyError, ValueError, TypeError, OverflowError, RecursionError)
+
 Tensors = Mapping[str, "AnyTensor"]
 
 
@@ -303,9 +306,20 @@ def _model_metadata(
     for name, value in (("config", config), ("provenance", provenance)):
         if not isinstance(value, dict):
             raise InputError(f"{path}: the metadata {name!r} is broken")
-    if threshold is not None and not isinstance(threshold, (int, float)):
-        raise InputError(f"{path}: the metadata 'threshold' is broken")
-    return config, provenance, None if threshold is None else float(threshold)
+    return config, provenance, _threshold(path, threshold)
+
+
+def _threshold(path: PathLike, value: Any) -> float | None:
+    """No score reaches NaN or infinity: every image would be normal."""
+    if value is None:
+        return None
+    try:
+        number = float(value) if type(value) in (int, float) else math.nan
+    except OverflowError:  # an int of hundreds of digits
+        number = math.inf
+    if not math.isfinite(number):
+        raise InputError(f"{path}: the metadata 'threshold' is broken, expected a finite number")
+    return number
 
 
 def _to_json(value: Any) -> str:
@@ -314,6 +328,22 @@ def _to_json(value: Any) -> str:
 
 def _from_json(path: PathLike, metadata: Mapping[str, str], name: str) -> Any:
     try:
-        return json.loads(metadata[name])
-    except (KeyError, ValueError) as error:
+        return parse_json(metadata[name])
+    except (KeyError, ValueError, RecursionError) as error:
         raise InputError(f"{path}: the metadata {name!r} is missing or broken") from error
+
+
+def parse_json(text: str) -> Any:
+    """A text of a file as plain values.
+
+    Raises ValueError for what is no JSON, NaN and infinity included, which Python's reader takes,
+    RecursionError where it is nested too deeply.
+    """
+    return json.loads(text, parse_constant=_finite, parse_float=_finite)
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(f"expected a finite number, got {text}")
+    return value

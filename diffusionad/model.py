@@ -265,7 +265,7 @@ def _restored(path: PathLike, checkpoint: checkpoints.Checkpoint) -> DiffusionAD
         )
         model.unet.load_state_dict(checkpoint.unet)
         model.seg.load_state_dict(checkpoint.seg)
-    except (KeyError, ValueError, TypeError) as error:
+    except checkpoints.ODD as error:
         message = str(error.args[0] if error.args else error)
         raise InputError(f"{path}: the file does not fit its own settings: {message}") from error
     model._threshold = checkpoint.threshold

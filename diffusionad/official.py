@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from diffusionad import torch_files
-from diffusionad.checkpoints import Checkpoint
+from diffusionad.checkpoints import ODD, Checkpoint, parse_json
 from diffusionad.config import ModelConfig, TrainConfig, from_dict, preset, to_dict, update
 from diffusionad.errors import InputError
 from diffusionad.files import PathLike
@@ -190,17 +190,14 @@ def _own(value: Mapping[str, Any]) -> tuple[ModelConfig, TrainConfig, Settings, 
     if OWN not in value:
         return *preset("paper"), {}, None
 
-    def refuse(constant: str) -> None:
-        raise ValueError(constant)
-
     try:
-        own = json.loads(value[OWN], parse_constant=refuse)
+        own = parse_json(value[OWN])
         model = from_dict(ModelConfig, own["config"]["model"])
         train = from_dict(TrainConfig, own["config"]["train"])
         provenance, threshold = dict(own["provenance"]), own["threshold"]
         if threshold is not None and not math.isfinite(threshold):
             raise ValueError("threshold")
-    except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
+    except (*ODD, AttributeError) as error:
         raise InputError(f"the entry {OWN!r} is damaged") from error
     return model, train, provenance, None if threshold is None else float(threshold)
 

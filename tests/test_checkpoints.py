@@ -160,6 +160,16 @@ def test_values_of_unknown_types_are_refused(tmp_path):
         ({"config": "[1]"}, "'config' is broken"),
         ({"provenance": "{"}, "'provenance' is missing or broken"),
         ({"threshold": '"high"'}, "'threshold' is broken"),
+        ({"threshold": "true"}, "'threshold' is broken, expected a finite number"),
+        ({"threshold": "NaN"}, "'threshold' is missing or broken"),
+        ({"threshold": "-Infinity"}, "'threshold' is missing or broken"),
+        ({"threshold": "1e999"}, "'threshold' is missing or broken"),
+        ({"threshold": "9" * 400}, "'threshold' is broken, expected a finite number"),
+        ({"threshold": "9" * 5000}, "'threshold' is missing or broken"),
+        ({"threshold": "[" * 100_000}, "'threshold' is missing or broken"),
+        ({"config": '{"a":' * 100_000}, "'config' is missing or broken"),
+        ({"provenance": '{"a": ' + "[" * 100_000}, "'provenance' is missing or broken"),
+        ({"provenance": '{"a": NaN}'}, "'provenance' is missing or broken"),
     ],
 )
 def test_foreign_metadata_is_refused(tmp_path, changes, words):

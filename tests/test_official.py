@@ -291,6 +291,8 @@ def test_damaged_notes_of_our_own_are_refused(tmp_path: Path) -> None:
         {**good, "threshold": [1]}, {**good, "provenance": 3}, {**good, "config": {"model": 1}},
         {**good, "config": {**config, "model": {"colour": 1}}}, {**good, "config": None},
         '{"threshold": NaN, "provenance": {}, "config": {"model": {}, "train": {}}}',
+        '{"threshold": 1e999, "provenance": {}, "config": {"model": {}, "train": {}}}',
+        {**good, "threshold": 10**400}, {**good, "config": {**config, "model": {"w": 10**400}}},
     ):  # fmt: skip
         text = json.dumps(note) if isinstance(note, dict) else note
         refused(checkpoint(file, states(), more={"diffusionad": text}), "'diffusionad' is damaged")
