@@ -16,6 +16,7 @@ from .config import ModelConfig, TrainConfig, from_dict, settings, to_dict
 from .errors import InputError
 from .estimator import Estimator, good_images
 from .files import PathLike, run_folder
+from .models import main_shapes
 from .normality import Normality
 from .seeds import Seed
 
@@ -257,12 +258,11 @@ def load_official(path: PathLike, **settings: Any) -> DiffusionAD:
 
 def _restored(path: PathLike, checkpoint: checkpoints.Checkpoint) -> DiffusionAD:
     try:
+        config = from_dict(ModelConfig, checkpoint.config.get("model", {}))
+        train_config = from_dict(TrainConfig, checkpoint.config.get("train", {}))
+        _check_sizes(config, checkpoint)
         model = DiffusionAD.__new__(DiffusionAD)
-        model._build(
-            from_dict(ModelConfig, checkpoint.config.get("model", {})),
-            from_dict(TrainConfig, checkpoint.config.get("train", {})),
-            initialise=False,
-        )
+        model._build(config, train_config, initialise=False)
         model.unet.load_state_dict(checkpoint.unet)
         model.seg.load_state_dict(checkpoint.seg)
     except checkpoints.ODD as error:
@@ -276,6 +276,22 @@ def _restored(path: PathLike, checkpoint: checkpoints.Checkpoint) -> DiffusionAD
         model.normality = _normality(path, noted, model.config.image_size)
     model.provenance = checkpoint.provenance
     return model
+
+
+def _check_sizes(config: ModelConfig, checkpoint: checkpoints.Checkpoint) -> None:
+    """Refuse settings for which the tensors are too small, before memory is taken for them.
+
+    A file of a few kB could otherwise have networks of any size made. Raises InputError.
+    """
+    for setting, most in checkpoints.MOST.items():
+        if (value := getattr(config, setting)) > most:
+            raise InputError(f"{setting}: expected at most {most:,}, got {value:,}")
+    for network, name, shape in main_shapes(config):
+        tensors = getattr(checkpoint, network)
+        if name not in tensors:
+            raise InputError(f"{network}: name missing: {name}")
+        if (found := tuple(tensors[name].shape)) != shape:
+            raise InputError(f"{network}.{name}: expected shape {shape}, got {found}")
 
 
 def _normality(path: PathLike, tensors: Mapping[str, Any], side: int) -> Normality:

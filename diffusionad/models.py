@@ -10,7 +10,7 @@ import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -20,6 +20,9 @@ from .config import GROUPS
 from .diffusion import Schedule, check_steps
 from .errors import InputError
 from .seeds import Seed, number
+
+if TYPE_CHECKING:
+    from .config import ModelConfig
 
 FloatArray = npt.NDArray[np.float32]
 StateDict = dict[str, npt.NDArray[Any]]
@@ -34,6 +37,7 @@ CHANNEL_MULTS: dict[int, tuple[float, ...]] = {
 """Channel multipliers per level for each image size of the reference."""
 
 MAX_LEVELS, MAX_RES_BLOCKS = 16, 30  # what the core builds
+SEGMENTER_MULTS = (1, 2, 4, 8, 8, 8)  # widths of its encoder's blocks
 
 
 @dataclass(frozen=True, eq=False)
@@ -433,6 +437,33 @@ class SegmentationNet(_Network):
         counts = {name: int(np.asarray(state.get(name, 0))) for name in self._batches_tracked}
         super().load_state_dict({k: v for k, v in state.items() if k not in counts})
         self._batches_tracked = counts
+
+
+def main_shapes(config: ModelConfig) -> Iterator[tuple[str, str, tuple[int, ...]]]:
+    """Network, name and shape of the main parameters on the way down, without building any.
+
+    All parameters of both networks together are at most some times as many. One by one, so that
+    settings that say millions of blocks cost nothing where the first is not there.
+    """
+    base, image = config.base_channels, config.in_channels
+    mults = config.channel_mults or CHANNEL_MULTS.get(config.image_size, ())
+    widths = [int(base * mult) for mult in mults]
+    yield "unet", "time_embedding.1.weight", (4 * base, base)
+    before, block = 0, 1
+    for width in widths:
+        if before == 0:
+            before = width
+            yield "unet", "down.0.0.weight", (width, image * config.patch_size**2, 3, 3)
+        for _ in range(config.num_res_blocks):
+            yield "unet", f"down.{block}.0.embed_layers.1.weight", (width, 4 * base)
+            yield "unet", f"down.{block}.0.in_layers.2.weight", (width, before, 3, 3)
+            before, block = width, block + 1
+        block += 1  # halves the maps
+    before = 2 * image * config.seg_patch_size**2
+    for index, mult in enumerate(SEGMENTER_MULTS, 1):
+        width = mult * config.seg_channels
+        yield "seg", f"encoder_segment.block{index}.0.weight", (width, before, 3, 3)
+        before = width
 
 
 @contextmanager

@@ -17,11 +17,11 @@ from pathlib import Path
 from typing import Any
 
 from diffusionad import torch_files
-from diffusionad.checkpoints import ODD, Checkpoint, parse_json
+from diffusionad.checkpoints import MOST, ODD, Checkpoint, parse_json
 from diffusionad.config import ModelConfig, TrainConfig, from_dict, preset, to_dict, update
 from diffusionad.errors import InputError
 from diffusionad.files import PathLike
-from diffusionad.models import CHANNEL_MULTS
+from diffusionad.models import CHANNEL_MULTS, SEGMENTER_MULTS
 from diffusionad.restricted_pickle import Tensor
 from diffusionad.torch_files import StoredTensor, TorchFile
 
@@ -37,7 +37,6 @@ ARGUMENTS = {
 """The reference's arguments, and what they are called here."""
 
 COARSEST = 32  # side of the largest maps on which the reference has attention, pixels
-MOST = {"image_size": 8192, "timesteps": 100_000}  # what a file says is not believed beyond
 
 Shapes = Mapping[str, tuple[int, ...]]
 Settings = dict[str, Any]
@@ -259,7 +258,7 @@ def segmenter_structure(shapes: Shapes) -> Settings:
     """Settings of the segmentation network with these parameters. Raises InputError."""
     look = _Look("seg_model_state_dict", shapes)
     width, before, *_ = look.shape("encoder_segment.block1.0.weight", None, None, 3, 3)
-    for block, mult in enumerate((1, 2, 4, 8, 8, 8), 1):
+    for block, mult in enumerate(SEGMENTER_MULTS, 1):
         look.shape(f"encoder_segment.block{block}.0.weight", mult * width, before, 3, 3)
         before = mult * width
     return {"seg_channels": width, "seg_patch_size": 1}

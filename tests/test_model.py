@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import subprocess
 import sys
 from pathlib import Path
@@ -13,7 +14,7 @@ from PIL import Image
 from safetensors.numpy import load_file, save_file
 
 import diffusionad as dad
-from diffusionad import _core
+from diffusionad import _core, models
 from diffusionad.errors import InputError
 
 SIZE = 32
@@ -291,7 +292,7 @@ def changed(metadata: dict[str, str], **settings: object) -> dict[str, str]:
 
 def test_files_that_contradict_themselves_are_refused(tmp_path, parts):
     tensors, metadata = parts
-    name = "seg." + next(n for n in tiny().seg.parameters())
+    name = "seg." + list(tiny().seg.parameters())[-1]
     cases = [
         (tensors, changed(metadata, base_channels=64), "does not fit its own settings"),
         (tensors, changed(metadata, image_size=33), "image_size: expected a multiple"),
@@ -300,7 +301,8 @@ def test_files_that_contradict_themselves_are_refused(tmp_path, parts):
         (tensors, {**metadata, "config": '{"model": 3}'}, "does not fit its own settings"),
         (tensors, {**metadata, "threshold": "NaN"}, "'threshold' is missing or broken"),
         ({k: v for k, v in tensors.items() if k != name}, metadata, "1 names missing"),
-        ({**tensors, name: tensors[name][..., :1]}, metadata, "expected shape"),
+        ({**tensors, "seg.extra": tensors[name]}, metadata, "0 names missing, 1 unknown"),
+        ({**tensors, name: tensors[name][:0]}, metadata, "expected shape"),
         (tensors, {**metadata, "format": "diffusionad/9"}, "newer version"),
         (tensors, {}, "not a file of this package"),
     ]
@@ -308,6 +310,48 @@ def test_files_that_contradict_themselves_are_refused(tmp_path, parts):
         save_file(values, tmp_path / "m.safetensors", metadata=texts)
         with pytest.raises(InputError, match=r"m\.safetensors: .*" + words):
             dad.load(tmp_path / "m.safetensors")
+
+
+HUGE = {
+    "base_channels": 1 << 20, "channel_mults": [1 << 15], "num_res_blocks": 30,
+    "in_channels": 1 << 20, "seg_channels": 1 << 15, "patch_size": 16,
+    "timesteps": 10**9, "image_size": 1 << 20,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("setting", HUGE)
+def test_settings_take_no_memory_that_the_tensors_do_not_bear_out(
+    tmp_path, parts, monkeypatch, setting
+):
+    """Or a file of some kB would have networks of terabytes made."""
+    tensors, metadata = parts
+    words = {"timesteps": "at most 100,000", "image_size": "at most 8,192"}.get(setting, "unet|seg")
+    file = tmp_path / "m.safetensors"
+    changes = {setting: HUGE[setting]}
+    if setting == "base_channels":
+        changes["channel_mults"] = [2**-15]  # as wide as the file's, but for the time embedding
+    save_file(tensors, file, metadata=changed(metadata, **changes))
+    for name in ("unet", "segmenter", "schedule"):
+        monkeypatch.setattr(_core, name, lambda *_, **__: pytest.fail("memory was taken"))
+    with pytest.raises(InputError, match=rf"m\.safetensors: .*own settings: .*({words})"):
+        dad.load(file)
+
+
+@pytest.mark.parametrize("network", ["unet", "seg"])
+def test_every_main_tensor_is_asked_for(tmp_path, parts, monkeypatch, network):
+    tensors, metadata = parts
+    shapes = [row for row in models.main_shapes(tiny().config) if row[0] == network]
+    known = getattr(tiny(), network).parameters()
+    assert all(known[name] == shape for _, name, shape in shapes)
+    assert sum(math.prod(shape) for _, _, shape in shapes) * 10 > sum(
+        map(math.prod, known.values())
+    )
+    monkeypatch.setattr(_core, "unet", lambda **_: pytest.fail("memory was taken"))
+    for _, name, _ in shapes:
+        kept = {k: v for k, v in tensors.items() if k != f"{network}.{name}"}
+        save_file(kept, tmp_path / "m", metadata=metadata)
+        with pytest.raises(InputError, match=f"{network}: name missing: {name}"):
+            dad.load(tmp_path / "m")
 
 
 def test_truncated_files_are_refused(tmp_path, model):

@@ -15,7 +15,7 @@ import pytest
 from networks import GOLDEN, TINY, assert_equal, recipe
 
 import diffusionad as dad
-from diffusionad import official, restricted_pickle
+from diffusionad import _core, official, restricted_pickle
 from diffusionad.errors import InputError
 from diffusionad.models import CHANNEL_MULTS, SegmentationNet, UNet
 
@@ -296,6 +296,18 @@ def test_damaged_notes_of_our_own_are_refused(tmp_path: Path) -> None:
     ):  # fmt: skip
         text = json.dumps(note) if isinstance(note, dict) else note
         refused(checkpoint(file, states(), more={"diffusionad": text}), "'diffusionad' is damaged")
+
+
+@pytest.mark.parametrize(("name", "most"), [("timesteps", "100,000"), ("image_size", "8,192")])
+def test_our_own_notes_are_not_believed_beyond_a_limit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, most: str
+) -> None:
+    config = {"model": {name: 1 << 30}, "train": {}}
+    note = json.dumps({"config": config, "provenance": {}, "threshold": None})
+    file = checkpoint(tmp_path / "x.pt", states(), None, more={"diffusionad": note})
+    for core in ("schedule", "unet"):
+        monkeypatch.setattr(_core, core, lambda *_, **__: pytest.fail("memory was taken"))
+    refused(file, f"{name}: expected at most {most}, got 1,073,741,824")
 
 
 def test_networks_of_another_kind_are_refused_by_name(tmp_path: Path) -> None:
