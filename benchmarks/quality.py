@@ -91,7 +91,6 @@ def train(study: Study, seed: int, folder: Path, args: argparse.Namespace) -> No
 def measure(study: Study, path: Path) -> Row:
     """The metrics of every variant of one trained model."""
     model = dad.load(path)
-    relative = model.normality is not None
     good = to_network([sample.path for sample in study.data.train], model.config.image_size)
     row: Row = {
         "steps": model.provenance["train_steps"],
@@ -105,7 +104,7 @@ def measure(study: Study, path: Path) -> Row:
             model.set_params(mode="one_step")
         else:
             model._repair = lambda x0: Repair(x0=x0, x_s=x0)  # type: ignore[method-assign]
-        if relative:  # to other repairs
+        if model.config.standardised:  # what good images show is of other repairs
             chosen = np.linspace(0, len(good) - 1, NORMALITY_IMAGES).astype(int)
             model.measure_normality(good[chosen])
         row[variant] = found(study, model)

@@ -16,6 +16,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -222,10 +223,13 @@ def _do(study: Study, plan: Plan, training: str, seed: int) -> None:
     if model is None:
         return
     for name in todo:
-        with plan.console.counting(f"{name}, seed {seed}", len(plan.dataset.test)) as progress:
-            used = studies.with_settings(model, mode=VARIANTS[name].mode)
+        mode = VARIANTS[name].mode
+        with (
+            plan.console.counting(f"{name}, seed {seed}", len(plan.dataset.test)) as progress,
+            studies.with_settings(model, plan.dataset.train, mode=mode) as used,
+        ):
             result = evaluation.evaluate(used, plan.dataset, progress=progress)
-        row = {**result, "row": name, "training": _training_of(used), "mode": VARIANTS[name].mode}
+            row = {**result, "row": name, "training": _training_of(used), "mode": mode}
         study.put(row, "row", "seed")
         _save(study, plan)
         values = ", ".join(f"{title} {percent(row[key])}" for key, title in COLUMNS.items())
@@ -263,16 +267,21 @@ def _training_of(model: DiffusionAD) -> str:
 def _measure_sweep(
     study: Study, plan: Plan, model: DiffusionAD, seed: int, todo: Sequence[tuple[str, int]]
 ) -> None:
-    usual = {"t_s": model.config.t_s, "t_b": model.config.t_b}
     with plan.console.counting(f"noise scales, seed {seed}", len(todo)) as progress:
         for index, (name, value) in enumerate(todo, 1):
-            used = studies.with_settings(model, mode="norm_guided", **{**usual, name: value})
-            result = evaluation.evaluate(used, plan.dataset, resamples=0)
+            with _at_scale(model, plan, name, value) as used:
+                result = evaluation.evaluate(used, plan.dataset, resamples=0)
             row = {"name": name, "value": value, **{key: result[key] for key in METRICS}}
             study.put({**row, "seed": seed}, "name", "value", "seed", part="sweep")
             _save(study, plan)
             progress(index, len(todo))
-    studies.with_settings(model, **usual)
+
+
+def _at_scale(
+    model: DiffusionAD, plan: Plan, name: str, value: int
+) -> AbstractContextManager[DiffusionAD]:
+    changes: dict[str, Any] = {"mode": "norm_guided", name: value}
+    return studies.with_settings(model, plan.dataset.train, **changes)
 
 
 # ---- report and tables -------------------------------------------------------------------------
@@ -465,16 +474,14 @@ def _any_model(study: Study, plan: Plan) -> DiffusionAD:
 
 def _repairs(model: DiffusionAD, plan: Plan, name: str) -> Bytes:
     """Some defective images: input, ground truth, then repair above map for each noise scale."""
-    usual = {"t_s": model.config.t_s, "t_b": model.config.t_b}
     known = [sample for sample in plan.dataset.test if sample.label and sample.has_mask]
     samples = studies.spread_samples(known or list(plan.dataset.test), REPAIR_ROWS)
     images = to_network([sample.image for sample in samples], model.config.image_size)
     high = plots.colour_limit(model.threshold)
     columns = []
     for value in plan.sweeps[name]:
-        used = studies.with_settings(model, mode="norm_guided", **{**usual, name: value})
-        columns.append(used.explain(images))
-    studies.with_settings(model, **usual)
+        with _at_scale(model, plan, name, value) as used:
+            columns.append(used.explain(images))
     rows = []
     for index, sample in enumerate(samples):
         repairs = [plots.picture(np.clip(c.x0[index], 0.0, 1.0), TILE) for c in columns]

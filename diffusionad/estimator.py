@@ -15,10 +15,11 @@ from typing import Any, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from .config import ModelConfig, TrainConfig, plain, settings
+from .config import ModelConfig, TrainConfig, plain, settings, update
 from .errors import InputError
 from .images import ImageSource, as_items
 from .inference import RUN_FLAGS, Detector
+from .seeds import Seed
 
 # What may change while the weights stay; all other settings of ModelConfig make the networks.
 OF_USE = frozenset({"preset", "mode", "t_s", "t_b", "w", "top_k", "seed", "standardised"})
@@ -37,6 +38,23 @@ class Estimator(Detector):
         super()._build(config, train_config, initialise)
         self._given_train_config = train_config  # fit() settles what it leaves open
         self._has_weights = not initialise  # of a file or of training
+
+    @property
+    def seed(self) -> int:
+        """Decides the evaluation noise (and, before training, weights and training).
+
+        Setting it is ``set_params(seed=...)``: a model that was neither trained nor loaded is built
+        anew, others drop what was measured with other noise.
+        """
+        return self.config.seed
+
+    @seed.setter
+    def seed(self, seed: Seed) -> None:
+        config = update(self.config, {"seed": seed})
+        if self._has_weights:
+            self._use(config)  # settings of training stay as fit() has settled them
+        elif config != self.config:
+            self.set_params(seed=config.seed)
 
     def get_params(self, deep: bool = True) -> dict[str, Any]:
         """All settings by name, as the constructor takes them; those of training as given to it.
@@ -59,7 +77,10 @@ class Estimator(Detector):
 
         ``preset`` puts all but the seed back to that preset's, then come the others. Where one
         shapes the networks or is the seed of their weights, a model that was neither trained nor
-        loaded is built anew. Of any other the weights stay: what shapes the networks is refused.
+        loaded is built anew. Of any other the weights stay: what shapes the networks is refused,
+        and what was measured with other settings dropped, with a warning: normality where repairs
+        change (``mode``, ``t_s``, ``t_b``, ``w``, ``seed``), the threshold where scores do (these,
+        ``top_k``, ``standardised``).
         """
         params = plain(params)
         flags = {name: params.pop(name) for name in RUN_FLAGS if name in params}
@@ -78,7 +99,7 @@ class Estimator(Detector):
         if shaping:
             flags = {**self._run_flags(), **flags}
             self._build(config, train_config)
-        self.config = config
+        self._use(config)
         self.train_config = self._given_train_config = train_config
         for name, value in flags.items():
             setattr(self, name, value)

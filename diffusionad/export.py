@@ -125,7 +125,7 @@ def _matched(graph: _Graph, model: DiffusionAD, image: Map) -> Map:
 
 def _standardised(graph: _Graph, model: DiffusionAD, found: Map, image: Map, repair: Map) -> Map:
     """The map relative to what good images show, as csrc/pipeline/normality.c has it."""
-    normality = model.normality
+    normality = model._in_force()
     if normality is None:
         return found
     edge = graph.number(EDGE)

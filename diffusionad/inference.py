@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import os
 from collections.abc import Iterable, Iterator, Sequence
@@ -38,14 +39,23 @@ from .prediction import (
     shown,
     stacked,
 )
-from .seeds import Seed
 from .tiling import OVERLAP, Tiles, described
+
+log = logging.getLogger(__name__)
 
 FALSE_ALARM_RATE = 0.01  # of good images, at the threshold that fit() sets
 THRESHOLD_NOTES = ("threshold", "calibrated_on")  # in the provenance
 SIZES = ("model", "input")
 RUN_FLAGS = ("fast", "bfloat16", "low_memory")  # how this computer runs the networks
 RANDOM_WEIGHTS = "random weights"  # a model's started_from
+# By mode, the settings that decide a repair, and so what good images show and every score.
+OF_REPAIRS = {
+    "norm_guided": ("t_s", "t_b", "w", "seed"),
+    "one_step": ("t_s", "seed"),
+    "iterative": ("t_s", "seed"),
+    "autoencoder": (),
+}
+RENEWED_BY = {"normality": "measure_normality", "threshold": "calibrate"}
 
 
 class Detector:
@@ -135,14 +145,39 @@ class Detector:
     def low_memory(self, low_memory: bool) -> None:
         self.unet.low_memory = self.seg.low_memory = bool(low_memory)
 
-    @property
-    def seed(self) -> int:
-        """Decides the evaluation noise (and, before training, weights and training)."""
-        return self.config.seed
+    def _use(self, config: ModelConfig) -> None:
+        """Take over other settings of use; a warning says what they make invalid."""
+        before = vars(self.config)
+        dropped = self._adopt(config)
+        if dropped:
+            log.warning(
+                "%s changed, dropped what no longer holds: %s; to renew: %s",
+                ", ".join(name for name, value in vars(config).items() if value != before[name]),
+                ", ".join(dropped),
+                ", then ".join(f"{RENEWED_BY[name]}(good_images)" for name in dropped),
+            )
 
-    @seed.setter
-    def seed(self, seed: Seed) -> None:
-        self.config = update(self.config, {"seed": seed})
+    def _adopt(self, config: ModelConfig) -> list[str]:
+        """Take over other settings of use, drop what was measured with others, and say what."""
+        repairs, scores, dropped = self._decided_by()[0], self._decided_by(), []
+        self.config = config
+        if self.normality is not None and self._decided_by()[0] != repairs:
+            self.normality = None
+            dropped.append("normality")
+        if self.threshold is not None and self._decided_by() != scores:
+            self.threshold = None
+            dropped.append("threshold")
+        return dropped
+
+    def _decided_by(self) -> tuple[Any, ...]:
+        """What the repairs depend on, and what scores do beside."""
+        config = self.config
+        repairs = (config.mode, *(getattr(config, name) for name in OF_REPAIRS[config.mode]))
+        return repairs, config.top_k, self._in_force() is not None
+
+    def _in_force(self) -> Normality | None:
+        """What maps are measured by."""
+        return self.normality if self.config.standardised else None
 
     @property
     def networks(self) -> dict[str, UNet | SegmentationNet]:
@@ -320,12 +355,14 @@ class Detector:
 
     def _map(self, x0: Floats, repair: Repair) -> Floats:
         found = self.seg(np.concatenate([x0, repair.x0], axis=1))[:, 0]
-        if self.normality is None:
-            return found
-        return self.normality.maps(found, x0, repair.x0)
+        normal = self._in_force()
+        return found if normal is None else normal.maps(found, x0, repair.x0)
 
     def measure_normality(self, images: ImageSource, batch_size: int = 8) -> float:
         """Note what good images show, to measure maps by it; the threshold is void then.
+
+        It is of one noise and one way to repair, and dropped where these are changed. Maps are
+        ``standardised`` from now on.
 
         Of images as predict() takes them. Gives their alignment, at most 1: from 0.6 on maps are
         relative to what these images show at each pixel, below to what they show anywhere.
@@ -339,6 +376,7 @@ class Detector:
                 yield self._map(x0, repair), x0, repair.x0
 
         self.normality, alignment = normality.measure(found())
+        self.config = update(self.config, {"standardised": True})
         return alignment
 
     def calibrate(

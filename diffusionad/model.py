@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from . import _core, checkpoints
-from .config import ModelConfig, TrainConfig, from_dict, settings, to_dict
+from .config import ModelConfig, TrainConfig, from_dict, settings, to_dict, update
 from .errors import InputError
 from .estimator import Estimator, good_images
 from .files import PathLike, run_folder
@@ -201,8 +201,9 @@ class DiffusionAD(Estimator):
         )
 
     def _of_good_images(self) -> dict[str, npt.NDArray[np.float32]]:
-        """What a file notes of the good images beside the threshold."""
-        noted = {} if self.normality is None else dict(vars(self.normality))
+        """What a file notes of the good images beside the threshold: what is in force."""
+        normal = self._in_force()
+        noted = {} if normal is None else dict(vars(normal))
         if self.brightness is not None:
             noted["brightness"] = np.array([self.brightness], np.float32)
         return noted
@@ -274,6 +275,8 @@ def _restored(path: PathLike, checkpoint: checkpoints.Checkpoint) -> DiffusionAD
         model.brightness = _brightness(path, np.array(noted.pop("brightness")))
     if noted:
         model.normality = _normality(path, noted, model.config.image_size)
+        # Files of earlier versions may say that it is not in force, where it was.
+        model.config = update(model.config, {"standardised": True})
     model.provenance = checkpoint.provenance
     return model
 

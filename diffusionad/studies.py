@@ -11,14 +11,15 @@ import contextlib
 import json
 import statistics
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 import diffusionad as dad
-from diffusionad import system
+from diffusionad import normality, system
 from diffusionad.config import to_dict, update
 from diffusionad.datasets import Dataset, Sample
 from diffusionad.datasets.samples import relative_name, size_fingerprint
@@ -239,10 +240,26 @@ def run_name(category: str) -> str:
     return name.replace(".", "%2E") if set(name) <= {"."} else name
 
 
-def with_settings(model: DiffusionAD, **changes: Any) -> DiffusionAD:
-    """The same model, repairing images in another way: `mode`, `t_s`, `t_b`, `w`."""
-    model.config = update(model.config, changes)
-    return model
+@contextmanager
+def with_settings(
+    model: DiffusionAD, good: Sequence[Sample], **changes: Any
+) -> Iterator[DiffusionAD]:
+    """The same model, repairing images in another way: `mode`, `t_s`, `t_b`, `w`.
+
+    What good images show is of one way to repair. So that ways can be compared, standardised maps
+    are measured by what these show in each of them, the model's own included; without images they
+    are plain. In the end the model is as it was.
+    """
+    kept = model.config, model.normality, model.threshold, model.provenance
+    try:
+        model._adopt(update(model.config, changes))
+        if model.config.standardised:
+            model.threshold = model.normality = None
+            if good:
+                model.measure_normality([s.path for s in spread_samples(good, normality.MOST)])
+        yield model
+    finally:
+        model.config, model.normality, model.threshold, model.provenance = kept
 
 
 def _settings(model: DiffusionAD) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from test_cli import fails, run
 from test_evaluation import FIELDS
 
 import diffusionad as dad
-from diffusionad import ablation, charts, config, evaluation
+from diffusionad import ablation, charts, config, evaluation, studies
 from diffusionad.datasets import Counts
 
 pytestmark = pytest.mark.slow  # the fixture alone trains six models
@@ -92,8 +92,8 @@ def test_four_rows_from_three_trainings(data, done):
     for name, mode in (("ITE", "iterative"), ("OS", "one_step")):
         model = dad.load(model_of(done, "unguided"))
         assert model.train_config.guidance == 0.0
-        model.config = config.update(model.config, {"mode": mode})
-        wanted = evaluation.evaluate(model, dataset)
+        with studies.with_settings(model, dataset.train, mode=mode) as used:
+            wanted = evaluation.evaluate(used, dataset)
         [row] = [row for row in rows if (row["row"], row["seed"]) == (name, 0)]
         assert row["pixel_auroc"] == wanted["pixel_auroc"]
     guided = dad.load(model_of(done, "guided")).train_config
@@ -128,9 +128,9 @@ def test_sweeps_measure_the_guided_model_at_each_scale(data, done):
         for name, value in (("t_b", 300), ("t_s", 3), ("t_s", 50))
         for seed in (0, 1)
     ]
-    model = dad.load(model_of(done, "guided", 1))
-    model.config = config.update(model.config, {"t_s": 50})
-    wanted = evaluation.evaluate(model, dad.datasets.open(data), resamples=0)
+    model, dataset = dad.load(model_of(done, "guided", 1)), dad.datasets.open(data)
+    with studies.with_settings(model, dataset.train, t_s=50) as used:
+        wanted = evaluation.evaluate(used, dataset, resamples=0)
     [row] = [r for r in sweep if (r["name"], r["value"], r["seed"]) == ("t_s", 50, 1)]
     assert row["pixel_auroc"] == wanted["pixel_auroc"]
     with (done / "sweep_t_s.csv").open(newline="") as file:

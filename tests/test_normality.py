@@ -10,7 +10,7 @@ from checks import assert_close, assert_same_for_any_thread_count, draw
 from test_model import SIZE, tiny
 
 import diffusionad as dad
-from diffusionad import _core, checkpoints, normality
+from diffusionad import _core, checkpoints, config, normality
 from diffusionad.errors import InputError
 from diffusionad.reference import pipeline as reference
 
@@ -234,3 +234,105 @@ def test_a_file_with_another_size_of_it_is_refused(
     model.save(tmp_path / "m.safetensors")
     with pytest.raises(InputError, match=message):
         dad.load(tmp_path / "m.safetensors")
+
+
+# ---- other settings -----------------------------------------------------------------------------
+
+
+@pytest.fixture
+def measured(images) -> dad.DiffusionAD:
+    """Loaded or trained, as far as settings go, with normality and a threshold."""
+    model = tiny(standardised=True)
+    model._has_weights = True
+    model.measure_normality(images)
+    model.calibrate(images)
+    return model
+
+
+OF_REPAIRS = {"seed": 1, "mode": "one_step", "t_s": 100, "t_b": 300, "w": 2.0}
+RENEWED = "to renew: measure_normality(good_images), then calibrate(good_images)"
+
+
+@pytest.mark.parametrize("name", OF_REPAIRS)
+def test_another_repair_drops_what_was_measured_with_the_one_before(
+    measured, images, caplog, name
+) -> None:
+    for same in (measured.get_params()[name], OF_REPAIRS[name]):
+        assert not caplog.records
+        assert measured.normality is not None is not measured.threshold
+        if name == "seed":
+            measured.seed = same
+        else:
+            measured.set_params(**{name: same})
+    assert measured.normality is None is measured.threshold
+    assert "threshold" not in measured.provenance
+    [record] = caplog.records
+    assert record.name == "diffusionad.inference"
+    assert record.getMessage() == (
+        f"{name} changed, dropped what no longer holds: normality, threshold; {RENEWED}"
+    )
+    found = measured.predict(images)
+    plain = tiny(standardised=False, **{name: OF_REPAIRS[name]})
+    for ours, theirs in ((plain.unet, measured.unet), (plain.seg, measured.seg)):
+        ours.load_state_dict(theirs.state_dict())
+    np.testing.assert_array_equal(found.maps, plain.predict(images).maps)
+    assert found.labels is None
+    measured.measure_normality(images)
+    measured.calibrate(images)
+    assert measured.predict(images).labels is not None
+    measured.set_params(top_k=9, fast=True, batch_size=1)
+    assert "top_k changed, dropped what no longer holds: threshold; to renew: calibrate(" in (
+        caplog.text
+    )
+    assert measured.normality is not None
+
+
+def test_settings_that_change_nothing_drop_nothing(measured, images, caplog) -> None:
+    measured.set_params(mode="one_step")
+    measured.measure_normality(images)
+    measured.calibrate(images)
+    caplog.clear()
+    measured.set_params(w=5.0, t_b=900)  # there is one noise scale
+    assert not caplog.records
+    assert measured.normality is not None is not measured.threshold
+    plain = tiny(standardised=False)
+    plain.calibrate(images)
+    plain.set_params(standardised=True)  # nothing is known to measure maps by
+    assert not caplog.records
+    assert plain.threshold is not None
+
+
+def test_standardised_switches_normality_off_and_on(tmp_path, measured, images, caplog) -> None:
+    before = measured.predict(images)
+    measured.set_params(standardised=False)
+    assert "standardised changed, dropped what no longer holds: threshold; to" in caplog.text
+    plain = measured.predict(images)
+    np.testing.assert_array_equal(plain.maps, tiny(standardised=False).predict(images).maps)
+    measured.save(tmp_path / "plain")
+    read = dad.load(tmp_path / "plain")
+    assert (read.config, read.normality) == (measured.config, None)
+    np.testing.assert_array_equal(read.predict(images).maps, plain.maps)
+    measured.set_params(standardised=True)
+    np.testing.assert_array_equal(measured.predict(images).maps, before.maps)
+    assert measured.threshold is None
+    caplog.clear()
+    measured.set_params(standardised=False)
+    measured.set_params(seed=3)
+    measured.set_params(standardised=True)
+    assert measured.normality is None
+    assert len(caplog.records) == 1
+
+
+def test_measuring_makes_maps_standardised(tmp_path, images) -> None:
+    model = tiny(standardised=False)
+    model.measure_normality(images)
+    assert model.config.standardised
+    model.save(tmp_path / "m")
+    found = model.predict(images)
+    np.testing.assert_array_equal(dad.load(tmp_path / "m").predict(images).maps, found.maps)
+    model.config = config.update(model.config, {"standardised": False})  # as earlier versions said
+    model._in_force = lambda: model.normality
+    model.save(tmp_path / "old")
+    read = dad.load(tmp_path / "old")
+    assert read.config.standardised
+    np.testing.assert_array_equal(read.predict(images).maps, found.maps)

@@ -171,6 +171,33 @@ def test_settings_hold_what_decides_results(tmp_path):
     assert one["anomaly_source_files"] != two["anomaly_source_files"]
 
 
+@pytest.mark.parametrize("mode", ["norm_guided", "one_step"])
+def test_ways_to_repair_are_measured_by_what_good_images_show_in_each(data, caplog, mode):
+    model = TINY.model(0, standardised=True).fit(data, steps=2)
+    before, said = model.__getstate__()["plain"].copy(), model.predict(data.test[0].image)
+    caplog.clear()
+    with studies.with_settings(model, data.train, mode=mode, t_s=50) as used:
+        assert (used.config.mode, used.config.t_s, used.threshold) == (mode, 50, None)
+        found = used.normality
+        assert (found.mean != before["normality"].mean).any()
+        used.measure_normality([sample.path for sample in data.train])
+        np.testing.assert_array_equal(used.normality.mean, found.mean)
+    with studies.with_settings(model, [], mode=mode) as used:
+        assert used.normality is None
+    assert {name: vars(model)[name] for name in before} == before
+    assert model.predict(data.test[0].image).maps.tobytes() == said.maps.tobytes()
+    assert not caplog.records
+
+
+def test_models_without_normality_are_not_measured(data):
+    model = TINY.model(0, standardised=False).fit(data, steps=2)
+    threshold = model.threshold
+    with studies.with_settings(model, data.train, t_s=50) as used:
+        assert used.normality is None is used.threshold
+    with studies.with_settings(model, data.train, mode="norm_guided") as used:
+        assert used.threshold == threshold
+
+
 # ---- data and numbers -------------------------------------------------------------------------
 
 
