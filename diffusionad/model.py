@@ -170,8 +170,8 @@ class DiffusionAD(Estimator):
 
         ``torch.load`` reads it with ``weights_only=True``, the reference's networks take its two
         state dicts, and load_official() gets everything back, threshold and provenance too. Raises
-        InputError for models with patches or preconditioning (preset "compact"), which the
-        reference's networks do not have; WriteError.
+        InputError for models with patches, preconditioning or standardised maps (preset "compact"),
+        which the reference does not have; WriteError.
         """
         from . import official
 

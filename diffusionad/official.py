@@ -61,7 +61,7 @@ def save(path: PathLike, checkpoint: Checkpoint) -> None:
     """Write an official checkpoint.
 
     Raises InputError for networks with patches or preconditioning, which the reference's do not
-    have, and WriteError.
+    have, and for standardised maps, and WriteError.
     """
     model = from_dict(ModelConfig, checkpoint.config["model"])
     train = from_dict(TrainConfig, checkpoint.config["train"])
@@ -71,6 +71,11 @@ def save(path: PathLike, checkpoint: Checkpoint) -> None:
                 f"{path}: this model has {name} = {value}, for which the reference's networks have "
                 'no place; models of the preset "paper" can be written'
             )
+    if "mean" in checkpoint.normality:
+        raise InputError(
+            f"{path}: this model has standardised = True, and the reference's files no place for "
+            "what good images show; set_params(standardised=False) gives a model of plain maps"
+        )
     own = {
         "config": {"model": to_dict(model), "train": to_dict(train)},
         "provenance": checkpoint.provenance,

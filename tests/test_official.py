@@ -216,6 +216,20 @@ def test_other_networks_than_the_references_are_not_written(tmp_path: Path) -> N
     assert not list(tmp_path.iterdir())
 
 
+def test_what_good_images_show_is_not_left_out_silently(tmp_path: Path) -> None:
+    """The threshold, which is of standardised maps, would be written without it."""
+    model = dad.DiffusionAD("paper", **SMALL)
+    images = np.random.default_rng(0).random((2, 3, 32, 32), "f4")
+    model.measure_normality(images)
+    with pytest.raises(InputError, match=r"x\.pt: this model has standardised = True"):
+        model.save_official(tmp_path / "x.pt")
+    assert not list(tmp_path.iterdir())
+    model.set_params(standardised=False)
+    model.save_official(tmp_path / "x.pt")
+    again = dad.load_official(tmp_path / "x.pt")
+    np.testing.assert_array_equal(again.predict(images).maps, model.predict(images).maps)
+
+
 # ---- what is refused ----------------------------------------------------------------------------
 
 
