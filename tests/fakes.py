@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from diffusionad import _core, checkpoints, config
+from diffusionad.fitting import settle_kind
 from diffusionad.images import pixels_of, to_network
 from diffusionad.prediction import Explanation, Prediction, labels_of, paths_of, shown
 from diffusionad.tiling import Tiles, blended_map
@@ -43,6 +44,7 @@ class FakeModel:
         self, source: Any, *, progress: Callable[[Progress], None], out: str, **options: Any
     ) -> None:
         self.fitted = {"source": source, **options}
+        self.train_config = settle_kind(self.train_config, getattr(source, "kind", None))
         steps = options["steps"] or 3
         for step in range(1, steps + 1):
             progress(Progress(step, steps, {"total": 1.0 / step}))
