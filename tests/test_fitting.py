@@ -405,6 +405,49 @@ def test_a_time_budget_is_turned_into_steps(images, monkeypatch):
     assert small().fit(images, time_budget=1e-6).train_config.steps == 1
 
 
+def test_steps_are_planned_by_how_long_one_takes(images, monkeypatch):
+    """A step of 1 s, the first of 9, within 100 s of which the end takes 12 and 5 are a reserve."""
+    now, tried = [0.0], []
+
+    def step(fit: fitting.Fit, trainer: dad.Trainer) -> StepResult:
+        now[0] += 1.0 if tried else 9.0
+        tried.append(trainer)
+        trainer.iteration += 1
+        return StepResult({}, np.empty(0), np.empty(0))
+
+    monkeypatch.setattr(fitting.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(fitting.Fit, "_step", step)
+    monkeypatch.setattr(fitting.Fit, "_seconds_at_end", lambda fit: 12.0)
+    monkeypatch.setattr(fitting.Fit, "_keep_to_budget", lambda fit, per_step: None)
+    model = small().fit(images, time_budget=100.0)
+    spent = 9.0 + fitting.TIMING_STEPS - 1
+    assert len(tried) == fitting.TIMING_STEPS + model.train_config.steps
+    assert model.train_config.steps == int(100 - spent - 12 - 5)
+
+
+def test_a_threshold_is_of_images_from_all_over(images, monkeypatch):
+    """Held-out ones first, then others spread over all; the provenance says how many."""
+    seen = []
+    calibrate = dad.DiffusionAD.calibrate
+
+    def noted(model: dad.DiffusionAD, found: np.ndarray, *rest: object) -> object:
+        seen.append(np.asarray(found))
+        return calibrate(model, found, *rest)
+
+    monkeypatch.setattr(dad.DiffusionAD, "calibrate", noted)
+    monkeypatch.setattr(fitting, "CALIBRATION_IMAGES", 6)
+    grey = np.arange(20, 220, 20, dtype=np.uint8)
+    many = np.broadcast_to(grey[:, None, None, None], (10, 32, 32, 3)).copy()
+    model = small(validation_share=0.4, validations=1).fit(many, steps=1)
+    [used] = seen
+    assert model.provenance["threshold"] == (
+        "reached by at most 0 of 6 good images, 4 of them held out"
+    )
+    shades = np.rint(used.mean(axis=(1, 2, 3)) * 255)
+    rest = [shade for shade in grey if shade not in shades[:4]]
+    assert list(shades[4:]) == [rest[0], rest[-1]]
+
+
 class Clock:
     """What `time.monotonic` is to a run whose steps take as long as a function of their number.
 
@@ -630,6 +673,27 @@ def test_a_long_run_gives_the_mean_of_its_members(ema_decay, images, monkeypatch
     assert any((after[4][name] != after[9][name]).any() for name in start)
 
 
+def test_every_member_counts_by_its_steps(images, monkeypatch):
+    model, ends = trained(images, ema_decay=0.0), []
+    begin = Kept.begin_member
+
+    def ended(kept: Kept) -> None:
+        ends.append(states(model))
+        begin(kept)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Kept, "begin_member", ended)
+        patch.setattr(Kept, "settle", lambda kept: ends.append(states(model)))
+        model.fit(images, steps=11)
+    assert model.provenance["members"] == [0, 4, 8]
+    whole = trained(images, ema_decay=0.0).fit(images, steps=11)
+    for name, value in states(whole).items():
+        if not name.endswith("num_batches_tracked"):
+            first, second, last = (end[name].astype(np.float64) for end in ends)
+            mean = (4 * first + 4 * second + 3 * last) / 11
+            np.testing.assert_allclose(value, mean, rtol=1e-5, atol=1e-7)
+
+
 def test_members_that_are_not_finished_count_by_their_steps(images, tmp_path):
     """A run that is stopped in its second member, or right after its first, leaves their mean."""
     found, trained_on = {}, {}
@@ -783,6 +847,38 @@ def test_anomalies_stay_inside_the_foreground(tmp_path, folder, monkeypatch):
     masks = np.concatenate([masks for _, masks, _ in steps])
     assert masks[:, :, :16].any()
     assert not masks[:, :, 16:].any()
+
+
+def test_a_foreground_stays_with_its_image_when_others_are_held_out(tmp_path, monkeypatch):
+    good, masks = tmp_path / "good", tmp_path / "masks"
+    good.mkdir()
+    masks.mkdir()
+    for index in range(12):  # dark ones may have defects above, bright ones below
+        grey, mask = 60 + 120 * (index % 2), np.zeros((40, 40), np.uint8)
+        mask[20:] = index % 2
+        mask[:20] = 1 - index % 2
+        Image.new("L", (40, 40), grey).save(good / f"{index:02}.png")
+        Image.fromarray(mask).save(masks / f"{index:02}.png")
+    model = small(batch_size=8, anomaly_probability=1.0, validation_share=0.4, self_probability=0.0)
+    kept = []
+    hold_out = fitting.Fit._hold_out
+    monkeypatch.setattr(
+        fitting.Fit, "_hold_out", lambda fit: (hold_out(fit), kept.append(fit.kept.validation))
+    )
+    steps = drawn(model, monkeypatch, source=good, foreground=masks, steps=3)
+    found = [(images, defects) for images, defects, _ in steps]
+    found.append((kept[0].defective, kept[0].masks[-len(kept[0].defective) :]))
+    seen = set()
+    for images, defects in found:
+        defects = defects.reshape(len(images), *defects.shape[-2:]) > 0
+        for image, defect in zip(images, defects, strict=True):
+            bright = int(np.median(image[:, ~defect]) > 0.45)
+            half = slice(16, 32) if bright else slice(0, 16)
+            outside = defect.copy()
+            outside[half] = False
+            assert not outside.any()
+            seen.add((bright, bool(defect.any())))
+    assert {(0, True), (1, True)} <= seen
 
 
 def test_foregrounds_that_do_not_fit_are_named(tmp_path, folder, images):
