@@ -417,6 +417,33 @@ def paper(tmp_path) -> Path:
     return tmp_path / "m.safetensors"
 
 
+def test_folders_that_options_name_are_used(data, trained, tmp_path):
+    good = sorted((data / "part" / "train" / "good").iterdir())
+    (tmp_path / "masks").mkdir()
+    for path in good:
+        with Image.open(path) as image:
+            Image.new("L", image.size, 255).save(tmp_path / "masks" / f"{path.stem}.png")
+    textures = good[0].parent
+    given = (*SMALL, "--steps", 1, "--anomaly-source", textures, "--quiet")
+    out = tmp_path / "run"
+    assert run("train", data, "--out", out, *given, "--foreground", tmp_path / "masks") == 0
+    noted = dad.load(out / MODEL).provenance["data"]
+    assert (noted["anomaly_source"], noted["foreground"]) == ("good", "masks")
+    assert dad.load(trained / MODEL).provenance["data"]["anomaly_source"] == "procedural"
+    assert run("benchmark", data, "--out", tmp_path / "b", *given) == 0
+    [file] = (tmp_path / "b").rglob(MODEL)
+    assert dad.load(file).provenance["data"]["anomaly_source"] == "good"
+
+
+def test_exported_noise_is_an_input_where_asked_for(trained, tmp_path):
+    onnx = pytest.importorskip("onnx", reason="exports need the extra onnx")
+    names = {}
+    for name, options in (("a.onnx", ()), ("b.onnx", ("--noise-inputs",))):
+        assert run("export", trained / MODEL, tmp_path / name, *options, "--quiet") == 0
+        names[name] = [one.name for one in onnx.load(tmp_path / name).graph.input]
+    assert names == {"a.onnx": ["image"], "b.onnx": ["image", "noise_s", "noise_b"]}
+
+
 def test_convert_both_ways(capsys, tmp_path, paper):
     official, back = tmp_path / "params.pt", tmp_path / "back.safetensors"
     assert run("convert", paper, official, "--json", tmp_path / "c.json") == 0
