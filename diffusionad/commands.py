@@ -705,14 +705,11 @@ def _collect(given: Sequence[str], out: Path) -> list[Path]:
     """The images that files and folders stand for, each once, in the order given.
 
     Folders are searched but for `out`, which may hold the pictures of an earlier call. Raises
-    InputError for an image in `out` itself: a picture of the results could replace it.
+    InputError where a picture of the results would replace an image.
     """
     paths: list[Path] = []
     for text in given:
         path = Path(text)
-        holder = path if path.is_dir() else path.parent
-        if path.exists() and holder.resolve() == out.resolve():
-            raise InputError(f"--out {out}: expected another folder than that of the images")
         if path.is_dir():
             inside = _place_in(path, out)
             found = [
@@ -727,14 +724,25 @@ def _collect(given: Sequence[str], out: Path) -> list[Path]:
             raise InputError(f"{path}: no such file or folder")
         elif not is_image_name(path):
             raise InputError(f"{path}: not an image file by its name")
+        elif path.resolve() == (out / f"{path.stem}.png").resolve():
+            raise _same_folder(out)
         else:
             paths.append(path)
     return list(dict.fromkeys(paths))
 
 
+def _same_folder(out: Path) -> InputError:
+    return InputError(f"--out {out}: expected another folder than that of the images")
+
+
 def _place_in(folder: Path, out: Path) -> Path | None:
-    """The path of the results below a folder of images; None where they lie elsewhere."""
+    """The path of the results below a folder of images; None where they lie elsewhere.
+
+    Raises InputError where both are one folder.
+    """
     top, results = folder.resolve(), out.resolve()
+    if results == top:
+        raise _same_folder(out)
     return folder / results.relative_to(top) if results.is_relative_to(top) else None
 
 

@@ -361,7 +361,7 @@ def test_options_say_how_the_networks_are_run(capsys, tmp_path, data):
     assert json.loads(report.read_text())["run_flags"] == ["fast", "low_memory"]
     assert f"{_core.simd_level()}, fast, low_memory" in Page.read(page).text
     _core.set_simd_level("baseline")
-    for command in (("predict", file, photo, "--out", tmp_path), ("serve", file)):
+    for command in (("predict", file, photo, "--out", tmp_path / "out"), ("serve", file)):
         assert "--bfloat16: expected False" in fails(capsys, 2, *command, "--bfloat16")
 
 
@@ -427,6 +427,9 @@ def test_predict_does_not_write_over_a_folder_of_images(capsys, tmp_path, model)
         line = fails(capsys, 2, "predict", model, images, "--out", photo.parent)
         assert "photos: expected another folder than that of the images" in line
         assert photo.read_bytes() == before
+    other = picture(tmp_path / "photos" / "b.jpg")
+    assert run("predict", model, other, "--out", photo.parent, "--quiet") == 0
+    assert photo.read_bytes() == before
 
 
 @pytest.mark.usefixtures("fake")
