@@ -24,7 +24,7 @@ from diffusionad.inference import THRESHOLD_NOTES
 
 SMALL = {
     "image_size": SIZE, "channel_mults": (1,), "attention_resolutions": (), "seg_channels": 4,
-    "batch_size": 2, "top_k": 5, "steps": 1, "warmup": 0,
+    "batch_size": 2, "top_k": 5, "steps": 1, "warmup": 0, "pretrained": False,
 }  # fmt: skip
 
 

@@ -27,6 +27,7 @@ def tiny(**overrides: object) -> dad.DiffusionAD:
         "batch_size": 2, "top_k": 5, "patch_size": 4, "seg_patch_size": 1,
         "preconditioned": False, "anomaly_probability": 0.5, "focal_weight": 0.0,
         "smooth_l1_weight": 0.0, "bce_weight": 1.0, "dice_weight": 1.0, "match_brightness": False,
+        "pretrained": False,
     }  # fmt: skip
     model = dad.DiffusionAD(**{**settings, **overrides})
     rng = np.random.default_rng(7)

@@ -172,7 +172,7 @@ def test_without_posix_locks(tmp_path):
         import diffusionad as dad
         from diffusionad import system
         images = np.zeros((2, 32, 32, 3), np.uint8)
-        model = dad.DiffusionAD(image_size=32, channel_mults=(1,), attention_resolutions=())
+        model = dad.DiffusionAD(image_size=32, channel_mults=(1,), pretrained=False)
         model.fit(images, steps=1, out={str(tmp_path / "run")!r})
         print(dad.load({str(tmp_path / "run" / "model.safetensors")!r}).threshold is not None)
         print(system.peak_memory_mb() >= 0)
