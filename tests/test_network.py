@@ -374,7 +374,7 @@ def test_the_thread_count_may_change_during_a_call() -> None:
         while not all(job.done() for job in jobs):
             count = next(counts)
             _core.set_num_threads(count)
-            assert _core.get_num_threads() == count
+            assert _core.get_num_threads() == (count if _core.build_info()["openmp"] else 1)
         assert all(job.result() == want for job in jobs)
 
 
@@ -609,3 +609,39 @@ def test_the_environment_chooses_the_thread_count(count: str, want: int) -> None
         check=True,
     )
     assert int(done.stdout) == want
+
+
+def test_an_interrupt_while_a_seed_is_asked_for_stays_one() -> None:
+    class Interrupted:
+        def __index__(self) -> int:
+            raise KeyboardInterrupt
+
+    core = tiny_segmenter()._core
+    with pytest.raises(KeyboardInterrupt):
+        core.forward(draw(1, 6, 32, 32), seed=Interrupted())
+    with pytest.raises(TypeError, match="seed: expected an int from 0"):
+        core.forward(draw(1, 6, 32, 32), seed=1.0)
+
+
+def test_arrays_of_types_without_a_number_are_refused() -> None:
+    """As those are that other packages add; NumPy has one to test with."""
+    umath = pytest.importorskip("numpy._core._multiarray_umath", reason="NumPy's own tests' type")
+    make = getattr(umath, "_get_sfloat_dtype", None)
+    if make is None:
+        pytest.skip("this NumPy has no type to test with")
+    with pytest.raises(TypeError, match="x: expected dtype float32"):
+        _core.silu(np.ones(2).view(make()(1.0)))
+
+
+def test_a_core_that_is_loaded_again_keeps_the_thread_count() -> None:
+    script = """if True:
+        import sys
+        import diffusionad
+        from diffusionad import _core
+        _core.set_num_threads(3)
+        wanted = _core.get_num_threads()
+        del sys.modules["diffusionad._core"], diffusionad._core
+        from diffusionad import _core
+        assert _core.get_num_threads() == wanted
+    """
+    subprocess.run([sys.executable, "-c", script], check=True)

@@ -85,13 +85,19 @@ bool dad_unsigned(uint64_t *value, PyObject *object, const char *name, int bits)
     PyObject *number = PyNumber_Index(object); /* NumPy's, too */
     *value = number != NULL ? PyLong_AsUnsignedLongLong(number) : 0;
     Py_XDECREF(number);
-    bool typed = !PyErr_Occurred() || PyErr_ExceptionMatches(PyExc_OverflowError);
-    if (PyErr_Occurred() || *value > UINT64_MAX >> (64 - bits)) {
-        PyErr_Format(typed ? PyExc_ValueError : PyExc_TypeError,
-                     "%s: expected an int from 0 to 2**%d - 1, got %R", name, bits, object);
-        return false;
+    PyObject *error = *value > UINT64_MAX >> (64 - bits) ? PyExc_ValueError : NULL;
+    if (PyErr_Occurred()) {
+        bool none = PyErr_ExceptionMatches(PyExc_TypeError);
+        if (!none && !PyErr_ExceptionMatches(PyExc_OverflowError)) {
+            return false;
+        }
+        error = none ? PyExc_TypeError : PyExc_ValueError;
     }
-    return true;
+    if (error != NULL) {
+        PyErr_Format(error, "%s: expected an int from 0 to 2**%d - 1, got %R", name, bits,
+                     object);
+    }
+    return error == NULL;
 }
 
 bool dad_seed(uint64_t *seed, PyObject *object) {

@@ -41,9 +41,11 @@ enum { DAD_ANY_DIMENSIONS = -1 };
     dad_end_call();      \
     }
 
-/* NumPy has two numbers for some types: those of long and long long, where they are one. */
+/* NumPy has two numbers for some types: those of long and long long, where they are one.
+ * Types that others have added may have none (-1). */
 static inline bool dad_is_type(PyArrayObject *array, int type) {
-    return PyArray_EquivTypenums(PyArray_TYPE(array), type);
+    int own = PyArray_TYPE(array);
+    return own == type || (own >= 0 && PyArray_EquivTypenums(own, type));
 }
 
 /* A new reference to a C-contiguous, aligned, native-endian array: `object` itself when it

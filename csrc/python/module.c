@@ -157,7 +157,12 @@ static int choose_level(void) {
     return 0;
 }
 
+/* Once in a process, however often the module is made: what was set since stays. */
 static int choose_threads(void) {
+    static bool chosen = false;
+    if (chosen) {
+        return 0;
+    }
     int count = dad_default_threads();
     const char *wanted = getenv("DIFFUSIONAD_NUM_THREADS");
     if (wanted != NULL && wanted[0] != '\0' && !dad_parse_threads(&count, wanted)) {
@@ -169,6 +174,7 @@ static int choose_threads(void) {
         return -1;
     }
     dad_set_num_threads(dad_only_one_thread() ? 1 : count);
+    chosen = true;
     return 0;
 }
 

@@ -113,8 +113,8 @@ static PyObject *group_norm_backward(PyObject *self, PyObject *args, PyObject *k
     shape.eps = eps;
     if ((dx = dad_scratch(dad_map_count(size))) == NULL ||
         (stats = dad_scratch(size.N * groups * 2)) == NULL ||
-        (scratch = dad_scratch(dad_group_norm_scratch(&shape))) == NULL ||
-        (dw = zeros(1, &size.C)) == NULL || (db = zeros(1, &size.C)) == NULL) {
+        (dw = zeros(1, &size.C)) == NULL || (db = zeros(1, &size.C)) == NULL ||
+        (scratch = dad_scratch(dad_group_norm_scratch(&shape))) == NULL) {
         goto done;
     }
     DAD_BEGIN_COMPUTE
@@ -234,8 +234,8 @@ static PyObject *batch_norm_backward(PyObject *self, PyObject *args, PyObject *k
     shape.eps = eps, shape.momentum = 0.0f;
     if (!check_batch(&shape) || (dx = dad_scratch(dad_map_count(size))) == NULL ||
         (stats = dad_scratch(size.C * 2)) == NULL ||
-        (scratch = dad_scratch(dad_batch_norm_scratch(&shape))) == NULL ||
-        (dw = zeros(1, &size.C)) == NULL || (db = zeros(1, &size.C)) == NULL) {
+        (dw = zeros(1, &size.C)) == NULL || (db = zeros(1, &size.C)) == NULL ||
+        (scratch = dad_scratch(dad_batch_norm_scratch(&shape))) == NULL) {
         goto done;
     }
     DAD_BEGIN_COMPUTE
