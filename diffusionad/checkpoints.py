@@ -37,7 +37,6 @@ DTYPES = {
     "int32": "I32", "uint32": "U32", "float16": "F16", "uint8": "U8", "bool": "BOOL",
 }  # fmt: skip
 
-MOST = {"image_size": 8192, "timesteps": 100_000}  # what a file says is not believed beyond
 # What Python raises for values of a file that are not what is expected there.
 ODD = (KeyError, ValueError, TypeError, OverflowError, RecursionError)
 

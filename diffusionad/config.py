@@ -21,6 +21,7 @@ SCHEDULES = ("linear", "cosine")
 KINDS = ("auto", "object", "texture")
 LOSSES = ("noise", "focal", "smooth_l1", "bce", "dice")
 GROUPS = 32  # of every GroupNorm of the UNet
+MOST = {"image_size": 8192, "timesteps": 100_000, "seed": 2**64 - 1}  # files are believed so far
 
 Config = TypeVar("Config", "ModelConfig", "TrainConfig")
 
@@ -106,6 +107,9 @@ class ModelConfig:
         _at_least(self, 1, "num_res_blocks", "num_heads", "in_channels", "seg_channels", "top_k")
         _at_least(self, 0, "seed", "t_s", "w")
         _at_least(self, 2, "timesteps")
+        for name, most in MOST.items():
+            if getattr(self, name) > most:
+                raise InputError(f"{name}: expected at most {most:,}, got {getattr(self, name):,}")
         _at_least(self, 1, "patch_size", "seg_patch_size")
         unit = 32 * self.seg_patch_size
         if self.image_size < unit or self.image_size % unit:
@@ -390,15 +394,18 @@ def plain(changes: Mapping[str, Any]) -> dict[str, Any]:
     """Settings as the dataclasses have them, from what may be given for them.
 
     Lists become tuples, numbers of NumPy Python's, a generator the seed that it draws, a Schedule
-    its kind and its length.
-    Raises InputError where ``timesteps`` beside a Schedule says something else.
+    its kind and its length. Raises InputError where ``timesteps`` beside a Schedule says something
+    else, and for a seed that is none.
     """
     values: dict[str, Any] = {
         name: tuple(value) if isinstance(value, list) else value for name, value in changes.items()
     }
     values |= {name: v.item() for name, v in values.items() if isinstance(v, np.generic)}
-    if not isinstance(values.get("seed", 0), int | float | str):
-        values["seed"] = number(values["seed"])
+    if not isinstance(values.get("seed"), int | float | str | None):
+        try:
+            values["seed"] = number(values["seed"])
+        except TypeError as error:
+            raise InputError(str(error)) from error
     schedule = values.get("schedule")
     if isinstance(schedule, Schedule):
         steps = values.setdefault("timesteps", schedule.timesteps)

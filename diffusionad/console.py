@@ -10,6 +10,7 @@ import os
 import shutil
 import sys
 import time
+import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from diffusionad.model import Progress
 
 FINDINGS_SHOWN = 20  # of each kind; the JSON file has them all
+DIRECTIONS = ("LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI")  # of Unicode
 PLAIN_INTERVAL = 10.0  # seconds between progress lines where there is no terminal
 
 
@@ -140,10 +142,15 @@ def printable(text: str, keep: str = "") -> str:
     café \x1b[2J\n
     """
     return "".join(
-        letter if letter.isprintable() or letter in keep
-        else letter.encode("unicode_escape").decode()
+        letter if letter in keep or not _acts(letter) else letter.encode("unicode_escape").decode()
         for letter in text
-    )  # fmt: skip
+    )
+
+
+def _acts(letter: str) -> bool:
+    """Whether a terminal may do something else than show it: controls, those of direction too."""
+    directs = unicodedata.bidirectional(letter) in DIRECTIONS
+    return directs or unicodedata.category(letter) in ("Cc", "Cs", "Zl", "Zp")
 
 
 def _cells(texts: Iterable[str]) -> list[str]:

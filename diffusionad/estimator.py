@@ -18,7 +18,7 @@ import numpy.typing as npt
 from .config import ModelConfig, TrainConfig, plain, settings, update
 from .errors import InputError
 from .images import ImageSource, as_items
-from .inference import RUN_FLAGS, Detector
+from .inference import RANDOM_WEIGHTS, RUN_FLAGS, Detector
 from .seeds import Seed
 
 # What may change while the weights stay; all other settings of ModelConfig make the networks.
@@ -90,16 +90,17 @@ class Estimator(Detector):
         preset = params.pop("preset", self.config.preset)
         config, train_config = settings(preset, **{**kept, **params})
         shaping = [k for k, v in vars(config).items() if v != getattr(self.config, k)]
-        shaping = [k for k in shaping if k not in OF_USE or (k == "seed" and not self._has_weights)]
+        by_seed = not self._has_weights and self.started_from == RANDOM_WEIGHTS
+        shaping = [k for k in shaping if k not in OF_USE or (k == "seed" and by_seed)]
         if shaping and self._has_weights:
             raise InputError(
                 f"{shaping[0]}: this model's weights are made for "
                 f"{getattr(self.config, shaping[0])!r}; clone it, or make a new one"
             )
+        self._use(config)
         if shaping:
             flags = {**self._run_flags(), **flags}
             self._build(config, train_config)
-        self._use(config)
         self.train_config = self._given_train_config = train_config
         for name, value in flags.items():
             setattr(self, name, value)

@@ -94,12 +94,12 @@ def model_to_resume(folder: Path) -> DiffusionAD:
     values = checkpoints.read_state_values(path)
     try:
         configs = from_dict(ModelConfig, values["model"]), from_dict(TrainConfig, values["train"])
+        model = DiffusionAD.__new__(DiffusionAD)
+        model._build(*configs, initialise=False)
     except InputError as error:
         raise InputError(f"{path}: {error}") from error
-    except (KeyError, ValueError, TypeError) as error:
+    except checkpoints.ODD as error:
         raise InputError(f"{path}: the settings of the run are missing or broken") from error
-    model = DiffusionAD.__new__(DiffusionAD)
-    model._build(*configs, initialise=False)
     return model
 
 

@@ -286,9 +286,6 @@ def _check_sizes(config: ModelConfig, checkpoint: checkpoints.Checkpoint) -> Non
 
     A file of a few kB could otherwise have networks of any size made. Raises InputError.
     """
-    for setting, most in checkpoints.MOST.items():
-        if (value := getattr(config, setting)) > most:
-            raise InputError(f"{setting}: expected at most {most:,}, got {value:,}")
     for network, name, shape in main_shapes(config):
         tensors = getattr(checkpoint, network)
         if name not in tensors:

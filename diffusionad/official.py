@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from diffusionad import torch_files
-from diffusionad.checkpoints import MOST, ODD, Checkpoint, parse_json
-from diffusionad.config import ModelConfig, TrainConfig, from_dict, preset, to_dict, update
+from diffusionad.checkpoints import ODD, Checkpoint, parse_json
+from diffusionad.config import MOST, ModelConfig, TrainConfig, from_dict, preset, to_dict, update
 from diffusionad.errors import InputError
 from diffusionad.files import PathLike
 from diffusionad.models import CHANNEL_MULTS, SEGMENTER_MULTS
@@ -125,7 +125,8 @@ def _checkpoint(file: TorchFile, settings: Mapping[str, Any], name: str) -> Chec
     if OWN not in file.value and "image_size" not in said:
         said["image_size"] = _guess_image_size(structure)
     size = said.get("image_size", model.image_size)
-    for key, most in MOST.items():
+    for key in ("image_size", "timesteps"):
+        most = MOST[key]
         if type(said.get(key, 0)) is not int or said.get(key, 0) > most:
             raise InputError(f"{key}: expected a whole number up to {most:,}, got {said[key]!r}")
     strides = structure.pop("attention_strides")
@@ -201,6 +202,8 @@ def _own(value: Mapping[str, Any]) -> tuple[ModelConfig, TrainConfig, Settings, 
         provenance, threshold = dict(own["provenance"]), own["threshold"]
         if threshold is not None and not math.isfinite(threshold):
             raise ValueError("threshold")
+    except InputError as error:
+        raise InputError(f"the entry {OWN!r} is damaged: {error}") from error
     except (*ODD, AttributeError) as error:
         raise InputError(f"the entry {OWN!r} is damaged") from error
     return model, train, provenance, None if threshold is None else float(threshold)

@@ -68,3 +68,11 @@ def test_bars_stand_a_total_that_is_unknown_or_none(total):
     )
     assert "Traceback" not in text
     assert "2/" in text
+
+
+def test_names_of_every_language_are_shown_as_they_are() -> None:
+    from diffusionad.console import printable
+
+    for name in ("部品\u3000一.png", "a\u202fb.png", "👩\u200d🔧.png", "caf\u00e9.png"):
+        assert printable(name) == name
+    assert printable("a\u202eb\x9b2J\x7f") == r"a\u202eb\x9b2J\x7f"

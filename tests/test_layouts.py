@@ -334,6 +334,19 @@ def test_table_keeps_the_mask_of_a_good_image(tmp_path):
 
 
 @pytest.mark.parametrize(
+    "rows",
+    ["path,label,mask\na.png,good\nb.png,good,\n", "path,label\na.png,good,\nb.png,good,,\n"],
+)
+def test_empty_cells_at_the_end_of_a_row_may_be_missing_or_too_many(tmp_path, rows):
+    writer = layouts.Writer(tmp_path)
+    writer.good("a.png")
+    writer.good("b.png")
+    writer.text("t.csv", rows)
+    data = datasets.open(tmp_path / "t.csv", test_fraction=0.5)
+    assert counts(data)[:2] == (1, 1)
+
+
+@pytest.mark.parametrize(
     ("content", "words"),
     [
         ("", r"t\.csv: expected a column 'path', got nothing"),
@@ -346,6 +359,7 @@ def test_table_keeps_the_mask_of_a_good_image(tmp_path):
         ("path,label,split\na.png,bad,train\n", "line 2: a defective image cannot be trained on"),
         ("path,label,split\na.png,,train\n", "line 2: label: expected a value, got none"),
         ("path,label\n,0\n", "line 2: path: expected a value"),
+        ("path,label\na.png,good,,x\n", r"t\.csv line 2: expected 2 values \(path, label\), got 4"),
         ("path,label\na.png\n", r"t\.csv line 2: expected 2 values \(path, label\), got 1"),
         ("path,label,mask,split\na.png,0,,train\nx.png,good\n",
          r"t\.csv line 3: expected 4 values \(path, label, mask, split\), got 2"),

@@ -78,3 +78,30 @@ def test_set_params_takes_what_the_constructor_takes():
     model.set_params(schedule=dad.Schedule("cosine", timesteps=500), seed=generator())
     assert (model.config.schedule, model.config.timesteps) == ("cosine", 500)
     assert model.seed == seeds.number(generator())
+
+
+@pytest.mark.parametrize("seed", [[1], {"a": 1}, 2**64, -1, "0"])
+def test_a_bad_seed_of_a_model_is_bad_input(seed):
+    for use in (
+        lambda: dad.DiffusionAD(image_size=32, seed=seed),
+        lambda: dad.DiffusionAD(image_size=32).set_params(seed=seed),
+        lambda: setattr(dad.DiffusionAD(image_size=32), "seed", seed),
+    ):
+        with pytest.raises(InputError, match="seed: expected"):
+            use()
+
+
+def test_the_seed_keeps_weights_that_it_does_not_make(caplog):
+    model = dad.DiffusionAD(image_size=64)  # of the weights that come with the package
+    images = np.random.default_rng(0).integers(0, 256, (2, 64, 64, 3), dtype=np.uint8)
+    model.calibrate(images)
+    unet = model.unet
+    model.seed = 3
+    assert model.unet is unet
+    assert model.threshold is None
+    assert "dropped" in caplog.text
+    plain = dad.DiffusionAD(image_size=64, pretrained=False)
+    plain.calibrate(images)
+    caplog.clear()
+    plain.seed = 3
+    assert "dropped what no longer holds: threshold" in caplog.text

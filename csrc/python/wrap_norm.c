@@ -233,8 +233,8 @@ static PyObject *batch_norm_backward(PyObject *self, PyObject *args, PyObject *k
     shape.N = size.N, shape.P = size.H * size.W, shape.C = size.C;
     shape.eps = eps, shape.momentum = 0.0f;
     if (!check_batch(&shape) || (dx = dad_scratch(dad_map_count(size))) == NULL ||
-        (stats = dad_scratch(size.C * 2)) == NULL ||
-        (dw = zeros(1, &size.C)) == NULL || (db = zeros(1, &size.C)) == NULL ||
+        (stats = dad_scratch(size.C * 2)) == NULL || (dw = zeros(1, &size.C)) == NULL ||
+        (db = zeros(1, &size.C)) == NULL ||
         (scratch = dad_scratch(dad_batch_norm_scratch(&shape))) == NULL) {
         goto done;
     }

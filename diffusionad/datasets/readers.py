@@ -27,6 +27,7 @@ MASK_FOLDERS = ("masks", "ground_truth")
 MASK_ENDINGS = ("_mask", "", "_label")
 SPLIT_FILE = Path("split_csv", "1cls.csv")
 COLUMNS = {"image": "path", "object": "category"}  # VisA's names of the table's columns
+NEEDED = {"path", "label", "category", "split"}  # of every row, where the table has them
 
 
 @dataclass(frozen=True)
@@ -301,6 +302,10 @@ def _rows(file: Path) -> Iterator[tuple[int, dict[str, str]]]:
                 if not any(cells):
                     continue
                 line = table.line_num + 1
+                while len(cells) > len(columns) and not cells[-1]:
+                    cells.pop()
+                if NEEDED.isdisjoint(columns[len(cells) :]):
+                    cells += [""] * (len(columns) - len(cells))
                 if len(cells) != len(columns):
                     wanted = f"expected {len(columns)} values ({', '.join(columns)})"
                     raise InputError(f"{file} line {line}: {wanted}, got {len(cells)}")

@@ -254,7 +254,7 @@ class _Answer(Response):
         self.seconds = seconds
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        with suppress(asyncio.TimeoutError):  # what is not whole makes the server close
+        with suppress(asyncio.TimeoutError):  # the server then ends what is not whole
             await asyncio.wait_for(self._send(send), self.seconds)
 
     async def _send(self, send: Send) -> None:
@@ -263,6 +263,7 @@ class _Answer(Response):
         for first in range(0, len(self.body), PIECE):
             piece = self.body[first : first + PIECE]
             await send({"type": "http.response.body", "body": piece, "more_body": True})
+            await asyncio.sleep(0)  # lets the server see that a client has gone
         await send({"type": "http.response.body", "body": b""})
 
 
