@@ -94,6 +94,7 @@ class Composites:
     def paste(self, background: Bytes) -> Case:
         """A screw, smaller by up to 0.6, somewhere on the background."""
         image = read_image(self.screws[self.rng.integers(len(self.screws))])
+        image = resize(image, SIDE, SIDE)
         mask = otsu_mask(image)
         rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
         box = np.s_[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]

@@ -88,7 +88,11 @@ def machine(threads: int) -> dict[str, Any]:
 def processor() -> str:
     with contextlib.suppress(OSError, StopIteration):
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-        return next(line for line in lines if line.startswith("model name")).split(":")[1].strip()
+        name, family = (
+            next(line for line in lines if line.startswith(key)).split(":")[1].strip()
+            for key in ("model name", "cpu family")
+        )
+        return f"{name}, family {family}"  # virtual machines leave the rest of the name away
     return platform.processor() or platform.machine()
 
 

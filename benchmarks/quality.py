@@ -26,12 +26,13 @@ import numpy as np
 import numpy.typing as npt
 
 import diffusionad as dad
-from diffusionad import _core, metrics
+from diffusionad import _core, metrics, normality
 from diffusionad.config import PRESETS, ModelConfig, TrainConfig, to_dict
 from diffusionad.denoising import Repair
 from diffusionad.evaluation import evaluate
 from diffusionad.files import write_json
 from diffusionad.images import to_network
+from diffusionad.validation import held_out
 
 Floats = npt.NDArray[np.float32]
 Row = dict[str, Any]
@@ -42,7 +43,6 @@ RECIPE = "the reference's recipe"
 BASELINES = ("nearest image", "mean grey", "nearest image, matched", "mean grey, matched")
 OF_TRAINING = ("time_budget", "preset", "anomaly_source")  # options
 SMALL = 64  # pixels a side, for the baselines
-NORMALITY_IMAGES = 128
 
 
 class Study:
@@ -105,8 +105,7 @@ def measure(study: Study, path: Path) -> Row:
         else:
             model._repair = lambda x0: Repair(x0=x0, x_s=x0)  # type: ignore[method-assign]
         if model.config.standardised:  # what good images show is of other repairs
-            chosen = np.linspace(0, len(good) - 1, NORMALITY_IMAGES).astype(int)
-            model.measure_normality(good[chosen])
+            model.measure_normality(measured(good, model))
         row[variant] = found(study, model)
     return row
 
@@ -125,6 +124,14 @@ def by_recipe(study: Study, seed: int, args: argparse.Namespace) -> Row:
     )
     model.fit(study.data, anomaly_source=args.anomaly_source, steps=args.reference)
     return {"steps": args.reference, **found(study, model)}
+
+
+def measured(good: Floats, model: dad.DiffusionAD) -> Floats:
+    """Of the good images those by which training has measured the model's own maps."""
+    share, seed = model.train_config.validation_share, model.config.seed
+    kept = np.delete(good, held_out(len(good), share, seed), axis=0)
+    chosen = np.linspace(0, len(kept) - 1, min(len(kept), normality.MOST)).astype(int)
+    return kept[np.unique(chosen)]
 
 
 def settled(row: Row, what: str, wanted: Row) -> None:

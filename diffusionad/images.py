@@ -115,7 +115,7 @@ def natural_key(path: Path) -> list[tuple[tuple[int, int, str], ...]]:
     """Sort key under which "2.png" comes before "10.png", folder by folder."""
     return [
         tuple(
-            (0, int(piece), piece) if piece.isdigit() else (1, 0, piece)
+            (0, int(piece), piece) if piece.isdecimal() else (1, 0, piece)
             for piece in re.split(r"([0-9]+)", part.casefold())
         )
         for part in path.parts

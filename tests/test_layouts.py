@@ -152,6 +152,10 @@ def test_dagm_raw_without_labels_is_refused(tmp_path):
     labels = tmp_path / "Class3" / "Test" / "Label"
     (labels / "Labels.txt").unlink()
     assert counts(datasets.open(tmp_path)) == TINY  # the masks say enough
+    masks = [path.rename(path.with_name(f"{path.stem}_of.PNG")) for path in labels.glob("*.PNG")]
+    assert masks
+    with pytest.raises(InputError, match=r"Label: no Labels\.txt and no mask <image>_label of any"):
+        datasets.open(tmp_path / "Class3")
     labels.rename(labels.with_name("Labels"))
     with pytest.raises(InputError, match=r"Test/Label: no such folder, so which images"):
         datasets.open(tmp_path)
@@ -331,6 +335,40 @@ def test_table_keeps_the_mask_of_a_good_image(tmp_path):
     [sample] = datasets.open(tmp_path / "t.csv").test
     assert sample.mask_path == tmp_path / "m.png"
     assert not sample.mask.any()
+
+
+@pytest.mark.parametrize("names", [("Good", "Bad"), ("OK", "NG"), ("good", "Defective")])
+def test_folders_beside_good_images_are_found_whatever_their_case(tmp_path, names):
+    writer = layouts.Writer(tmp_path)
+    for number in range(5):
+        writer.good(f"{names[0]}/{number}.png")
+    writer.bad(f"{names[1]}/a.png")
+    writer.mask("Masks/A_MASK.PNG", 4)
+    data = datasets.open(tmp_path, test_fraction=0.2)
+    assert counts(data)[:3] == (4, 1, 1)
+    [bad] = [sample for sample in data.test if sample.label]
+    assert bad.mask_path == tmp_path / "Masks" / "A_MASK.PNG"
+
+
+def test_digits_that_are_no_numbers_are_names(tmp_path):
+    writer = layouts.Writer(tmp_path / "5²")
+    for name in ("①.png", "10.png", "2.png"):
+        writer.good(f"good/{name}")
+    data = datasets.open(tmp_path / "5²", test_fraction=0.0)
+    assert [sample.path.name for sample in data.train] == ["2.png", "10.png", "①.png"]
+
+
+def test_labels_of_a_spreadsheet(tmp_path):
+    writer = layouts.Writer(tmp_path)
+    for name in "abc":
+        writer.good(f"{name}.png")
+    writer.text("t.csv", "path,label\na.png,FALSE\nb.png,False\nc.png,TRUE\n")
+    data = datasets.open(tmp_path / "t.csv", test_fraction=0.5)
+    assert counts(data)[:3] == (1, 1, 1)
+    assert data.test[-1].defect == "defective"
+    writer.text("u.csv", "category,path,label\none,a.png,0\n,b.png,0\n")
+    with pytest.raises(InputError, match=r"u\.csv line 3: category: expected a value"):
+        datasets.open(tmp_path / "u.csv", category="one")
 
 
 @pytest.mark.parametrize(

@@ -67,7 +67,6 @@ def test_a_study_measures_every_variant_and_goes_on(quality, data, tmp_path, mon
         model.fit(study.data, steps=1).save(folder / "model.safetensors")
 
     monkeypatch.setattr(quality, "train", train)
-    monkeypatch.setattr(quality, "NORMALITY_IMAGES", 4)
     recipes = []
 
     def by_recipe(study, seed, args):

@@ -20,9 +20,10 @@ from diffusionad.images import is_image_name, list_images, natural_key, require_
 from diffusionad.seeds import Seed
 
 GOOD = ("good", "ok")
-GOOD_LABELS = (*GOOD, "normal", "0")
+GOOD_LABELS = (*GOOD, "normal", "0", "false")
 UNNAMED_DEFECT = "defective"
-DEFECTIVE_FOLDERS = (UNNAMED_DEFECT, "defect", "bad", "anomaly")
+UNNAMED_LABELS = ("1", "true")
+DEFECTIVE_FOLDERS = (UNNAMED_DEFECT, "defect", "bad", "anomaly", "ng", "nok")
 MASK_FOLDERS = ("masks", "ground_truth")
 MASK_ENDINGS = ("_mask", "", "_label")
 SPLIT_FILE = Path("split_csv", "1cls.csv")
@@ -118,7 +119,8 @@ def _good(images: Iterable[Path]) -> list[Sample]:
 def _masks_by_stem(folder: Path | None) -> dict[str, Path]:
     if folder is None or not folder.is_dir():
         return {}
-    return {path.stem: path for path in list_images(folder)}
+    paths = list_images(folder)
+    return {path.stem.casefold(): path for path in paths} | {path.stem: path for path in paths}
 
 
 def _defective(
@@ -126,7 +128,8 @@ def _defective(
 ) -> list[Sample]:
     samples = []
     for path in images:
-        names = (path.stem + ending for ending in MASK_ENDINGS)
+        names = [path.stem + ending for ending in MASK_ENDINGS]
+        names += [name.casefold() for name in names]
         mask = next((masks[name] for name in names if name in masks), None)
         samples.append(Sample(path, 1, defect, mask, options.resize_masks))
     return samples
@@ -161,7 +164,10 @@ def _dagm_folder(folder: Path) -> Path:
 
 
 def _read_half(folder: Path, options: Options) -> list[Sample]:
-    """Defective is what has a mask, or is so called in Labels.txt."""
+    """Defective is what has a mask, or is so called in Labels.txt.
+
+    Raises InputError where neither says of any image that it is: all would be taken for good.
+    """
     labels = folder / "Label"
     if not labels.is_dir():
         raise InputError(f"{labels}: no such folder, so which images are defective is not known")
@@ -172,6 +178,11 @@ def _read_half(folder: Path, options: Options) -> list[Sample]:
         [sample] = _defective([path], UNNAMED_DEFECT, masks, options)
         bad = sample.mask_path is not None or path.name.casefold() in named
         samples.append(sample if bad else Sample(path, 0))
+    if not (labels / "Labels.txt").is_file() and not any(sample.label for sample in samples):
+        raise InputError(
+            f"{labels}: no Labels.txt and no mask <image>_label of any image, "
+            "so which images are defective is not known"
+        )
     return samples
 
 
@@ -232,9 +243,11 @@ def _read_rows(file: Path, root: Path, category: str | None, options: Options) -
     good: list[Sample] = []  # where no column says what to train on
     seen: dict[Path, int] = {}
     for line, row in _rows(file):
+        where = f"{file} line {line}"
+        if row.get("category") == "":
+            raise InputError(f"{where}: category: expected a value, got none")
         if category is not None and row.get("category") != category:
             continue
-        where = f"{file} line {line}"
         sample = _sample_of(row, root, where, options, parts)
         first = seen.setdefault(sample.path, line)
         if first != line:
@@ -278,7 +291,8 @@ def _sample_of(
         mask = None
     if label.casefold() in GOOD_LABELS:
         return Sample(path, 0, "good", mask, options.resize_masks)
-    return Sample(path, 1, UNNAMED_DEFECT if label == "1" else label, mask, options.resize_masks)
+    defect = UNNAMED_DEFECT if label.casefold() in UNNAMED_LABELS else label
+    return Sample(path, 1, defect, mask, options.resize_masks)
 
 
 def _rows(file: Path) -> Iterator[tuple[int, dict[str, str]]]:
@@ -328,14 +342,16 @@ def is_plain(folder: Path) -> bool:
 def read_plain(folder: Path, options: Options) -> Parts:
     inside = _good_folder(folder)
     parts = Parts(*_set_aside(_good(_some_images(inside or folder)), options))
+    beside: dict[str, Path] = {}
+    if inside is not None:
+        beside = {path.name.casefold(): path for path in folder.iterdir() if path.is_dir()}
 
     def chosen(given: Path | None, names: Sequence[str]) -> Path | None:
         if given is not None:
             require_folder(given)
             return given
         # Beside good images, folders of these names belong to the set; inside them nothing does.
-        found = (folder / name for name in names if inside is not None)
-        return next((path for path in found if path.is_dir()), None)
+        return next((beside[name] for name in names if name in beside), None)
 
     masks = _masks_by_stem(chosen(options.masks, MASK_FOLDERS))
     defective = chosen(options.defective, DEFECTIVE_FOLDERS)
