@@ -11,6 +11,7 @@ import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -270,7 +271,7 @@ class Textures:
         run goes on with the same images.
         """
         errors: dict[int, InputError] = {}
-        for candidate in (*range(index, len(self.paths)), *range(index)):
+        for candidate in chain(range(index, len(self.paths)), range(index)):
             if candidate in self._unreadable:
                 continue
             try:
