@@ -55,7 +55,7 @@ class Network:
         t: _Floats | None = None,
         *,
         training: bool = False,
-        recompute: bool = False,
+        recompute: float = 0.0,
         input_gradient: bool = False,
         seed: int = 0,
         fast: bool = False,
@@ -76,7 +76,12 @@ class Network:
     def average_step(self, decay: float, /) -> None: ...
     def swap_average(self) -> None: ...
     def memory(
-        self, batch_size: int, training: bool = False, recompute: bool = False
+        self,
+        batch_size: int,
+        training: bool = False,
+        recompute: float = 0.0,
+        *,
+        size: tuple[int, int] = ...,
     ) -> dict[str, int]: ...
     def trim(self) -> None: ...
 

@@ -22,7 +22,6 @@ KINDS = ("auto", "object", "texture")
 LOSSES = ("noise", "focal", "smooth_l1", "bce", "dice")
 GROUPS = 32  # of every GroupNorm of the UNet
 MOST = {"image_size": 8192, "timesteps": 100_000, "seed": 2**64 - 1}  # files are believed so far
-
 Config = TypeVar("Config", "ModelConfig", "TrainConfig")
 
 
@@ -198,7 +197,11 @@ class TrainConfig:
         "auto: as the dataset says",
     )
     checkpoint_every: int = _setting(500, "steps between checkpoints")
-    recompute: bool = _setting(False, "recompute activations: less memory, more time")
+    memory_budget: float = _setting(
+        8.0,
+        "GB; steps that would take more make values again to keep it, as far as that goes: the "
+        "same bits in up to a fifth more time; 0: as little as can be",
+    )
 
     def __post_init__(self) -> None:
         _check_types(self)
@@ -212,6 +215,7 @@ class TrainConfig:
             "warmup",
             "weight_decay",
             "guidance",
+            "memory_budget",
         )
         _at_least(self, 0, *(f"{name}_weight" for name in LOSSES))
         for name in ("unet_lr", "seg_lr"):
@@ -426,10 +430,16 @@ def from_dict(kind: type[Config], values: Mapping[str, Any]) -> Config:
 
     Raises InputError for unknown names and bad values.
     """
+    values = without_retired(values)
     unknown = sorted(set(values) - set(_names(kind)))
     if unknown:
         raise InputError(f"{', '.join(unknown)}: no such setting in {kind.__name__}")
     return update(kind(), values)
+
+
+def without_retired(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings of a file without those that older versions had and that decided no result."""
+    return {name: value for name, value in dict(values).items() if name != "recompute"}
 
 
 def to_toml(model: ModelConfig, train: TrainConfig) -> str:

@@ -40,6 +40,7 @@ from .sources import (
 )
 from .synthesis import KINDS, SynthesisOptions, synthesize_batch
 from .training import StepResult, Trainer
+from .training_memory import GB, copies
 from .validation import Validation, held_out
 
 if TYPE_CHECKING:
@@ -352,16 +353,21 @@ class Fit:
         self.foregrounds = None if masks is None else masks[rest]
 
     def _check_memory(self) -> None:
-        """Say before the first step what it takes, and when the machine has less."""
+        """Say before the first step what it takes, and when that is too much."""
         self.planned_memory = self.model.training_memory()
         planned, there = self.planned_memory["total"], system.memory_bytes()
+        budget = self.model.train_config.memory_budget
         log.info("training takes %d MB of memory", planned // 10**6)
+        limit = None
         if there is not None and planned > there:
+            limit = f"this machine has {there // 10**6} MB"
+        elif 0 < budget * GB < planned:
+            limit = f"memory_budget is {budget:g} GB"
+        if limit is not None:
             log.warning(
-                "training takes %d MB of memory, this machine has %d MB: "
-                "a smaller batch_size or recompute=True takes less",
+                "training takes %d MB of memory, %s: a smaller batch_size or image_size takes less",
                 planned // 10**6,
-                there // 10**6,
+                limit,
             )
 
     # ---- steps --------------------------------------------------------------------------------
@@ -379,7 +385,7 @@ class Fit:
             schedule=self.model.schedule,
             losses=config.losses,
             weight_decay=config.weight_decay,
-            recompute=config.recompute,
+            memory_budget=config.memory_budget - copies(config, self.model.num_parameters) / GB,
             seed=self.model.config.seed,
         )
 

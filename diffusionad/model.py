@@ -19,6 +19,7 @@ from .files import PathLike, run_folder
 from .models import main_shapes
 from .normality import Normality
 from .seeds import Seed
+from .training_memory import GB, copies, planned, recomputed
 
 
 @dataclass(frozen=True)
@@ -134,30 +135,15 @@ class DiffusionAD(Estimator):
         ``"weights"`` of both networks with gradients, Adam's moments, averages (``ema_decay``), the
         best so far (``validation_share``), the first ones and the mean of the finished members
         (``member_steps``); ``"activations"`` and ``"scratch"`` of a batch, of which the UNet sees
-        every image at two noise scales (the autoencoder sees it once); and their ``"total"``.
+        every image at two noise scales (the autoencoder sees it once); and their ``"total"``, which
+        is at most ``memory_budget`` where making values again can keep that.
         """
-        config = self.train_config
-        batch, size = config.batch_size, self.config.image_size
-        seg = self.seg.config
-        sized = _core.segmenter(  # the segmentation network takes its size from what it is given
-            height=size,
-            width=size,
-            in_channels=seg["in_channels"],
-            out_channels=seg["out_channels"],
-            base_channels=seg["base_channels"],
-            patch=seg["patch_size"],
-        )
+        config, size = self.train_config, self.config.image_size
         passes = 1 if self.config.mode == "autoencoder" else 2
-        parts = [
-            network.memory(images, training=True, recompute=config.recompute)
-            for network, images in ((self.unet._core, passes * batch), (sized, batch))
-        ]
-        names = {"weights": "weights", "activations": "arena", "scratch": "scratch"}
-        sums = {ours: sum(part[name] for part in parts) for ours, name in names.items()}
-        copies = (config.ema_decay > 0) + (config.validation_share > 0)
-        copies += 2 * (config.member_steps > 0)
-        sums["weights"] += copies * 4 * self.num_parameters
-        return {**sums, "total": sum(sums.values())}
+        step = (self.unet, self.seg, config.batch_size, (size, size), passes)
+        beside = copies(config, self.num_parameters)
+        sums = planned(*step, recomputed(*step, config.memory_budget * GB - beside))
+        return {**sums, "weights": sums["weights"] + beside, "total": sums["total"] + beside}
 
     # ---- files --------------------------------------------------------------------------------
 

@@ -15,6 +15,7 @@ from .config import LOSSES, TrainConfig
 from .diffusion import Floats, Schedule, check_steps
 from .models import SegmentationNet, UNet
 from .seeds import Seed, number
+from .training_memory import GB, recomputed
 
 REFERENCE_LOSSES: Mapping[str, float] = {"noise": 1.0, "focal": 5.0, "smooth_l1": 1.0}
 """Weights of the reference's loss, ``L = L_noise + 5 L_focal + L_smoothL1``."""
@@ -45,8 +46,9 @@ class Trainer:
     ``total_steps`` replaces both by one schedule for short runs: a linear warm-up over ``warmup``
     steps, then a half cosine to zero; ``begin`` starts it and the moments anew. ``losses`` are the
     weights of the loss terms (``"noise"``, ``"focal"``, ``"smooth_l1"``, ``"bce"``, ``"dice"``);
-    the default is the reference's. ``recompute`` trades a second forward pass of the networks for
-    memory. Every random choice of step ``i`` is a function of ``seed`` and ``i`` alone.
+    the default is the reference's. A step that would take more than ``memory_budget`` GB makes as
+    many of the layers' values again, when it needs them, as it must to keep it, or all, with the
+    same bits. Every random choice of step ``i`` is a function of ``seed`` and ``i`` alone.
 
     >>> unet = UNet(image_size=32, base_channels=32, channel_mults=(1,), num_res_blocks=1)
     >>> trainer = Trainer(unet, SegmentationNet(base_channels=4))
@@ -69,7 +71,7 @@ class Trainer:
         total_steps: int = 0,
         warmup: int = 0,
         weight_decay: float = 0.0,
-        recompute: bool = False,
+        memory_budget: float = TrainConfig.memory_budget,
         seed: Seed = 0,
         t_s_range: tuple[int, int] = TrainConfig.t_s_range,
         t_b_range: tuple[int, int] = TrainConfig.t_b_range,
@@ -90,7 +92,8 @@ class Trainer:
         self.total_steps = total_steps
         self.warmup = warmup
         self.weight_decay = weight_decay
-        self.recompute = recompute
+        self.memory_budget = memory_budget
+        self._made_again: dict[tuple[int, ...], float] = {}  # share of layers, by shape of images
         self.seed = number(seed)
         self.iteration = 0
         self.begun = 0  # iteration at which schedule and moments began
@@ -157,11 +160,12 @@ class Trainer:
         x_b = _core.q_sample(noised, eps[count:], abar_b)
 
         steps = np.concatenate([t_s, t_b])
-        predicted = self._forward(np.concatenate([x_s, x_b]), steps)
+        recompute = self._recompute(images, passes=2)
+        predicted = self._forward(np.concatenate([x_s, x_b]), steps, recompute)
         e_s, e_b = predicted[:count], predicted[count:]
         guided = _core.guide(x_s, x_b, e_s, e_b, abar_s, abar_b, self.guidance)
         noise_loss, d_predicted = self._noise_loss(predicted, eps, normal)
-        result, d_repaired = self._segment(images, guided["x0_hat"], masks, noise_loss)
+        result, d_repaired = self._segment(images, guided["x0_hat"], masks, noise_loss, recompute)
         de_s, de_b = _core.guide_backward(
             d_repaired, x_s, x_b, e_s, e_b, abar_s, abar_b, self.guidance
         )
@@ -177,23 +181,44 @@ class Trainer:
         """
         if clean.shape != images.shape:
             raise ValueError(f"clean: expected shape {images.shape}, got {clean.shape}")
-        repaired = self._forward(images, 0)
+        recompute = self._recompute(images, passes=1)
+        repaired = self._forward(images, 0, recompute)
         share = np.full(len(images), 1.0 / len(images), np.float32)
         per_image, d_error = _core.squared_error(
             repaired, clean, share * np.float32(self.losses.get("noise", 0.0))
         )
-        result, d_repaired = self._segment(images, repaired, masks, float(per_image @ share))
+        result, d_repaired = self._segment(
+            images, repaired, masks, float(per_image @ share), recompute
+        )
         self.unet._backward(0, d_error + d_repaired)
         self._update()
         return result
 
-    def _forward(self, x: Floats, t: npt.ArrayLike) -> Floats:
+    def _recompute(self, images: Floats, passes: int) -> float:
+        """Share of the layers to make again, for the budget."""
+        key = (passes, *images.shape)
+        if key not in self._made_again:
+            size, budget = (images.shape[2], images.shape[3]), self.memory_budget * GB
+            try:
+                self._made_again[key] = recomputed(
+                    self.unet, self.seg, len(images), size, passes, budget
+                )
+            except ValueError as error:
+                raise ValueError(f"images: {error}") from error
+        return self._made_again[key]
+
+    def _forward(self, x: Floats, t: npt.ArrayLike, recompute: float) -> Floats:
         return self.unet._forward(
-            x, t, training=True, recompute=self.recompute, seed=self._dropout_seed()
+            x, t, training=True, recompute=recompute, seed=self._dropout_seed()
         )
 
     def _segment(
-        self, images: Floats, repaired: Floats, masks: Floats, noise_loss: float
+        self,
+        images: Floats,
+        repaired: Floats,
+        masks: Floats,
+        noise_loss: float,
+        recompute: float,
     ) -> tuple[StepResult, Floats]:
         """All losses, and the gradient of the map's by the repaired images.
 
@@ -204,7 +229,7 @@ class Trainer:
         mask = self.seg._core.forward(
             np.concatenate([images, repaired], axis=1),
             training=True,
-            recompute=self.recompute,
+            recompute=recompute,
             input_gradient=True,
         )
         try:

@@ -115,6 +115,10 @@ def test_files_of_other_versions(tmp_path):
     with pytest.raises(InputError, match="colour: no such setting in ModelConfig"):
         config.from_dict(ModelConfig, {"colour": 1})
     path = tmp_path / "c.toml"
+    path.write_text("[train]\nsteps = 3\nrecompute = true\n")  # decided no result
+    assert config.from_toml(path)[1] == TrainConfig(steps=3)
+    with pytest.raises(InputError, match="recompute: no such setting"):
+        config.preset("compact", recompute=True)
     for text, words in (
         ("[model", "not valid TOML"),
         ("[net]\na = 1", "expected the tables"),

@@ -33,7 +33,9 @@ from diffusionad import (
 from diffusionad.errors import InputError, WriteError
 from diffusionad.kept import Kept
 from diffusionad.model import Progress
+from diffusionad.models import UNet
 from diffusionad.training import StepResult
+from diffusionad.training_memory import GB, copies, planned
 
 STEPS = 6
 
@@ -211,16 +213,47 @@ def test_provenance_says_where_the_model_comes_from(folder):
     assert model.predict(folder).labels.sum() == 0
 
 
-def test_planned_memory_grows_with_the_batch_and_falls_with_recomputation():
+def test_planned_memory_grows_with_the_batch_and_falls_with_its_budget():
     one, four = (small(batch_size=n).training_memory() for n in (1, 4))
     assert one["weights"] == four["weights"]
     assert one["weights"] >= 16 * small().num_parameters
     assert 3 * one["activations"] < four["activations"] < 5 * one["activations"]
-    assert small(batch_size=4, recompute=True).training_memory()["total"] < four["total"]
+    assert small(batch_size=4, memory_budget=0.0).training_memory()["total"] < four["total"]
+    budget = four["total"] - 1  # with all that is kept beside the weights that are trained
+    assert small(batch_size=4, memory_budget=budget / GB).training_memory()["total"] <= budget
     bare = small(ema_decay=0.0, validation_share=0.0, member_steps=0).training_memory()["weights"]
     assert small().training_memory()["weights"] - bare == 4 * 4 * small().num_parameters
     for memory in (one, four):
         assert memory["total"] == sum(v for k, v in memory.items() if k != "total")
+
+
+def test_training_takes_what_was_planned(images, monkeypatch):
+    most = small().training_memory()["total"]
+    model = small(memory_budget=(most - 1) / GB, batch_size=4)
+    asked: list[float] = []
+    forward = UNet._forward
+
+    def recording(*args, recompute=None, **options):
+        if recompute is not None:  # else it is no training step
+            asked.append(recompute)
+            options["recompute"] = recompute
+        return forward(*args, **options)
+
+    monkeypatch.setattr(UNet, "_forward", recording)
+    model.fit(images, steps=2)
+    assert len(asked) > 1
+    assert set(asked) == {asked[0]}
+    step = planned(model.unet, model.seg, 4, (SIZE, SIZE), 2, asked[0])
+    beside = copies(model.train_config, model.num_parameters)
+    assert step["total"] + beside == model.provenance["planned_memory"]["total"]
+
+
+@pytest.mark.parametrize(
+    ("budget", "said"), [(8.0, ""), (0.0, ""), (1e-3, "memory_budget is 0.001 GB: a smaller batch")]
+)
+def test_a_budget_that_cannot_be_kept_is_said_before(images, caplog, budget, said):
+    small(memory_budget=budget).fit(images, steps=1)
+    assert said in caplog.text if said else "memory_budget" not in caplog.text
 
 
 # ---- interrupted and resumed ------------------------------------------------------------------

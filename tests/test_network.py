@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import math
 import os
 import subprocess
 import sys
@@ -106,17 +107,51 @@ def test_recomputing_changes_no_bit_and_saves_memory(network: str) -> None:
             return tiny_unet(dropout=0.4 if "dropout" in network else 0.0)
 
     results, networks = {}, {}
-    for again in (False, True):
-        networks[again] = net = make()
-        y, gradients = backward(net._core, x, dy, recompute=again, **options)
-        results[again] = {**gradients, "y": y, **net.state_dict()}
-    assert_equal(results[True], results[False])
-    core = networks[True]._core
-    plain = core.memory(2, training=True)
-    less = core.memory(2, training=True, recompute=True)
+    for share in (0.0, 0.3, 1.0):
+        networks[share] = net = make()
+        y, gradients = backward(net._core, x, dy, recompute=share, **options)
+        results[share] = {**gradients, "y": y, **net.state_dict()}
+    assert_equal(results[0.3], results[0.0])
+    assert_equal(results[1.0], results[0.0])
+    core = networks[1.0]._core
+    plain, some, less = (core.memory(2, training=True, recompute=share) for share in networks)
     assert less["arena"] < 0.9 * plain["arena"]
+    assert less["arena"] < some["arena"] < plain["arena"]
     assert less["weights"] == plain["weights"] == 4 * core.memory(2)["weights"]
     assert core.memory(2)["arena"] < less["arena"]
+
+
+def test_the_largest_maps_are_made_again_first() -> None:
+    """A tenth of the layers of the paper's UNet hold a third of what it keeps."""
+    core = UNet(image_size=256, base_channels=32)._core
+    arenas = [core.memory(4, True, share)["arena"] for share in (0.0, 0.1, 1.0)]
+    assert arenas[0] - arenas[1] > 0.5 * (arenas[0] - arenas[2])
+
+
+@pytest.mark.parametrize("share", [-0.1, 1.1, math.nan])
+def test_shares_that_are_none_are_refused(share: float) -> None:
+    core = tiny_unet()._core
+    for call in (
+        lambda: core.memory(1, recompute=share),
+        lambda: core.forward(draw(1, 3, 32, 32), times(1), training=True, recompute=share),
+    ):
+        with pytest.raises(ValueError, match="recompute: expected a share from 0 to 1"):
+            call()
+
+
+def test_memory_of_images_of_another_size() -> None:
+    core, x = tiny_segmenter()._core, draw(2, 6, 64, 64)
+    core.forward(x, training=True)
+    here, there = (core.memory(2, True, size=(side, side)) for side in (64, 128))
+    assert core.memory(2, True) == here
+    assert 3.9 * here["arena"] < there["arena"] < 4.1 * here["arena"]
+    core.backward(draw(2, 1, 64, 64))  # the pass before is still there
+    core.forward(draw(2, 6, 128, 128), training=True)
+    assert core.memory(2, True) == there
+    for size in ((-1, 64), (0, 0), (100, 64)):
+        with pytest.raises(ValueError, match=r"size: this network .* cannot take images of"):
+            core.memory(2, size=size)
+    assert core.memory(2, True) == there
 
 
 def test_dropout_depends_on_the_seed_and_is_off_in_evaluation() -> None:

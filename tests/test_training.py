@@ -22,6 +22,7 @@ from networks import (
 import diffusionad as dad
 from diffusionad import _core
 from diffusionad.reference import layers as reference
+from diffusionad.training_memory import GB, SHARES, planned, recomputed
 
 LABELS = [0, 1, 0]
 State = dict[str, np.ndarray]
@@ -277,13 +278,49 @@ def test_the_thread_count_changes_no_bit() -> None:
 
 
 @pytest.mark.parametrize("dropout", [0.0, 0.3])
-def test_recomputing_changes_no_bit(dropout: float) -> None:
+def test_a_memory_budget_changes_no_bit(dropout: float) -> None:
     results = []
-    for recompute in (False, True):
-        training = trainer({"dropout": dropout}, recompute=recompute)
+    for budget in (8.0, 0.0):
+        training = trainer({"dropout": dropout}, memory_budget=budget)
         out = [training.step(*batch(seed)) for seed in range(2)][-1]
         results.append({**state(training), "x0": out.x0, **out.losses})
     assert_equal(results[1], results[0])
+
+
+def test_the_least_share_that_keeps_a_budget_is_made_again() -> None:
+    step = (tiny_unet(), tiny_segmenter(), 2, (64, 64), 2)
+    totals = [planned(*step, share / SHARES)["total"] for share in range(SHARES + 1)]
+    assert totals[0] > totals[1] > totals[-1]
+    for budget in (totals[0], totals[0] - 1, totals[3], totals[-1], totals[-1] - 1, 0):
+        keep = [share / SHARES for share, total in enumerate(totals) if total <= budget]
+        assert recomputed(*step, budget) == min(keep, default=1.0)
+
+
+def test_steps_keep_their_budget(monkeypatch) -> None:
+    free = trainer()
+    images, masks, labels = batch()
+    step = (free.unet, free.seg, len(images), images.shape[2:])
+    asked: list[float] = []
+    forward = type(free.unet)._forward
+
+    def recording(*args: Any, recompute: float, **options: Any) -> Any:
+        asked.append(recompute)
+        return forward(*args, recompute=recompute, **options)
+
+    monkeypatch.setattr(type(free.unet), "_forward", recording)
+    for passes in (2, 1):
+        most, least = (planned(*step, passes, share)["total"] for share in (0.0, 1.0))
+        budget = (most + least) / 2
+        training = trainer(memory_budget=budget / GB)
+        if passes == 2:
+            training.step(images, masks, labels)
+        else:
+            training.step_autoencoder(images, masks, images)
+        assert 0.0 < asked[-1] < 1.0
+        assert planned(*step, passes, asked[-1])["total"] <= budget
+    free.step(images, masks, labels)
+    trainer(memory_budget=0.0).step(images, masks, labels)
+    assert asked[2:] == [0.0, 1.0]
 
 
 # ---- refused arguments --------------------------------------------------------------------------
@@ -307,7 +344,7 @@ def test_refused_options() -> None:
         ({"masks": draw(3, 1, 32, 31)}, ValueError, "target: expected shape"),
         ({"masks": np.zeros((3, 1, 32, 32))}, TypeError, "target: expected dtype float32"),
         ({"images": draw(3, 4, 32, 32)}, ValueError, "x: expected shape"),
-        ({"images": draw(3, 3, 16, 16)}, ValueError, "x: this network halves its maps"),
+        ({"images": draw(3, 3, 16, 16)}, ValueError, "images: size: this network halves its"),
         ({"t": (0, 1000)}, ValueError, r"t\[1\]: expected steps from 0 to 999, got 1000"),
         ({"t": ([1, 2], 500)}, ValueError, r"t\[0\]: expected an int or shape"),
         ({"noise": (draw(3, 3, 32, 32), draw(2, 3, 32, 32))}, ValueError, r"noise\[1\]: expected"),

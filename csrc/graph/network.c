@@ -200,14 +200,28 @@ static dad_status prepare(dad_network *network, const dad_plan_options *options)
     return status;
 }
 
-dad_status dad_network_memory(const dad_network *network, ptrdiff_t *arena,
-                              ptrdiff_t *scratch, const dad_plan_options *options) {
+static const dad_node *input_node(const dad_graph *graph) {
+    int i = 0;
+    while (graph->nodes[i].op != DAD_OP_INPUT) {
+        i++;
+    }
+    return &graph->nodes[i];
+}
+
+dad_status dad_network_memory(dad_network *network, ptrdiff_t *arena, ptrdiff_t *scratch,
+                              ptrdiff_t H, ptrdiff_t W, const dad_plan_options *options) {
+    const dad_node input = *input_node(&network->graph);
     dad_plan plan;
-    dad_status status = dad_plan_build(&plan, &network->graph, options);
+    dad_status status = dad_graph_resize(&network->graph, H, W);
     if (status == DAD_OK) {
-        *arena = plan.arena_size;
-        *scratch = scratch_of(network, &plan);
-        dad_plan_free(&plan);
+        status = dad_plan_build(&plan, &network->graph, options);
+        if (status == DAD_OK) {
+            *arena = plan.arena_size;
+            *scratch = scratch_of(network, &plan);
+            dad_plan_free(&plan);
+        }
+        const dad_status back = dad_graph_resize(&network->graph, input.H, input.W);
+        status = status == DAD_OK ? back : status;
     }
     return status;
 }
@@ -277,14 +291,6 @@ static void run_step(dad_network *network, const dad_step *step) {
                     task.N * task.input[i]->C * task.input[i]->H * task.input[i]->W);
         }
     }
-}
-
-static const dad_node *input_node(const dad_graph *graph) {
-    int i = 0;
-    while (graph->nodes[i].op != DAD_OP_INPUT) {
-        i++;
-    }
-    return &graph->nodes[i];
 }
 
 dad_status dad_network_forward(dad_network *network, float *y, const float *x,

@@ -48,9 +48,9 @@ void dad_network_swap_averages(dad_network *network);         /* needs them */
 
 void dad_network_zero_gradients(dad_network *network);
 
-/* Floats of arena and scratch that a pass will take. */
-DAD_MUST_CHECK dad_status dad_network_memory(const dad_network *network, ptrdiff_t *arena,
-                                             ptrdiff_t *scratch,
+/* Floats of arena and scratch that a pass will take on images of H x W. */
+DAD_MUST_CHECK dad_status dad_network_memory(dad_network *network, ptrdiff_t *arena,
+                                             ptrdiff_t *scratch, ptrdiff_t H, ptrdiff_t W,
                                              const dad_plan_options *options);
 
 /* For images of another size from now on; see dad_graph_resize. */

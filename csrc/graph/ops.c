@@ -136,10 +136,13 @@ static void group_forward(const dad_task *task) {
     dad_group_norm_shape shape = group_shape(task);
     if (!task->training) {
         group_evaluate(task);
-        return;
+    } else if (task->again) {
+        dad_group_norm_again(task->y, task->aux, task->x[0], task->weight, task->bias,
+                             &shape, task->scratch);
+    } else {
+        dad_group_norm_forward(task->y, task->aux, task->x[0], task->weight, task->bias,
+                               &shape, task->scratch);
     }
-    dad_group_norm_forward(task->y, task->aux, task->x[0], task->weight, task->bias, &shape,
-                           task->scratch);
 }
 static void group_backward(const dad_task *task) {
     dad_group_norm_shape shape = group_shape(task);
@@ -166,11 +169,13 @@ static ptrdiff_t batch_scratch(const dad_task *task, bool backward) {
 }
 static void batch_forward(const dad_task *task) {
     dad_batch_norm_shape shape = batch_shape(task);
-    if (task->training) {
-        dad_batch_norm_forward_training(task->y, task->aux,
-                                        task->again ? NULL : task->running_mean,
-                                        task->again ? NULL : task->running_var, task->x[0],
-                                        task->weight, task->bias, &shape, task->scratch);
+    if (task->training && task->again) {
+        dad_batch_norm_again(task->y, task->aux, task->x[0], task->weight, task->bias,
+                             &shape, task->scratch);
+    } else if (task->training) {
+        dad_batch_norm_forward_training(task->y, task->aux, task->running_mean,
+                                        task->running_var, task->x[0], task->weight,
+                                        task->bias, &shape, task->scratch);
     } else {
         dad_batch_norm_forward_evaluation(task->y, task->x[0], task->weight, task->bias,
                                           task->running_mean, task->running_var, &shape,
@@ -311,39 +316,41 @@ static void max_pool_backward(const dad_task *task) {
     dad_max_pool_backward(task->dx[0], task->dy, (const uint8_t *)task->aux, &shape);
 }
 
-/* name, backward reads x, y, aux, scratch, forward, backward */
+/* name, backward reads x, y, cheap, aux, scratch, forward, backward */
 static const dad_op_kind kinds[DAD_OPS] = {
-    [DAD_OP_INPUT] = {"input", false, false, no_aux, no_scratch, nothing, nothing},
-    [DAD_OP_TIME_EMBEDDING] = {"time embedding", false, false, no_aux, no_scratch,
+    [DAD_OP_INPUT] = {"input", false, false, false, no_aux, no_scratch, nothing, nothing},
+    [DAD_OP_TIME_EMBEDDING] = {"time embedding", false, false, false, no_aux, no_scratch,
                                time_forward, nothing},
-    [DAD_OP_LINEAR] = {"linear", true, false, no_aux, no_scratch, linear_forward,
+    [DAD_OP_LINEAR] = {"linear", true, false, false, no_aux, no_scratch, linear_forward,
                        linear_backward},
-    [DAD_OP_CONV2D] = {"conv2d", true, false, no_aux, conv_scratch, conv_forward,
+    [DAD_OP_CONV2D] = {"conv2d", true, false, false, no_aux, conv_scratch, conv_forward,
                        conv_backward},
-    [DAD_OP_GROUP_NORM] = {"group norm", true, false, group_aux, group_scratch,
+    [DAD_OP_GROUP_NORM] = {"group norm", true, false, true, group_aux, group_scratch,
                            group_forward, group_backward},
-    [DAD_OP_BATCH_NORM] = {"batch norm", true, false, batch_aux, batch_scratch,
+    [DAD_OP_BATCH_NORM] = {"batch norm", true, false, true, batch_aux, batch_scratch,
                            batch_forward, batch_backward},
-    [DAD_OP_ATTENTION] = {"attention", true, false, no_aux, attention_scratch,
+    [DAD_OP_ATTENTION] = {"attention", true, false, false, no_aux, attention_scratch,
                           attention_forward, attention_backward},
-    [DAD_OP_SILU] = {"silu", true, false, no_aux, no_scratch, silu_forward, silu_backward},
-    [DAD_OP_SIGMOID] = {"sigmoid", false, true, no_aux, no_scratch, sigmoid_forward,
+    [DAD_OP_SILU] = {"silu", true, false, true, no_aux, no_scratch, silu_forward,
+                     silu_backward},
+    [DAD_OP_SIGMOID] = {"sigmoid", false, true, false, no_aux, no_scratch, sigmoid_forward,
                         sigmoid_backward},
-    [DAD_OP_UPSAMPLE_NEAREST] = {"upsample nearest", false, false, no_aux, no_scratch,
+    [DAD_OP_UPSAMPLE_NEAREST] = {"upsample nearest", false, false, true, no_aux, no_scratch,
                                  upsample_nearest_forward, upsample_nearest_backward},
-    [DAD_OP_UPSAMPLE_BILINEAR] = {"upsample bilinear", false, false, no_aux, no_scratch,
-                                  upsample_bilinear_forward, upsample_bilinear_backward},
-    [DAD_OP_SPACE_TO_DEPTH] = {"space to depth", false, false, no_aux, no_scratch,
+    [DAD_OP_UPSAMPLE_BILINEAR] = {"upsample bilinear", false, false, true, no_aux,
+                                  no_scratch, upsample_bilinear_forward,
+                                  upsample_bilinear_backward},
+    [DAD_OP_SPACE_TO_DEPTH] = {"space to depth", false, false, true, no_aux, no_scratch,
                                space_to_depth_forward, space_to_depth_backward},
-    [DAD_OP_DEPTH_TO_SPACE] = {"depth to space", false, false, no_aux, no_scratch,
+    [DAD_OP_DEPTH_TO_SPACE] = {"depth to space", false, false, true, no_aux, no_scratch,
                                depth_to_space_forward, depth_to_space_backward},
-    [DAD_OP_AVG_POOL] = {"average pool", false, false, no_aux, no_scratch, avg_pool_forward,
-                         avg_pool_backward},
-    [DAD_OP_MAX_POOL] = {"max pool", false, false, max_pool_aux, max_pool_scratch,
+    [DAD_OP_AVG_POOL] = {"average pool", false, false, true, no_aux, no_scratch,
+                         avg_pool_forward, avg_pool_backward},
+    [DAD_OP_MAX_POOL] = {"max pool", false, false, false, max_pool_aux, max_pool_scratch,
                          max_pool_forward, max_pool_backward},
-    [DAD_OP_CONCAT] = {"concat", false, false, no_aux, no_scratch, concat_forward,
+    [DAD_OP_CONCAT] = {"concat", false, false, true, no_aux, no_scratch, concat_forward,
                        concat_backward},
-    [DAD_OP_DROPOUT] = {"dropout", false, false, no_aux, no_scratch, dropout_forward,
+    [DAD_OP_DROPOUT] = {"dropout", false, false, true, no_aux, no_scratch, dropout_forward,
                         dropout_backward},
 };
 

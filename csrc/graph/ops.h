@@ -34,6 +34,7 @@ typedef struct {
 typedef struct {
     const char *name;
     bool backward_reads_x, backward_reads_y;
+    bool cheap; /* to make again: little more than a copy */
     ptrdiff_t (*aux_size)(const dad_graph *graph,
                           const dad_node *node);               /* floats per image */
     ptrdiff_t (*scratch)(const dad_task *task, bool backward); /* floats */

@@ -139,6 +139,15 @@ static void plan_input(planner *p, dad_step *step, int i, dad_value input) {
     }
 }
 
+static void plan_forward(planner *p, int index, bool again);
+
+/* Makes a value again that has been given up. */
+static void need_value(planner *p, dad_value value) {
+    if (value != DAD_NONE && p->value[value] == DAD_NONE) {
+        plan_forward(p, value, true);
+    }
+}
+
 /* Floats per image of what a step saves for the backward pass, or gives to a GroupNorm. */
 static ptrdiff_t saved_size(const planner *p, int index) {
     const dad_node *node = &p->graph->nodes[index];
@@ -152,6 +161,9 @@ static void plan_forward(planner *p, int index, bool again) {
     const dad_node *node = &p->graph->nodes[index];
     if (node->op == DAD_OP_INPUT) {
         return;
+    }
+    for (int i = 0; again && i < DAD_MAX_INPUTS; i++) {
+        need_value(p, node->in[i]);
     }
     if (p->fusions != NULL && p->fusions[index].absent) {
         p->value[index] = p->value[node->in[0]]; /* of a BatchNorm; else never asked for */
@@ -174,7 +186,9 @@ static void plan_forward(planner *p, int index, bool again) {
     p->value[index] = step->y =
         new_tensor(p, step->fused.deferred ? 2 * node->C : value_size(node));
     const ptrdiff_t saved = saved_size(p, index);
-    if (saved > 0) {
+    if (again && dad_op_of(node)->cheap) {
+        step->aux = touch(p, p->aux[index]); /* statistics are not made again */
+    } else if (saved > 0) {
         p->aux[index] = step->aux = new_tensor(p, saved);
     }
 }
@@ -219,11 +233,17 @@ static void plan_backward(planner *p, int index) {
     if (!has_backward(p, index)) {
         return;
     }
+    const dad_op_kind *kind = dad_op_of(node);
+    if (kind->backward_reads_x) {
+        need_value(p, node->in[0]);
+    }
+    if (kind->backward_reads_y) {
+        need_value(p, index);
+    }
     dad_step *step = new_step(p, index, true);
     if (step == NULL) {
         return;
     }
-    const dad_op_kind *kind = dad_op_of(node);
     step->dy = touch(p, p->gradient[index]);
     step->y = kind->backward_reads_y ? touch(p, p->value[index]) : DAD_NONE;
     step->aux = touch(p, p->aux[index]);
@@ -241,7 +261,8 @@ static void plan_backward(planner *p, int index) {
     }
 }
 
-/* Values that a later segment reads, or the caller, are kept; the rest is made again. */
+/* Values that a later segment reads, or the caller, are kept where the rest of a segment is
+ * made again. */
 static void find_shared(planner *p) {
     const dad_graph *graph = p->graph;
     for (int i = 0; i < graph->count; i++) {
@@ -257,9 +278,35 @@ static void find_shared(planner *p) {
     }
 }
 
+/* The segment that ends with node `last`: whether the backward pass runs it once more.
+ * Those of the largest maps come first, which hold the most for the least work; of equal
+ * ones the earlier, which wait longest. The last one's values are still there. */
+static bool is_made_again(const planner *p, int last) {
+    const dad_node *nodes = p->graph->nodes;
+    const ptrdiff_t pixels = nodes[last].H * nodes[last].W;
+    int before = 0;
+    for (int i = 0; i + 1 < p->graph->count; i++) {
+        if (nodes[i + 1].segment > nodes[i].segment) { /* i ends a segment */
+            const ptrdiff_t others = nodes[i].H * nodes[i].W;
+            before += others > pixels || (others == pixels && i < last);
+        }
+    }
+    return last + 1 < p->graph->count &&
+           before + 1 <= p->plan->options.recompute * p->graph->segments;
+}
+
+static void give_up_cheap_values(planner *p) {
+    const dad_graph *graph = p->graph;
+    for (int i = 0; p->plan->options.recompute > 0.0 && i < graph->count; i++) {
+        if (dad_op_of(&graph->nodes[i])->cheap && i != graph->output) {
+            p->value[i] = DAD_NONE;
+        }
+    }
+}
+
 static void plan_segment_again(planner *p, int first, int last) {
     for (int i = first; i <= last && p->status == DAD_OK; i++) {
-        if (!p->shared[i]) {
+        if (!p->shared[i] && !dad_op_of(&p->graph->nodes[i])->cheap) {
             plan_forward(p, i, true);
         }
     }
@@ -268,13 +315,13 @@ static void plan_segment_again(planner *p, int first, int last) {
 static void plan_training(planner *p) {
     const dad_graph *graph = p->graph;
     p->gradient[graph->output] = p->plan->output_gradient;
+    give_up_cheap_values(p);
     for (int last = graph->count - 1; last >= 0 && p->status == DAD_OK;) {
         int first = last;
         while (first > 0 && graph->nodes[first - 1].segment == graph->nodes[last].segment) {
             first--;
         }
-        /* The last segment's values are still there. */
-        if (p->plan->options.recompute && last != graph->count - 1) {
+        if (is_made_again(p, last)) {
             plan_segment_again(p, first, last);
         }
         for (int i = last; i >= first && p->status == DAD_OK; i--) {

@@ -1,7 +1,7 @@
 /* The order of work for one batch size and mode, and a place in one arena for every tensor.
  *
- * A plan is a list of steps: first the forward steps, then (training) the backward ones, in
- * which a segment that is recomputed runs forward once more. Each step names the tensors it
+ * A plan is a list of steps: first the forward steps, then (training) the backward ones,
+ * among which what was not kept runs forward once more. Each step names the tensors it
  * reads and writes; a tensor lives from the first to the last step that names it, and
  * tensors that never live at the same time share memory. The caller writes the input before
  * the first step, reads the output and writes its gradient between forward and backward,
@@ -20,8 +20,10 @@ typedef enum {
 
 typedef struct {
     ptrdiff_t N;
-    bool training;  /* plan the backward pass too */
-    bool recompute; /* keep only what segments hand to each other, run the rest again */
+    bool training;    /* plan the backward pass too */
+    double recompute; /* above 0: values that are cheap to make are made again when they are
+                         needed, and this share of the segments, those of the largest maps
+                         first, keeps only what it hands to others */
     bool input_gradient;     /* the gradient with respect to the image is wanted */
     dad_precision precision; /* of evaluation */
 } dad_plan_options;

@@ -56,6 +56,22 @@ void dad_batch_norm_forward_training(float *y, float *stats, float *running_mean
     dad_norm_apply(y, x, 0, shape->C, &work, &norm);
 }
 
+static void set_channels(const dad_norm_workspace *work, const float *stats,
+                         const float *gamma, const float *beta, ptrdiff_t C) {
+    for (ptrdiff_t c = 0; c < C; c++) {
+        set_channel(work, c, stats[2 * c], stats[2 * c + 1], gamma, beta, C);
+    }
+}
+
+void dad_batch_norm_again(float *y, const float *stats, const float *x, const float *gamma,
+                          const float *beta, const dad_batch_norm_shape *shape,
+                          float *scratch) {
+    dad_norm_shape norm = norm_shape(shape);
+    dad_norm_workspace work = dad_norm_cut(scratch, &norm);
+    set_channels(&work, stats, gamma, beta, shape->C);
+    dad_norm_apply(y, x, 0, shape->C, &work, &norm);
+}
+
 void dad_batch_norm_forward_evaluation(float *y, const float *x, const float *gamma,
                                        const float *beta, const float *running_mean,
                                        const float *running_var,
@@ -87,9 +103,7 @@ void dad_batch_norm_backward(float *dx, float *dgamma, float *dbeta, const float
     dad_norm_shape norm = norm_shape(shape);
     dad_norm_workspace work = dad_norm_cut(scratch, &norm);
     const ptrdiff_t C = shape->C;
-    for (ptrdiff_t c = 0; c < C; c++) {
-        set_channel(&work, c, stats[2 * c], stats[2 * c + 1], gamma, beta, C);
-    }
+    set_channels(&work, stats, gamma, beta, C);
     dad_norm_gradient_sums(&work, dy, x, &norm);
     float *slope = dad_norm_channel_array(&work, 0, DAD_NORM_SLOPE, C);
     float *level = dad_norm_channel_array(&work, 0, DAD_NORM_LEVEL, C);

@@ -166,6 +166,10 @@ ptrdiff_t dad_group_norm_scratch(const dad_group_norm_shape *shape); /* both dir
 void dad_group_norm_forward(float *y, float *stats, const float *x, const float *gamma,
                             const float *beta, const dad_group_norm_shape *shape,
                             float *scratch);
+/* The same y from the statistics that forward has left. */
+void dad_group_norm_again(float *y, const float *stats, const float *x, const float *gamma,
+                          const float *beta, const dad_group_norm_shape *shape,
+                          float *scratch);
 /* The same for a map in one or two parts whose sums may be known (see dad_conv2d_epilogue),
  * without statistics to keep; and norm [N, 2, C], the scale and shift that it would apply
  * (see dad_conv2d_input). */
@@ -202,6 +206,10 @@ void dad_batch_norm_forward_training(float *y, float *stats, float *running_mean
                                      float *running_var, const float *x, const float *gamma,
                                      const float *beta, const dad_batch_norm_shape *shape,
                                      float *scratch);
+/* The same y from the statistics that it has left. */
+void dad_batch_norm_again(float *y, const float *stats, const float *x, const float *gamma,
+                          const float *beta, const dad_batch_norm_shape *shape,
+                          float *scratch);
 void dad_batch_norm_forward_evaluation(float *y, const float *x, const float *gamma,
                                        const float *beta, const float *running_mean,
                                        const float *running_var,

@@ -159,6 +159,12 @@ static bool check_time(const dad_graph *graph, PyArrayObject *t, npy_intp N) {
     return t == NULL || dad_check_shape(t, "t", 1, &N);
 }
 
+static PyObject *refuse_size(const char *name, npy_intp H, npy_intp W) {
+    return PyErr_Format(
+        PyExc_ValueError,
+        "%s: this network halves its maps and cannot take images of %zd x %zd", name, H, W);
+}
+
 /* Resizes the network to the image; ValueError where it cannot be. */
 static bool fit_size(network_object *self, npy_intp H, npy_intp W) {
     dad_status status = DAD_OK;
@@ -166,12 +172,7 @@ static bool fit_size(network_object *self, npy_intp H, npy_intp W) {
     if (input->H != H || input->W != W) {
         status = dad_network_resize(&self->network, H, W);
     }
-    if (status != DAD_OK) {
-        PyErr_Format(PyExc_ValueError,
-                     "x: this network halves its maps and cannot take images of %zd x %zd",
-                     H, W);
-    }
-    return status == DAD_OK;
+    return status == DAD_OK || refuse_size("x", H, W) != NULL;
 }
 
 /* ValueError where a training pass would take the variance of a single value. */
@@ -189,18 +190,27 @@ static bool check_statistics(const dad_graph *graph, npy_intp N) {
     return true;
 }
 
+static bool check_share(double recompute) {
+    if (recompute >= 0.0 && recompute <= 1.0) {
+        return true;
+    }
+    PyErr_SetString(PyExc_ValueError, "recompute: expected a share from 0 to 1");
+    return false;
+}
+
 static PyObject *network_forward(PyObject *object, PyObject *args, PyObject *keywords) {
     static char *names[] = {"x",    "t",    "training", "recompute", "input_gradient",
                             "seed", "fast", "bfloat16", NULL};
     network_object *self = (network_object *)object;
     const dad_graph *graph = &self->network.graph;
     PyObject *x_object, *t_object = Py_None, *seed_object = NULL, *result = NULL;
-    int training = 0, recompute = 0, input_gradient = 0, fast = 0, bfloat16 = 0;
+    int training = 0, input_gradient = 0, fast = 0, bfloat16 = 0;
+    double recompute = 0.0;
     uint64_t seed = 0;
-    if (!PyArg_ParseTupleAndKeywords(args, keywords, "O|O$pppOpp:forward", names, &x_object,
+    if (!PyArg_ParseTupleAndKeywords(args, keywords, "O|O$pdpOpp:forward", names, &x_object,
                                      &t_object, &training, &recompute, &input_gradient,
                                      &seed_object, &fast, &bfloat16) ||
-        (seed_object != NULL && !dad_seed(&seed, seed_object))) {
+        !check_share(recompute) || (seed_object != NULL && !dad_seed(&seed, seed_object))) {
         return NULL;
     }
     PyArrayObject *x = NULL, *t = NULL, *y = NULL;
@@ -381,12 +391,14 @@ static PyObject *network_swap_average(PyObject *object, PyObject *args) {
 }
 
 static PyObject *network_memory(PyObject *object, PyObject *args, PyObject *keywords) {
-    static char *names[] = {"batch_size", "training", "recompute", NULL};
+    static char *names[] = {"batch_size", "training", "recompute", "size", NULL};
     network_object *self = (network_object *)object;
-    Py_ssize_t N;
-    int training = 0, recompute = 0;
-    if (!PyArg_ParseTupleAndKeywords(args, keywords, "n|pp:memory", names, &N, &training,
-                                     &recompute)) {
+    Py_ssize_t N, H = -1, W = -1;
+    int training = 0;
+    double recompute = 0.0;
+    if (!PyArg_ParseTupleAndKeywords(args, keywords, "n|pd$(nn):memory", names, &N,
+                                     &training, &recompute, &H, &W) ||
+        !check_share(recompute)) {
         return NULL;
     }
     if (N < 1) {
@@ -396,7 +408,18 @@ static PyObject *network_memory(PyObject *object, PyObject *args, PyObject *keyw
     const dad_plan_options options = {
         .N = N, .training = training, .recompute = recompute, .input_gradient = training};
     ptrdiff_t arena = 0, scratch = 0;
-    dad_status status = dad_network_memory(&self->network, &arena, &scratch, &options);
+    enter(self);
+    const dad_node *input = first_node(&self->network.graph, DAD_OP_INPUT);
+    if (H == -1 && W == -1) {
+        H = input->H;
+        W = input->W;
+    }
+    dad_status status =
+        dad_network_memory(&self->network, &arena, &scratch, H, W, &options);
+    leave(self);
+    if (status == DAD_BAD_SHAPE) {
+        return refuse_size("size", H, W);
+    }
     if (status != DAD_OK) {
         return dad_raise(status, "memory");
     }
@@ -447,10 +470,11 @@ static PyMethodDef methods[] = {
      "write($self, /, name, values, what='value')\n--\n\n"
      "Replace a parameter's value, average or moments."},
     {"forward", WITH_KEYWORDS(network_forward),
-     "forward($self, /, x, t=None, *, training=False, recompute=False, "
+     "forward($self, /, x, t=None, *, training=False, recompute=0.0, "
      "input_gradient=False, seed=0, fast=False, bfloat16=False)\n--\n\n"
-     "Run on x [N, C, H, W]; training keeps what backward() needs, and is never fast nor "
-     "in bfloat16, which goes before fast."},
+     "Run on x [N, C, H, W]; training keeps what backward() needs. It makes again what is "
+     "cheap where recompute is above 0, and that share of the blocks, those of the largest "
+     "maps first. It is never fast nor in bfloat16, which goes before fast."},
     {"backward", WITH_KEYWORDS(network_backward),
      "backward($self, /, dy)\n--\n\n"
      "Add to the gradients, dy being that of the output; returns dx if the forward pass "
@@ -468,8 +492,9 @@ static PyMethodDef methods[] = {
     {"swap_average", network_swap_average, METH_NOARGS,
      "swap_average($self, /)\n--\n\nLet values and averages change places."},
     {"memory", WITH_KEYWORDS(network_memory),
-     "memory($self, /, batch_size, training=False, recompute=False)\n--\n\n"
-     "Bytes that a pass takes: weights (with gradients and moments), arena, scratch."},
+     "memory($self, /, batch_size, training=False, recompute=0.0, *, size=...)\n--\n\n"
+     "Bytes that a pass takes: weights (with gradients and moments), arena, scratch; of "
+     "images of the last size, or of size (height, width)."},
     {"trim", network_trim, METH_NOARGS,
      "trim($self, /)\n--\n\nFree work memory; it comes back when needed."},
     {NULL, NULL, 0, NULL},
