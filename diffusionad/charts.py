@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from diffusionad.images import Bytes
-from diffusionad.plots import font_of, printable
+from diffusionad.plots import drawable, font_of
 
 if TYPE_CHECKING:
     from PIL import Image, ImageDraw
@@ -116,7 +116,7 @@ def _draw_axes(
     middle = SCALE * (LEFT + WIDTH - RIGHT) / 2
     draw.text((middle, SCALE * (axes.height - 8)), x_title, fill=INK, font=font, anchor="ms")
     draw.text((SCALE * 8, SCALE * (TOP - 12)), y_title, fill=INK, font=font, anchor="ls")
-    heading = printable(title)
+    heading = drawable(title)
     draw.text((middle, SCALE * 18), heading, fill=INK, font=font_of(14 * SCALE), anchor="ms")
 
 

@@ -34,6 +34,7 @@ from diffusionad.images import (
     write_png,
 )
 from diffusionad.inference import RUN_FLAGS
+from diffusionad.model import DiffusionAD, load_any
 from diffusionad.prediction import Prediction
 from diffusionad.saliency_network import SaliencyNetwork, is_network
 from diffusionad.studies import Recipe
@@ -42,7 +43,6 @@ from diffusionad.tiling import OVERLAP, Tiles, described
 from diffusionad.torch_files import is_torch_file
 
 if TYPE_CHECKING:
-    from diffusionad.model import DiffusionAD
     from diffusionad.tables import Table
 
 log = logging.getLogger(__name__)
@@ -491,8 +491,7 @@ def _seeds(args: Namespace) -> tuple[int, ...]:
 
 def _load(path: str | Path, seed: int | None, **settings: Any) -> DiffusionAD:
     """A model file, or a checkpoint of the reference; settings are of the latter."""
-    model: DiffusionAD
-    model = dad.load_official(path, **settings) if is_torch_file(path) else dad.load(path)
+    model = load_any(path, **settings)
     if seed is not None:
         model.seed = seed
     return model

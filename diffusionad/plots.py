@@ -182,14 +182,14 @@ def grid(
     canvas = Image.new("RGB", (width, top + len(rows) * (tile + _GAP)), _BACKGROUND)
     draw = ImageDraw.Draw(canvas)
     if title:
-        draw.text((_GAP + 1, 8), printable(title), fill=_TEXT, font=font_of(18))
+        draw.text((_GAP + 1, 8), drawable(title), fill=_TEXT, font=font_of(18))
     for index, text in enumerate(titles):
         left = _NAMES + index * (tile + _GAP)
         draw.text((left + 1, header + 3), text, fill=_FAINT, font=font_of(12))
     for number, (text, tiles) in enumerate(rows):
         y = top + number * (tile + _GAP)
         for line, words in enumerate(text.splitlines()):
-            name = _cut(draw, printable(words), font_of(12), _NAMES - 3 * _GAP)
+            name = _cut(draw, drawable(words), font_of(12), _NAMES - 3 * _GAP)
             colour = _FAINT if line else _TEXT
             draw.text((_GAP + 1, y + 2 + 16 * line), name, fill=colour, font=font_of(12))
         for index, pixels in enumerate(tiles):
@@ -274,7 +274,7 @@ def _draw_caption(
     pieces: Pieces,
 ) -> None:
     font = font_of(15)
-    name = printable(name)
+    name = drawable(name)
     right = float(width - _GAP - 1)
     for text, colour in reversed(pieces):
         right -= draw.textlength(text, font=font)
@@ -283,7 +283,8 @@ def _draw_caption(
     draw.text((_GAP + 1, _GAP), _cut(draw, name, font, right - _GAP), fill=_TEXT, font=font)
 
 
-def printable(text: str) -> str:
+def drawable(text: str) -> str:
+    """The text with question marks for what no font has a picture of."""
     return "".join(letter if letter.isprintable() else "?" for letter in text)
 
 

@@ -195,7 +195,7 @@ class Trainer:
         return result
 
     def _recompute(self, images: Floats, passes: int) -> float:
-        """Share of the layers to make again, for the budget."""
+        """How much a step on these images makes again, to keep the budget."""
         key = (passes, *images.shape)
         if key not in self._made_again:
             size, budget = (images.shape[2], images.shape[3]), self.memory_budget * GB

@@ -13,8 +13,12 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
 
 import httpx2
 import numpy as np
@@ -465,10 +469,9 @@ def answered(url: str) -> httpx2.Response:
     return answer
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 0)])
-def test_the_command_serves_until_a_signal(model, tmp_path, number, code):
-    file = tmp_path / "part.safetensors"
-    model.save(file)
+@contextmanager
+def serving_process(file) -> Iterator[tuple[subprocess.Popen[str], dict[str, Any]]]:
+    """The command, and what it says once it serves; it is killed where it still runs at the end."""
     arguments = ("serve", file, "--port", "0", "--json", "-", "--max-batch", "4")
     process = subprocess.Popen(
         [sys.executable, "-m", "diffusionad", *map(str, arguments)],
@@ -480,17 +483,56 @@ def test_the_command_serves_until_a_signal(model, tmp_path, number, code):
             line = process.stdout.readline()
             assert line, process.stderr.read()
             lines += line
-        told = json.loads(lines)
+        yield process, json.loads(lines)
+    finally:
+        process.kill()
+        process.communicate()
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 0)])
+def test_the_command_serves_until_a_signal(model, tmp_path, number, code):
+    model.save(tmp_path / "part.safetensors")
+    with serving_process(tmp_path / "part.safetensors") as (process, told):
         assert told["threshold"] == 0.5
         answer = httpx2.post(f"{told['url']}/predict", files={"image": PNG})
         assert answer.json()["score"] == model.predict([pixels(0)]).scores[0]
-    finally:
         process.send_signal(number)
         _, errors = process.communicate(timeout=300)
     assert process.returncode == code
     assert errors.splitlines() == (
         ["diffusionad serve: interrupted; what was finished is kept"] if code else []
     )
+
+
+def test_a_request_under_way_is_answered_before_the_end(model, tmp_path):
+    model.save(tmp_path / "m.safetensors")
+    with serving_process(tmp_path / "m.safetensors") as (process, told):
+        address = urlsplit(told["url"])
+        with socket.create_connection((address.hostname, address.port), timeout=300) as client:
+            head = f"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Length: {len(PNG)}\r\n\r\n"
+            client.sendall(head.encode() + PNG[:9])
+            assert httpx2.get(f"{told['url']}/health").status_code == 200  # it has been taken
+            process.send_signal(signal.SIGTERM)
+            while process.poll() is None and not refuses(address):
+                time.sleep(0.02)  # until the signal has been heard
+            client.sendall(PNG[9:])
+            answer = b""
+            while part := client.recv(1 << 16):
+                answer += part
+        _, errors = process.communicate(timeout=300)
+    assert answer.startswith(b"HTTP/1.1 200 ")
+    assert json.loads(answer.partition(b"\r\n\r\n")[2])["score"] == pytest.approx(
+        model.predict([pixels(0)]).scores[0]
+    )
+    assert (process.returncode, errors) == (0, "")
+
+
+def refuses(address) -> bool:
+    try:
+        socket.create_connection((address.hostname, address.port), timeout=300).close()
+    except ConnectionRefusedError:
+        return True
+    return False
 
 
 def test_an_address_that_cannot_be_had_is_one_line(capsys, model, tmp_path):

@@ -20,8 +20,8 @@ from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from diffusionad import __version__, system
+from diffusionad.console import printable
 from diffusionad.errors import InputError, TooManyPixels
-from diffusionad.plots import printable
 from diffusionad.serving.batching import Batcher, Scored
 from diffusionad.serving.counters import Counters
 from diffusionad.serving.limits import Limits

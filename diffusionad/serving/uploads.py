@@ -9,9 +9,9 @@ from pathlib import PurePath
 from fastapi import HTTPException, Request
 from starlette.datastructures import UploadFile
 
+from diffusionad.console import printable
 from diffusionad.errors import InputError
 from diffusionad.images import Bytes, decode_image, resize
-from diffusionad.plots import printable
 
 FORM = "multipart/form-data"
 TYPES = frozenset({
