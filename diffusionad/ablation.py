@@ -19,7 +19,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -34,9 +34,12 @@ from diffusionad.evaluation import IMAGE_METRICS, PIXEL_METRICS
 from diffusionad.files import PathLike, remove_temporaries, run_folder, write_text
 from diffusionad.fitting import MODEL_FILE
 from diffusionad.images import Bytes, to_network, write_png
-from diffusionad.model import DiffusionAD, load_any
 from diffusionad.studies import Recipe, Row, Study, mean, spread
 from diffusionad.tables import PLUS_MINUS, Table, csv_text, percent
+from diffusionad.torch_files import is_torch_file
+
+if TYPE_CHECKING:
+    from diffusionad.model import DiffusionAD
 
 NAME = "ablation"
 METRICS = (*IMAGE_METRICS, *PIXEL_METRICS)
@@ -188,7 +191,7 @@ def _given(files: Sequence[PathLike]) -> dict[tuple[str, int], DiffusionAD]:
     """Models by training and seed."""
     found: dict[tuple[str, int], DiffusionAD] = {}
     for file in files:
-        model = load_any(file)
+        model = dad.load_official(file) if is_torch_file(file) else dad.load(file)
         training = "autoencoder" if model.config.mode == "autoencoder" else "guided"
         if training == "guided" and model.train_config.guidance == 0.0:
             training = "unguided"

@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import logging
+import math
 import os
 import re
 import sys
@@ -422,6 +423,10 @@ def _training_arguments(command: argparse.ArgumentParser) -> None:
     command.add_argument("--preset", choices=tuple(PRESETS), default=None, help=presets)
     for option, unit in (("--image-size", "PX"), ("--batch-size", "N")):
         command.add_argument(option, type=_positive, metavar=unit, help="instead of the preset's")
+    command.add_argument(
+        "--memory-budget", type=_gigabytes, metavar="GB",
+        help="of a training step, which takes more time with less; 0: as little as can be",
+    )  # fmt: skip
     _source_argument(command)
     length = command.add_mutually_exclusive_group()
     length.add_argument(
@@ -455,6 +460,16 @@ def _path(text: str) -> str:
 
 def _positive(text: str) -> int:
     return _whole(text, 1)
+
+
+def _gigabytes(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not 0.0 <= value < math.inf:
+        raise argparse.ArgumentTypeError(f"expected a number of GB of 0 or more, got {text!r}")
+    return value
 
 
 def _natural(text: str) -> int:

@@ -18,7 +18,7 @@ import numpy as np
 import diffusionad as dad
 from diffusionad import _core, checkpoints, evaluation, plots, system
 from diffusionad.cli import DEMO_BUDGET, one_line
-from diffusionad.config import PRESETS, to_dict, without_size
+from diffusionad.config import NO_RESULT, PRESETS, to_dict, update, without_size
 from diffusionad.console import Console, bytes_text, duration_text, number
 from diffusionad.datasets import Dataset, bundled, categories, check
 from diffusionad.datasets import open as open_dataset
@@ -34,7 +34,6 @@ from diffusionad.images import (
     write_png,
 )
 from diffusionad.inference import RUN_FLAGS
-from diffusionad.model import DiffusionAD, load_any
 from diffusionad.prediction import Prediction
 from diffusionad.saliency_network import SaliencyNetwork, is_network
 from diffusionad.studies import Recipe
@@ -43,6 +42,7 @@ from diffusionad.tiling import OVERLAP, Tiles, described
 from diffusionad.torch_files import is_torch_file
 
 if TYPE_CHECKING:
+    from diffusionad.model import DiffusionAD
     from diffusionad.tables import Table
 
 log = logging.getLogger(__name__)
@@ -50,7 +50,9 @@ log = logging.getLogger(__name__)
 Look = Callable[[Sequence[Any]], Prediction]  # what is said of a batch of images
 
 MODEL_FILE = "model.safetensors"
-SETTINGS = ("preset", "image_size", "batch_size", "seed", "kind")  # that are options, too
+SETTINGS = (  # that are options, too
+    "preset", "image_size", "batch_size", "memory_budget", "seed", "kind",
+)  # fmt: skip
 OFFICIAL, OURS, ONNX = (".pt", ".pth"), (".safetensors",), (".onnx",)
 BATCH = 4  # images per pass where panels are drawn
 SHEET_ROWS = 12
@@ -102,7 +104,10 @@ def train(args: Namespace) -> int:
         # A run that was killed early has left a state alone; fit() says where there is none.
         model = model_to_resume(state.parent) if state in there else _load(file, seed=None)
         kept = {**to_dict(model.config), **to_dict(model.train_config)}
-        for name, value in {**_wanted(args), "kind": args.kind}.items():
+        wanted = {**_wanted(args), "kind": args.kind}
+        free = {name: wanted.pop(name) for name in NO_RESULT & wanted.keys()}
+        model.train_config = update(model.train_config, free)
+        for name, value in wanted.items():
             if value not in (None, kept[name]):
                 option = f"--{name.replace('_', '-')}"
                 where = (
@@ -470,7 +475,7 @@ def _without_kind(settings: Mapping[str, Any]) -> dict[str, Any]:
 def _recipe(args: Namespace) -> Recipe:
     return Recipe(
         args.preset or "compact", args.image_size, args.batch_size, args.steps, args.time_budget,
-        args.anomaly_source, args.kind,
+        args.anomaly_source, args.kind, args.memory_budget,
     )  # fmt: skip
 
 
@@ -491,7 +496,8 @@ def _seeds(args: Namespace) -> tuple[int, ...]:
 
 def _load(path: str | Path, seed: int | None, **settings: Any) -> DiffusionAD:
     """A model file, or a checkpoint of the reference; settings are of the latter."""
-    model = load_any(path, **settings)
+    model: DiffusionAD
+    model = dad.load_official(path, **settings) if is_torch_file(path) else dad.load(path)
     if seed is not None:
         model.seed = seed
     return model

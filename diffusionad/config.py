@@ -21,6 +21,7 @@ SCHEDULES = ("linear", "cosine")
 KINDS = ("auto", "object", "texture")
 LOSSES = ("noise", "focal", "smooth_l1", "bce", "dice")
 GROUPS = 32  # of every GroupNorm of the UNet
+NO_RESULT = {"memory_budget"}  # settings that may change without changing what is learnt
 MOST = {"image_size": 8192, "timesteps": 100_000, "seed": 2**64 - 1}  # files are believed so far
 Config = TypeVar("Config", "ModelConfig", "TrainConfig")
 
@@ -430,16 +431,19 @@ def from_dict(kind: type[Config], values: Mapping[str, Any]) -> Config:
 
     Raises InputError for unknown names and bad values.
     """
-    values = without_retired(values)
+    values = of_today(values)
     unknown = sorted(set(values) - set(_names(kind)))
     if unknown:
         raise InputError(f"{', '.join(unknown)}: no such setting in {kind.__name__}")
     return update(kind(), values)
 
 
-def without_retired(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings of a file without those that older versions had and that decided no result."""
-    return {name: value for name, value in dict(values).items() if name != "recompute"}
+def of_today(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings of a file of any version: memory_budget in the place of recompute."""
+    now = dict(values)
+    if now.pop("recompute", False) is True:
+        now.setdefault("memory_budget", 0.0)
+    return now
 
 
 def to_toml(model: ModelConfig, train: TrainConfig) -> str:

@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from . import _core, brightness, checkpoints, normality, system, training_log
-from .config import ModelConfig, TrainConfig, from_dict, to_dict, to_toml, update
+from .config import NO_RESULT, ModelConfig, TrainConfig, from_dict, to_dict, to_toml, update
 from .errors import InputError
 from .files import PathLike, remove_temporaries, write_text
 from .images import Bytes, as_floats, write_png
@@ -212,7 +212,8 @@ class Fit:
         try:
             if from_dict(ModelConfig, values["model"]) != self.model.config:
                 raise InputError(f"{path}: this run's model has other settings")
-            self.model.train_config = from_dict(TrainConfig, values["train"])
+            ours = {name: getattr(self.model.train_config, name) for name in NO_RESULT}
+            self.model.train_config = update(from_dict(TrainConfig, values["train"]), ours)
             planned = self.model.train_config.steps
             if steps is not None and steps != planned:
                 raise InputError(f"steps: a run that is resumed keeps its {planned} steps")
@@ -358,16 +359,17 @@ class Fit:
         planned, there = self.planned_memory["total"], system.memory_bytes()
         budget = self.model.train_config.memory_budget
         log.info("training takes %d MB of memory", planned // 10**6)
-        limit = None
+        kept, limit = planned <= budget * GB, None
         if there is not None and planned > there:
             limit = f"this machine has {there // 10**6} MB"
-        elif 0 < budget * GB < planned:
+        elif budget > 0 and not kept:
             limit = f"memory_budget is {budget:g} GB"
         if limit is not None:
             log.warning(
-                "training takes %d MB of memory, %s: a smaller batch_size or image_size takes less",
+                "training takes %d MB of memory, %s: a smaller %s or image_size takes less",
                 planned // 10**6,
                 limit,
+                "memory_budget, batch_size" if kept else "batch_size",
             )
 
     # ---- steps --------------------------------------------------------------------------------

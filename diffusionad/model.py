@@ -228,13 +228,6 @@ def load(path: PathLike) -> DiffusionAD:
         return _restored(path, checkpoint)
 
 
-def load_any(path: PathLike, **settings: Any) -> DiffusionAD:
-    """load(), or load_official() with ``settings`` where it is a file of PyTorch."""
-    from .torch_files import is_torch_file
-
-    return load_official(path, **settings) if is_torch_file(path) else load(path)
-
-
 def load_official(path: PathLike, **settings: Any) -> DiffusionAD:
     """Read a `.pt` of the reference implementation; nothing in it is run, PyTorch is not needed.
 

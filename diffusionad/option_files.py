@@ -16,7 +16,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import fields
 from typing import Any
 
-from diffusionad.config import TABLES, preset, read_toml, without_retired
+from diffusionad.config import TABLES, of_today, preset, read_toml
 from diffusionad.errors import InputError
 
 NOT_IN_FILES = {"help", "config"}
@@ -179,7 +179,7 @@ def _settings(
         if command.get_default("settings") is None:
             raise InputError(f"{file}: [{table}]: {command.prog} takes options, no settings")
         names = [setting.name for setting in fields(TABLES[table])]
-        values = without_retired(values)
+        values = of_today(values)
         for key in values:
             if key not in names:
                 close = difflib.get_close_matches(key, names, n=1, cutoff=0.0)[0]

@@ -20,7 +20,7 @@ from urllib.parse import quote
 
 import diffusionad as dad
 from diffusionad import normality, system
-from diffusionad.config import to_dict, update
+from diffusionad.config import NO_RESULT, of_today, to_dict, update
 from diffusionad.datasets import Dataset, Sample
 from diffusionad.datasets.samples import relative_name, size_fingerprint
 from diffusionad.errors import InputError
@@ -33,7 +33,8 @@ if TYPE_CHECKING:
     from diffusionad.model import DiffusionAD, Progress
 
 Row = dict[str, Any]
-OFTEN = {"seed", "steps"}  # settings that differ from one training of a study to the next
+# Settings that differ from one training of a study to the next, and those that decide nothing.
+OFTEN = {"seed", "steps", *NO_RESULT}
 
 
 @dataclass(frozen=True)
@@ -51,6 +52,7 @@ class Recipe:
     time_budget: float | None = None
     anomaly_source: PathLike | None = None
     kind: str | None = None  # what the images show, instead of what the dataset says
+    memory_budget: float | None = None  # decides no result
 
     def model(self, seed: int, **overrides: Any) -> DiffusionAD:
         """A new model. Raises InputError for unusable settings."""
@@ -59,6 +61,7 @@ class Recipe:
             image_size=self.image_size,
             seed=seed,
             batch_size=self.batch_size,
+            memory_budget=self.memory_budget,
             **overrides,
         )
 
@@ -157,9 +160,9 @@ class Study:
         return read
 
     def _compare(self, settings: Mapping[str, Any]) -> None:
-        theirs = self.values["settings"]
+        theirs = of_today(self.values["settings"])
         for name in {**settings, **theirs}:
-            if theirs.get(name) != settings.get(name):
+            if name not in NO_RESULT and theirs.get(name) != settings.get(name):
                 raise InputError(
                     f"{self.path.parent}: holds results with {name} {_shown(theirs.get(name))}, "
                     f"this run has {_shown(settings.get(name))}: choose another folder"

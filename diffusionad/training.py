@@ -93,7 +93,7 @@ class Trainer:
         self.warmup = warmup
         self.weight_decay = weight_decay
         self.memory_budget = memory_budget
-        self._made_again: dict[tuple[int, ...], float] = {}  # share of layers, by shape of images
+        self._made_again: dict[tuple[float, ...], float] = {}  # by images and budget
         self.seed = number(seed)
         self.iteration = 0
         self.begun = 0  # iteration at which schedule and moments began
@@ -196,13 +196,14 @@ class Trainer:
 
     def _recompute(self, images: Floats, passes: int) -> float:
         """How much a step on these images makes again, to keep the budget."""
-        key = (passes, *images.shape)
+        if images.ndim != 4:
+            raise ValueError(f"images: expected (N, C, H, W), got shape {images.shape}")
+        count, _, height, width = images.shape
+        key = (passes, count, height, width, self.memory_budget)
         if key not in self._made_again:
-            size, budget = (images.shape[2], images.shape[3]), self.memory_budget * GB
+            step = (self.unet, self.seg, count, (height, width), passes)
             try:
-                self._made_again[key] = recomputed(
-                    self.unet, self.seg, len(images), size, passes, budget
-                )
+                self._made_again[key] = recomputed(*step, self.memory_budget * GB)
             except ValueError as error:
                 raise ValueError(f"images: {error}") from error
         return self._made_again[key]

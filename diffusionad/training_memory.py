@@ -44,7 +44,14 @@ def planned(
 def recomputed(
     unet: UNet, seg: SegmentationNet, count: int, size: Size, passes: int, budget: float
 ) -> float:
-    """The least ``recompute`` with which a step takes at most ``budget`` bytes, 1 if none does."""
-    shares = (share / SHARES for share in range(SHARES))
-    steps = ((share, planned(unet, seg, count, size, passes, share)) for share in shares)
-    return next((share for share, step in steps if step["total"] <= budget), 1.0)
+    """The least ``recompute`` with which a step takes at most ``budget`` bytes.
+
+    Where none does, the one with which it takes the least.
+    """
+    totals: dict[float, int] = {}
+    for share in range(SHARES + 1):
+        recompute = share / SHARES
+        totals[recompute] = planned(unet, seg, count, size, passes, recompute)["total"]
+        if totals[recompute] <= budget:
+            return recompute
+    return min(totals, key=totals.__getitem__)

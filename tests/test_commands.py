@@ -154,8 +154,12 @@ def test_resume_on_the_command_line(capsys, tmp_path, data, trained):
     whole = tensors(out)
     same = ("train", data, "--out", out, "--steps", 4, *SMALL, "--seed", 0)
     assert run(*same, "--resume", "--quiet") == 0
-    assert run("train", data, "--out", out, "--time-budget", "1h", "--resume", "--quiet") == 0
+    less = ("--memory-budget", 0.001)  # decides no result
+    assert (
+        run("train", data, "--out", out, "--time-budget", "1h", "--resume", "--quiet", *less) == 0
+    )
     assert tensors(out) == whole
+    assert dad.load(out / MODEL).train_config.memory_budget == 0.001
     capsys.readouterr()
     for options, words in (
         (["--steps", 9], "steps: a run that is resumed keeps its 4 steps"),
@@ -399,7 +403,7 @@ def test_more_memory_than_there_is_is_said_before(caplog, tmp_path, data, monkey
     monkeypatch.setattr(commands.system, "memory_bytes", lambda: 10**7)
     out = tmp_path / "run"
     assert run("train", data, "--out", out, "--steps", 1, *SMALL, "--quiet") == 0
-    assert "this machine has 10 MB: a smaller batch_size" in caplog.text
+    assert "this machine has 10 MB: a smaller memory_budget, batch_size or" in caplog.text
 
 
 # ---- checkpoints of the reference, and other runtimes -------------------------------------------

@@ -116,7 +116,8 @@ def test_files_of_other_versions(tmp_path):
         config.from_dict(ModelConfig, {"colour": 1})
     path = tmp_path / "c.toml"
     path.write_text("[train]\nsteps = 3\nrecompute = true\n")  # decided no result
-    assert config.from_toml(path)[1] == TrainConfig(steps=3)
+    assert config.from_toml(path)[1] == TrainConfig(steps=3, memory_budget=0.0)
+    assert config.from_dict(TrainConfig, {"recompute": False}) == TrainConfig()
     with pytest.raises(InputError, match="recompute: no such setting"):
         config.preset("compact", recompute=True)
     for text, words in (

@@ -248,6 +248,16 @@ def test_training_takes_what_was_planned(images, monkeypatch):
     assert step["total"] + beside == model.provenance["planned_memory"]["total"]
 
 
+def test_a_run_is_resumed_with_the_memory_that_there_is_now(images, tmp_path, whole):
+    with pytest.raises(KeyboardInterrupt):
+        small().fit(images, steps=STEPS, out=tmp_path, progress=stop_at(2))
+    model = small(memory_budget=0.0)
+    model.fit(images, out=tmp_path, resume=True)
+    assert model.train_config.memory_budget == 0.0
+    assert model.provenance["planned_memory"]["total"] < small().training_memory()["total"]
+    assert weights(model) == whole
+
+
 @pytest.mark.parametrize(
     ("budget", "said"), [(8.0, ""), (0.0, ""), (1e-3, "memory_budget is 0.001 GB: a smaller batch")]
 )

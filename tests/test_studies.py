@@ -77,6 +77,13 @@ def test_other_settings_are_refused_and_named(tmp_path, changes, words):
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("older", [{"recompute": False}, {"recompute": True}, {}])
+def test_what_decides_no_result_may_differ(tmp_path, older):
+    study = Study(tmp_path, "trial", {**TINY.settings(), **older})
+    study.save()
+    Study(tmp_path, "trial", dataclasses.replace(TINY, memory_budget=1.0).settings())
+
+
 @pytest.mark.parametrize(
     "content",
     [
@@ -155,7 +162,8 @@ def test_a_folder_of_another_training_is_refused(tmp_path, data):
 def test_settings_hold_what_decides_results(tmp_path):
     settings = TINY.settings()
     assert (settings["steps"], settings["image_size"], settings["batch_size"]) == (3, 64, 2)
-    assert "seed" not in settings
+    assert not settings.keys() & {"seed", "memory_budget"}
+    assert Recipe(memory_budget=2.0).model(0).train_config.memory_budget == 2.0
     assert Recipe().settings()["steps"] == 2000  # the preset's
     by_time = Recipe(time_budget=9.0).settings()
     assert (by_time["steps"], by_time["time_budget"]) == (None, 9.0)

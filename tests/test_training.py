@@ -293,7 +293,8 @@ def test_the_least_share_that_keeps_a_budget_is_made_again() -> None:
     assert totals[0] > totals[1] > totals[-1]
     for budget in (totals[0], totals[0] - 1, totals[3], totals[-1], totals[-1] - 1, 0):
         keep = [share / SHARES for share, total in enumerate(totals) if total <= budget]
-        assert recomputed(*step, budget) == min(keep, default=1.0)
+        least = totals.index(min(totals)) / SHARES
+        assert recomputed(*step, budget) == min(keep, default=least)
 
 
 def test_steps_keep_their_budget(monkeypatch) -> None:
@@ -319,8 +320,9 @@ def test_steps_keep_their_budget(monkeypatch) -> None:
         assert 0.0 < asked[-1] < 1.0
         assert planned(*step, passes, asked[-1])["total"] <= budget
     free.step(images, masks, labels)
-    trainer(memory_budget=0.0).step(images, masks, labels)
-    assert asked[2:] == [0.0, 1.0]
+    free.memory_budget = 0.0
+    free.step(images, masks, labels)
+    assert asked[2:] == [0.0, recomputed(*step, 2, 0.0)]
 
 
 # ---- refused arguments --------------------------------------------------------------------------
@@ -345,6 +347,7 @@ def test_refused_options() -> None:
         ({"masks": np.zeros((3, 1, 32, 32))}, TypeError, "target: expected dtype float32"),
         ({"images": draw(3, 4, 32, 32)}, ValueError, "x: expected shape"),
         ({"images": draw(3, 3, 16, 16)}, ValueError, "images: size: this network halves its"),
+        ({"images": draw(3, 32, 32)}, ValueError, r"images: expected \(N, C, H, W\), got shape"),
         ({"t": (0, 1000)}, ValueError, r"t\[1\]: expected steps from 0 to 999, got 1000"),
         ({"t": ([1, 2], 500)}, ValueError, r"t\[0\]: expected an int or shape"),
         ({"noise": (draw(3, 3, 32, 32), draw(2, 3, 32, 32))}, ValueError, r"noise\[1\]: expected"),

@@ -363,7 +363,9 @@ static bool propagate(dad_graph *graph, ptrdiff_t H, ptrdiff_t W) {
             node->W = resampled(node->op, input->W);
         }
         dad_value other = node->op == DAD_OP_CONV2D ? node->in[2] : node->in[1];
-        if (node->H < 1 || node->W < 1 ||
+        const ptrdiff_t factors[3] = {node->C, node->H, node->W};
+        ptrdiff_t size;
+        if (node->H < 1 || node->W < 1 || !dad_checked_product(&size, 3, factors) ||
             (other != DAD_NONE && !same_size(node, &graph->nodes[other]))) {
             return false;
         }

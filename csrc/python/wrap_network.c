@@ -393,7 +393,7 @@ static PyObject *network_swap_average(PyObject *object, PyObject *args) {
 static PyObject *network_memory(PyObject *object, PyObject *args, PyObject *keywords) {
     static char *names[] = {"batch_size", "training", "recompute", "size", NULL};
     network_object *self = (network_object *)object;
-    Py_ssize_t N, H = -1, W = -1;
+    Py_ssize_t N, H = PY_SSIZE_T_MIN, W = PY_SSIZE_T_MIN; /* the size of the last images */
     int training = 0;
     double recompute = 0.0;
     if (!PyArg_ParseTupleAndKeywords(args, keywords, "n|pd$(nn):memory", names, &N,
@@ -410,7 +410,7 @@ static PyObject *network_memory(PyObject *object, PyObject *args, PyObject *keyw
     ptrdiff_t arena = 0, scratch = 0;
     enter(self);
     const dad_node *input = first_node(&self->network.graph, DAD_OP_INPUT);
-    if (H == -1 && W == -1) {
+    if (H == PY_SSIZE_T_MIN) {
         H = input->H;
         W = input->W;
     }
