@@ -386,7 +386,7 @@ def test_the_thread_count_may_change_between_the_passes() -> None:
     names = [name for name, _, trainable in core.parameters() if trainable]
     _core.set_num_threads(1)
     _, want = backward(core, x, dy)
-    for first, second in ((1, 16), (16, 2), (2, 3)):
+    for first, second in ((1, 16), (16, 1), (2, 3), (3, 4), (1, 8)):
         core.trim()  # else what more threads left behind is large enough
         core.zero_gradients()
         _core.set_num_threads(first)

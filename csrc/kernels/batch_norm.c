@@ -44,7 +44,6 @@ void dad_batch_norm_forward_training(float *y, float *stats, float *running_mean
         double variance = dad_norm_variance(mean, work.sums[shape->C + c] / count);
         stats[2 * c] = (float)mean;
         stats[2 * c + 1] = (float)(1.0 / sqrt(variance + shape->eps));
-        set_channel(&work, c, stats[2 * c], stats[2 * c + 1], gamma, beta, shape->C);
         if (running_mean != NULL) {
             running_mean[c] = (float)((1.0 - momentum) * running_mean[c] + momentum * mean);
         }
@@ -53,7 +52,7 @@ void dad_batch_norm_forward_training(float *y, float *stats, float *running_mean
                 (float)((1.0 - momentum) * running_var[c] + momentum * unbiased * variance);
         }
     }
-    dad_norm_apply(y, x, 0, shape->C, &work, &norm);
+    dad_batch_norm_again(y, stats, x, gamma, beta, shape, scratch);
 }
 
 static void set_channels(const dad_norm_workspace *work, const float *stats,

@@ -68,8 +68,7 @@ void dad_group_norm_forward(float *y, float *stats, const float *x, const float 
     dad_norm_workspace work = dad_norm_cut(scratch, &norm);
     dad_norm_moments(&work, x, &norm);
     set_statistics(stats, &work, shape);
-    set_channels(&work, stats, gamma, beta, shape);
-    dad_norm_apply(y, x, 0, shape->C, &work, &norm);
+    dad_group_norm_again(y, stats, x, gamma, beta, shape, scratch);
 }
 
 void dad_group_norm_again(float *y, const float *stats, const float *x, const float *gamma,
