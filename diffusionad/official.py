@@ -8,6 +8,7 @@ defaults hold. See ``torch_files`` for how such a file is read without running a
 from __future__ import annotations
 
 import json
+import logging
 import math
 import re
 from collections import OrderedDict
@@ -21,9 +22,12 @@ from diffusionad.checkpoints import ODD, Checkpoint, parse_json
 from diffusionad.config import MOST, ModelConfig, TrainConfig, from_dict, preset, to_dict, update
 from diffusionad.errors import InputError
 from diffusionad.files import PathLike
+from diffusionad.inference import THRESHOLD_NOTES
 from diffusionad.models import CHANNEL_MULTS, SEGMENTER_MULTS
 from diffusionad.restricted_pickle import Tensor
 from diffusionad.torch_files import StoredTensor, TorchFile
+
+log = logging.getLogger(__name__)
 
 NETWORKS = {"unet": "unet_model_state_dict", "seg": "seg_model_state_dict"}
 OWN = "diffusionad"  # a JSON text: our settings, provenance and threshold
@@ -131,7 +135,11 @@ def _checkpoint(file: TorchFile, settings: Mapping[str, Any], name: str) -> Chec
             raise InputError(f"{key}: expected a whole number up to {most:,}, got {said[key]!r}")
     strides = structure.pop("attention_strides")
     said |= {**structure, "attention_resolutions": tuple(size // stride for stride in strides)}
-    model, train = _changed(model, train, said)
+    own, (model, train) = model, _changed(model, train, said)
+    if threshold is not None and any(getattr(model, n, 0) != getattr(own, n, 0) for n in settings):
+        log.warning("%s: the threshold was set with other settings, dropped", name)
+        threshold = None
+        provenance = {k: v for k, v in provenance.items() if k not in THRESHOLD_NOTES}
     epochs = file.value.get("n_epoch")
     if type(epochs) is int:
         provenance["epochs"] = epochs

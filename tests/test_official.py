@@ -192,6 +192,20 @@ def test_everything_comes_back(tmp_path: Path) -> None:
     assert (tmp_path / "x.pt").read_bytes() == (tmp_path / "y.pt").read_bytes()
 
 
+def test_a_threshold_is_dropped_with_the_settings_of_its_scores(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    model = dad.DiffusionAD("paper", **SMALL, t_s=10)
+    model.threshold = 0.5
+    model.save_official(tmp_path / "x.pt")
+    assert dad.load_official(tmp_path / "x.pt", t_s=10, batch_size=2).threshold == 0.5
+    assert not caplog.records
+    again = dad.load_official(tmp_path / "x.pt", t_s=20)
+    assert again.threshold is None
+    assert not {"threshold", "calibrated_on"} & again.provenance.keys()
+    assert "x.pt: the threshold was set with other settings, dropped" in caplog.text
+
+
 def test_arguments_are_those_of_the_reference(tmp_path: Path) -> None:
     dad.DiffusionAD("paper", **SMALL).save_official(tmp_path / "x.pt")
     with official.torch_files.opened(tmp_path / "x.pt") as file:
