@@ -13,6 +13,7 @@ piece (Zhang et al., arXiv 2303.08730). _core has the functions of the C core.
 (1, 32, 32)
 """
 
+import importlib
 import os
 
 __version__ = "0.1.0"
@@ -34,7 +35,14 @@ def _load_core() -> None:
     given = {name: os.environ.get(name) for name in settings}
     os.environ.update(settings)
     try:
-        from . import _core as _core
+        importlib.import_module("._core", __name__)
+    except ModuleNotFoundError as error:
+        if error.name != f"{__name__}._core":
+            raise
+        raise ImportError(
+            f"{os.path.dirname(__file__)}: the C core is not built here; leave the source folder "
+            "for one where the package is installed, or build it: pip install -e ."
+        ) from error
     finally:
         for name, value in given.items():
             if value is None:

@@ -24,7 +24,7 @@ _Curve: TypeAlias = tuple[_Counts, _Counts, _Doubles, _Doubles]
 _Algorithm: TypeAlias = Literal[
     "auto", "pointwise", "im2col", "winograd2", "winograd4", "winograd6", "doubled"
 ]
-_Operation: TypeAlias = Literal["pack", "forward", "backward_data", "backward_filter"]
+_Operation: TypeAlias = Literal["forward", "backward_data", "backward_filter"]
 _What: TypeAlias = Literal["value", "average", "gradient", "m", "v"]
 
 # ---- the process --------------------------------------------------------------------------------

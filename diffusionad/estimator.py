@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from .config import ModelConfig, TrainConfig, plain, settings, update
+from .config import ModelConfig, TrainConfig, plain, settings, update, without_size
 from .errors import InputError
 from .images import ImageSource, as_items
 from .inference import RANDOM_WEIGHTS, RUN_FLAGS, Detector
@@ -87,6 +87,8 @@ class Estimator(Detector):
         kept: dict[str, Any] = {**vars(self.config), **vars(self._given_train_config)}
         if "preset" in params:
             kept = {"seed": self.seed}
+        elif "image_size" in params and not self._has_weights:
+            kept = without_size(self.config.preset, kept)
         preset = params.pop("preset", self.config.preset)
         config, train_config = settings(preset, **{**kept, **params})
         shaping = [k for k, v in vars(config).items() if v != getattr(self.config, k)]
@@ -97,14 +99,29 @@ class Estimator(Detector):
                 f"{shaping[0]}: this model's weights are made for "
                 f"{getattr(self.config, shaping[0])!r}; clone it, or make a new one"
             )
-        self._use(config)
         if shaping:
-            flags = {**self._run_flags(), **flags}
-            self._build(config, train_config)
-        self.train_config = self._given_train_config = train_config
-        for name, value in flags.items():
-            setattr(self, name, value)
+            anew = type(self).__new__(type(self))
+            anew._build(config, train_config)
+            anew._set_flags({**self._run_flags(), **flags})
+            self._use(config)
+            vars(self).update(vars(anew))
+            return self
+        self._set_flags(flags)
+        self._use(config)
+        changed = {
+            name: value
+            for name, value in vars(train_config).items()
+            if name in params or value != getattr(self._given_train_config, name)
+        }
+        self.train_config = update(self.train_config, changed)  # the rest as fit() has settled it
+        self._given_train_config = train_config
         return self
+
+    def _set_flags(self, flags: dict[str, Any]) -> None:
+        """As RUN_FLAGS has them, where the one that a processor may refuse comes first."""
+        for name in RUN_FLAGS:
+            if name in flags:
+                setattr(self, name, flags[name])
 
     def score_samples(self, images: ImageSource, batch_size: int = 8) -> npt.NDArray[np.float64]:
         """Scores (N,) of images as predict() takes them: higher is more anomalous."""

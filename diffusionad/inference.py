@@ -25,7 +25,6 @@ from .images import (
     batch_of,
     fit_to_network,
     pixels_of,
-    to_network,
 )
 from .models import SegmentationNet, UNet
 from .normality import Normality
@@ -46,7 +45,8 @@ log = logging.getLogger(__name__)
 FALSE_ALARM_RATE = 0.01  # of good images, at the threshold that fit() sets
 THRESHOLD_NOTES = ("threshold", "calibrated_on")  # in the provenance
 SIZES = ("model", "input")
-RUN_FLAGS = ("fast", "bfloat16", "low_memory")  # how this computer runs the networks
+RGB = 3  # channels of an image, however it was stored
+RUN_FLAGS = ("bfloat16", "fast", "low_memory")  # how this computer runs the networks
 RANDOM_WEIGHTS = "random weights"  # a model's started_from
 # By mode, the settings that decide a repair, and so what good images show and every score.
 OF_REPAIRS = {
@@ -64,10 +64,27 @@ class Detector:
     def _build(
         self, config: ModelConfig, train_config: TrainConfig, initialise: bool = True
     ) -> None:
+        if config.in_channels != RGB:
+            raise InputError(
+                f"in_channels: expected {RGB}, images are read as RGB, got {config.in_channels}"
+            )
         self.config = config
         self.train_config = train_config
         self.schedule = Schedule(config.schedule, config.timesteps)
-        self.unet = UNet(
+        try:
+            self.unet, self.seg = self._networks()
+        except ValueError as error:  # of the core, which says what does not fit what
+            raise InputError(str(error)) from error
+        self._threshold: float | None = None
+        self.normality: Normality | None = None  # what good images show; fit() measures it
+        self.brightness: float | None = None  # theirs, where images are scaled to it
+        self.provenance: dict[str, Any] = {}
+        self.started_from = self._initialise() if initialise else "a file"
+
+    def _networks(self) -> tuple[UNet, SegmentationNet]:
+        """Those of the settings, with any weights."""
+        config = self.config
+        unet = UNet(
             image_size=config.image_size,
             base_channels=config.base_channels,
             channel_mults=config.channel_mults,
@@ -84,17 +101,13 @@ class Detector:
             schedule=self.schedule,
             seed=None,
         )
-        self.seg = SegmentationNet(
+        seg = SegmentationNet(
             in_channels=2 * config.in_channels,
             base_channels=config.seg_channels,
             patch_size=config.seg_patch_size,
             seed=None,
         )
-        self._threshold: float | None = None
-        self.normality: Normality | None = None  # what good images show; fit() measures it
-        self.brightness: float | None = None  # theirs, where images are scaled to it
-        self.provenance: dict[str, Any] = {}
-        self.started_from = self._initialise() if initialise else "a file"
+        return unet, seg
 
     def _initialise(self) -> str:
         """Give the networks the weights that training starts from; says which."""
@@ -163,6 +176,7 @@ class Detector:
         self.config = config
         if self.normality is not None and self._decided_by()[0] != repairs:
             self.normality = None
+            self.provenance.pop("alignment", None)
             dropped.append("normality")
         if self.threshold is not None and self._decided_by() != scores:
             self.threshold = None
@@ -271,19 +285,23 @@ class Detector:
             parts.append(self._say(whole, blended[None], None, paths_of([item]), tiles))
         return joined(parts)
 
-    def explain(self, images: ImageSource) -> Explanation:
-        """Every stage of a batch: noised, repaired at both scales, guided, map, score."""
-        items = as_items(images)
-        x0 = self._matched(to_network(items, self.config.image_size))
-        repair = self._repair(x0)
-        said = self._say(x0, self._map(x0, repair), repair.x0, paths_of(items))
-        return Explanation(
-            **vars(said),
-            x_s=repair.x_s,
-            x0_s=repair.x0 if repair.x0_s is None else repair.x0_s,
-            x_b=repair.x_b,
-            x0_b=repair.x0_b,
-        )
+    def explain(self, images: ImageSource, batch_size: int = 8) -> Explanation:
+        """Every stage of images as predict() takes them: noised, repaired at both scales, guided,
+        map, score."""
+        _check(batch_size)
+        said, repairs = [], []
+        for batch, x0, _ in self._batches(images, batch_size):
+            x0 = self._matched(x0)
+            repair = self._repair(x0)
+            said.append(self._say(x0, self._map(x0, repair), repair.x0, paths_of(batch)))
+            repairs.append(repair if repair.x0_s is not None else replace(repair, x0_s=repair.x0))
+
+        def stage(name: str) -> Any:
+            parts = [getattr(repair, name) for repair in repairs]
+            return None if parts[0] is None else np.concatenate(parts)
+
+        stages = {name: stage(name) for name in ("x_s", "x0_s", "x_b", "x0_b")}
+        return Explanation(**vars(joined(said)), **stages)
 
     def _batches(
         self, images: ImageSource, batch_size: int
@@ -354,9 +372,12 @@ class Detector:
         )
 
     def _map(self, x0: Floats, repair: Repair) -> Floats:
-        found = self.seg(np.concatenate([x0, repair.x0], axis=1))[:, 0]
-        normal = self._in_force()
+        found, normal = self._mask(x0, repair), self._in_force()
         return found if normal is None else normal.maps(found, x0, repair.x0)
+
+    def _mask(self, x0: Floats, repair: Repair) -> Floats:
+        """What the segmentation network says, by no measure but its own."""
+        return self.seg(np.concatenate([x0, repair.x0], axis=1))[:, 0]
 
     def measure_normality(self, images: ImageSource, batch_size: int = 8) -> float:
         """Note what good images show, to measure maps by it; the threshold is void then.
@@ -367,15 +388,16 @@ class Detector:
         Of images as predict() takes them. Gives their alignment, at most 1: from 0.6 on maps are
         relative to what these images show at each pixel, below to what they show anywhere.
         """
-        self.threshold = self.normality = None
 
         def found() -> Iterator[tuple[Floats, Floats, Floats]]:
             for _, batch, _ in self._batches(images, batch_size):
                 x0 = self._matched(batch)
                 repair = self._repair(x0)
-                yield self._map(x0, repair), x0, repair.x0
+                yield self._mask(x0, repair), x0, repair.x0
 
-        self.normality, alignment = normality.measure(found())
+        measured, alignment = normality.measure(found())
+        self.threshold, self.normality = None, measured
+        self.provenance["alignment"] = round(alignment, 4)
         self.config = update(self.config, {"standardised": True})
         return alignment
 
@@ -392,6 +414,8 @@ class Detector:
         scores = np.sort(said.scores)
         allowed = int(false_alarm_rate * len(scores))
         threshold = float(np.nextafter(scores[len(scores) - 1 - allowed], np.inf))
+        if threshold > 1.0:
+            log.warning("the threshold is above 1, which no score is: no image is anomalous by it")
         self.threshold = threshold
         self.provenance["threshold"] = f"reached by at most {allowed} of {len(scores)} good images"
         self.provenance["calibrated_on"] = described(said.tiles)

@@ -42,15 +42,17 @@ SEGMENTER_MULTS = (1, 2, 4, 8, 8, 8)  # widths of its encoder's blocks
 
 @dataclass(frozen=True, eq=False)
 class Parameter:
-    """A parameter or buffer of a network; ``numpy.asarray`` copies its present values."""
+    """A parameter or buffer of a network, or what goes with it; ``numpy.asarray`` copies its
+    present values."""
 
     network: _core.Network
     name: str
     shape: tuple[int, ...]
+    what: Literal["value", "m", "v", "average"] = "value"
     dtype = np.dtype(np.float32)
 
     def __array__(self, dtype: npt.DTypeLike | None = None, copy: bool | None = None) -> FloatArray:
-        return np.asarray(self.network.read(self.name), dtype)
+        return np.asarray(self.network.read(self.name, self.what), dtype)
 
 
 class _Network:
@@ -155,17 +157,20 @@ class _Network:
 
         With ``averages``, also the moving averages of all values, under ``average.``.
         """
-        state = self.state_dict()
-        for moment in ("m", "v"):
-            state |= {
-                f"{moment}.{name}": self._core.read(name, moment) for name in self.parameters()
+        views = self.training_views(averages)
+        return {name: np.asarray(value) for name, value in views.items()}
+
+    def training_views(self, averages: bool = False) -> dict[str, Parameter | npt.NDArray[Any]]:
+        """The training state, copied value by value when it is converted to arrays."""
+        views = self.parameter_views()
+        kinds: tuple[Literal["m", "v", "average"], ...] = ("m", "v", "average")
+        for what in kinds if averages else kinds[:2]:
+            views |= {
+                f"{what}.{name}": Parameter(self._core, name, shape, what)
+                for name, shape, trainable in self._core.parameters()
+                if trainable or what == "average"
             }
-        if averages:
-            state |= {
-                f"average.{name}": self._core.read(name, "average")
-                for name, _, _ in self._core.parameters()
-            }
-        return state
+        return views
 
     def load_training_state(self, state: Mapping[str, npt.ArrayLike]) -> None:
         """Take over what training_state() gave. Raises as load_state_dict does."""
@@ -434,9 +439,16 @@ class SegmentationNet(_Network):
 
     def load_state_dict(self, state: Mapping[str, npt.ArrayLike]) -> None:
         """Replace all parameters and buffers, as UNet's; a missing count of batches is 0."""
-        counts = {name: int(np.asarray(state.get(name, 0))) for name in self._batches_tracked}
+        counts = {name: _as_count(name, state.get(name, 0)) for name in self._batches_tracked}
         super().load_state_dict({k: v for k, v in state.items() if k not in counts})
         self._batches_tracked = counts
+
+
+def _as_count(name: str, value: npt.ArrayLike) -> int:
+    count = np.asarray(value)
+    if count.shape != () or count.dtype.kind not in "iu" or not 0 <= int(count) < 1 << 63:
+        raise ValueError(f"{name}: expected a count of batches, got {value!r}")
+    return int(count)
 
 
 def main_shapes(config: ModelConfig) -> Iterator[tuple[str, str, tuple[int, ...]]]:

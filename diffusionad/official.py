@@ -14,6 +14,7 @@ import re
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -53,12 +54,20 @@ def opened(path: PathLike, settings: Mapping[str, Any]) -> Iterator[Checkpoint]:
     ``settings`` of ModelConfig and TrainConfig go before what the file says, except that the
     structure of the networks is what it is. Raises InputError that names the file.
     """
+    void, name = False, Path(path).name
     with torch_files.opened(path) as file:
         try:
-            checkpoint = _checkpoint(file, settings, Path(path).name)
+            checkpoint = _checkpoint(file, settings, name)
+            if checkpoint.threshold is not None:  # set with the settings of the file
+                void = _checkpoint(file, {}, name).config["model"] != checkpoint.config["model"]
         except InputError as error:
             raise InputError(f"{path}: {error}") from error
+        if void:
+            notes = {k: v for k, v in checkpoint.provenance.items() if k not in THRESHOLD_NOTES}
+            checkpoint = replace(checkpoint, threshold=None, provenance=notes)
         yield checkpoint
+    if void:
+        log.warning("%s: the threshold was set with other settings, dropped", path)
 
 
 def save(path: PathLike, checkpoint: Checkpoint) -> None:
@@ -135,11 +144,7 @@ def _checkpoint(file: TorchFile, settings: Mapping[str, Any], name: str) -> Chec
             raise InputError(f"{key}: expected a whole number up to {most:,}, got {said[key]!r}")
     strides = structure.pop("attention_strides")
     said |= {**structure, "attention_resolutions": tuple(size // stride for stride in strides)}
-    own, (model, train) = model, _changed(model, train, said)
-    if threshold is not None and any(getattr(model, n, 0) != getattr(own, n, 0) for n in settings):
-        log.warning("%s: the threshold was set with other settings, dropped", name)
-        threshold = None
-        provenance = {k: v for k, v in provenance.items() if k not in THRESHOLD_NOTES}
+    model, train = _changed(model, train, said)
     epochs = file.value.get("n_epoch")
     if type(epochs) is int:
         provenance["epochs"] = epochs

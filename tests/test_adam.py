@@ -25,6 +25,14 @@ def test_adam(shape: tuple[int, ...], weight_decay: float) -> None:
         assert_close(ours, theirs)
 
 
+@pytest.mark.parametrize("count", [3, 40_001])
+def test_an_average_that_begins_anew_forgets_what_it_was(count: int) -> None:
+    w = draw(count)
+    for bad in (np.nan, np.inf):
+        found = _core.moving_average(np.full(count, bad, np.float32), w, 0.0)
+        np.testing.assert_array_equal(found, w)
+
+
 def test_adam_of_a_tiny_gradient() -> None:
     zero = np.zeros(3, np.float32)
     dw = np.array([0.0, 1e-12, 1e-3], np.float32)

@@ -129,6 +129,59 @@ def test_a_bad_parameter_changes_nothing(params, words, trained):
     assert model.get_params() == before
 
 
+@pytest.mark.parametrize(
+    ("params", "words"),
+    [
+        ({"num_heads": 5}, "num_heads: 5 does not divide"),
+        ({"num_head_channels": 7}, "num_head_channels: 7 does not divide"),
+        ({"in_channels": 1}, "in_channels: expected 3, images are read as RGB, got 1"),
+    ],
+)
+def test_networks_that_cannot_be_built_change_nothing(images, params, words):
+    model = dad.DiffusionAD("tiny", image_size=64)
+    before, score = model.get_params(), model.score_samples(images[:1])
+    with pytest.raises(InputError, match=words):
+        model.set_params(image_size=32, timesteps=900, fast=True, **params)
+    assert model.get_params() == before
+    assert model.schedule.timesteps == model.config.timesteps
+    np.testing.assert_array_equal(model.score_samples(images[:1]), score)
+    with pytest.raises(InputError, match=words):
+        dad.DiffusionAD("tiny", **params)
+
+
+def test_a_flag_that_is_refused_changes_nothing(images, monkeypatch):
+    model = small()
+    model._has_weights = True
+    model.calibrate(images)
+    before = model.get_params()
+    monkeypatch.setattr(dad._core, "has_bfloat16", lambda: False)
+    with pytest.raises(InputError, match="bfloat16"):
+        model.set_params(t_s=100, fast=True, bfloat16=True)
+    assert model.get_params() == before
+    assert model.threshold is not None
+
+
+@pytest.mark.parametrize("preset", ["compact", "tiny", "paper"])
+def test_another_image_size_is_that_of_a_new_model(preset):
+    small = {"base_channels": 32, "channel_mults": (1,)} if preset == "paper" else {}
+    model = dad.DiffusionAD(preset, image_size=32, **small).set_params(image_size=64)
+    made = dad.DiffusionAD(preset, image_size=64, **small)
+    assert (model.config, model.started_from) == (made.config, made.started_from)
+    assert model.set_params(image_size=32, top_k=7).set_params(image_size=64).config.top_k == 7
+
+
+def test_a_trained_model_keeps_what_its_training_settled(tmp_path, images):
+    model = small(steps=9).fit(images, steps=3, kind="texture")
+    settled = model.train_config
+    assert (settled.steps, settled.kind, settled.random_part) == (3, "texture", True)
+    model.set_params(top_k=6)
+    assert model.train_config == settled
+    model.set_params(unet_lr=0.5)
+    assert model.train_config == dad.config.update(settled, {"unet_lr": 0.5})
+    model.set_params(steps=9)
+    assert (model.train_config.steps, model.get_params()["steps"]) == (9, 9)
+
+
 def test_a_trained_model_keeps_its_weights_or_refuses(images):
     model = small().fit(images)
     before, score = weights(model), model.score_samples(images[:1])

@@ -223,6 +223,17 @@ def test_explain_gives_what_predict_gives_and_its_stages(model, images):
     assert stages.x_s.shape == stages.x0_s.shape == stages.x0_b.shape == images.shape
 
 
+def test_explain_takes_images_batch_by_batch(model, images, monkeypatch):
+    whole, plain, sizes = model.explain(images), type(model)._repair, []
+    monkeypatch.setattr(
+        type(model), "_repair", lambda self, x0: sizes.append(len(x0)) or plain(self, x0)
+    )
+    parts = model.explain(images, batch_size=2)
+    assert sizes == [2, 2, 1]
+    for name, values in vars(whole).items():
+        np.testing.assert_array_equal(getattr(parts, name), values)
+
+
 def test_one_step_has_no_second_scale(images):
     stages = tiny(mode="one_step").explain(images)
     assert stages.x_b is None

@@ -360,3 +360,13 @@ def test_the_thread_count_changes_no_bit() -> None:
         }
         first = first or results
         assert_equal(results, first)
+
+
+@pytest.mark.parametrize("count", [np.array([3]), 2**64 - 1, np.uint64(2**63), 3.7, -5])
+def test_a_count_of_batches_is_a_whole_number(count: Any) -> None:
+    net = tiny_segmenter()
+    before = net.state_dict()
+    name = "encoder_segment.block1.1.num_batches_tracked"
+    with pytest.raises(ValueError, match=f"{name}: expected a count of batches, got "):
+        net.load_state_dict({**before, name: count})
+    assert_equal(net.state_dict(), before)

@@ -617,6 +617,49 @@ def test_memory_of_huge_batches_is_exact_or_refused(net: Any, training: bool) ->
     assert refused
 
 
+def test_memory_of_huge_maps_is_told_or_refused_for_any_thread_count() -> None:
+    core = _core.unet(1, 1, 1, 1, (32,), 2, 1, 1, -1, [1], True, 0.0, 1)
+    count = _core.get_num_threads()
+    try:
+        for threads in (1, 1024):
+            _core.set_num_threads(threads)
+            scratch = 0
+            for power in range(57):
+                try:
+                    now = core.memory(1, size=(1, 1 << power))["scratch"]
+                except MemoryError:
+                    scratch = 1 << 63  # nothing larger fits again
+                else:
+                    assert now >= scratch
+                    scratch = now
+            assert scratch == 1 << 63
+    finally:
+        _core.set_num_threads(count)
+
+
+@pytest.mark.parametrize("change", ["write", "adam_step"])
+def test_other_weights_forbid_the_backward_pass(change: str) -> None:
+    core = tiny_segmenter()._core
+    x = draw(2, 6, 32, 32)
+    name = "encoder_segment.block1.0.weight"
+    y = core.forward(x, training=True)
+    core.write(name, core.read(name, "gradient"), "gradient")  # no weight
+    core.backward(y)
+    core.forward(x, training=True)
+    if change == "write":
+        core.write(name, 2 * core.read(name))
+    else:
+        core.adam_step(1e-2, 1)
+    with pytest.raises(RuntimeError, match="expected a forward pass with training=True just"):
+        core.backward(y)
+
+
+@pytest.mark.parametrize("dropout", [-0.5, 1.5, float("nan")])
+def test_a_dropout_that_is_no_probability_is_refused(dropout: float) -> None:
+    with pytest.raises(ValueError, match="dropout: expected a probability from 0 to 1"):
+        _core.unet(8, 8, 1, 1, (32,), 32, 1, 1, -1, [], True, dropout, 1)
+
+
 @pytest.mark.parametrize("seed", [-1, 2**64])
 def test_a_seed_beyond_64_bits_is_refused(seed: int) -> None:
     with pytest.raises(ValueError, match=rf"^seed: expected an int from 0 .* got {seed}$"):

@@ -323,6 +323,24 @@ def test_standardised_switches_normality_off_and_on(tmp_path, measured, images, 
     assert len(caplog.records) == 1
 
 
+def test_a_measurement_that_fails_changes_nothing(tmp_path, measured, images) -> None:
+    before, notes = measured.predict(images), dict(measured.provenance)
+    with pytest.raises(InputError):
+        measured.measure_normality(tmp_path / "nowhere")
+    np.testing.assert_array_equal(measured.predict(images).maps, before.maps)
+    assert measured.threshold == before.threshold is not None
+    assert measured.provenance == notes
+
+
+def test_the_alignment_is_that_of_the_measure_in_force(measured, images) -> None:
+    assert measured.provenance["alignment"] == round(measured.measure_normality(images), 4)
+    measured.provenance["alignment"] = 0.97  # of a training
+    alignment = measured.measure_normality(images[:2])
+    assert measured.provenance["alignment"] == alignment == 0.0
+    measured.set_params(w=3.0)
+    assert "alignment" not in measured.provenance
+
+
 def test_measuring_makes_maps_standardised(tmp_path, images) -> None:
     model = tiny(standardised=False)
     model.measure_normality(images)

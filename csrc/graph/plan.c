@@ -7,13 +7,14 @@
 #include <string.h>
 
 #include "base/memory.h"
+#include "base/threads.h"
 #include "graph/ops.h"
 
 enum { PLACEMENT = 16 }; /* offsets are multiples of a cache line */
 
 /* Of an arena, in floats: more than any memory holds, and little enough that neither what
- * kernels make of these sizes nor the bytes of them overflow. */
-static const ptrdiff_t MOST = PTRDIFF_MAX / 16;
+ * kernels make of these sizes, for each thread, nor the bytes of them overflow. */
+static const ptrdiff_t MOST = PTRDIFF_MAX / (16 * DAD_MOST_THREADS);
 
 /* What is known about each node while planning. */
 typedef struct {

@@ -1,9 +1,12 @@
 /* Adam with decoupled weight decay, and the moving average of weights. One pass over the
- * parameters; step t, in this order:
- *   w = w (1 - lr weight_decay);  m = beta1 m + (1 - beta1) dw;  v = beta2 v + (1 - beta2)
- * dw^2 w = w - lr / (1 - beta1^t) * m / (sqrt(v) / sqrt(1 - beta2^t) + eps) Threads share
- * blocks of parameters. */
+ * parameters, whose blocks the threads share; step t, in this order:
+ *
+ *   w = w (1 - lr weight_decay)
+ *   m = beta1 m + (1 - beta1) dw
+ *   v = beta2 v + (1 - beta2) dw^2
+ *   w = w - lr / (1 - beta1^t) * m / (sqrt(v) / sqrt(1 - beta2^t) + eps) */
 #include <math.h>
+#include <string.h>
 
 #include "base/memory.h"
 #include "base/threads.h"
@@ -36,7 +39,11 @@ void dad_moving_average(float *average, const float *w, double decay, ptrdiff_t 
     const dad_elementwise_ops *ops = dad_simd()->layer->elementwise;
 #pragma omp parallel for num_threads(dad_num_threads()) schedule(static) if (count > BLOCK)
     for (ptrdiff_t i = 0; i < count; i += BLOCK) {
-        ops->mix(average + i, w + i, (float)decay, (float)(1.0 - decay),
-                 dad_min(BLOCK, count - i));
+        const ptrdiff_t n = dad_min(BLOCK, count - i);
+        if (decay == 0.0) { /* whatever the average was: 0 times NaN is NaN */
+            memcpy(average + i, w + i, (size_t)n * sizeof(float));
+        } else {
+            ops->mix(average + i, w + i, (float)decay, (float)(1.0 - decay), n);
+        }
     }
 }

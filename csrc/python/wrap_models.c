@@ -46,6 +46,10 @@ static PyObject *unet(PyObject *module, PyObject *args, PyObject *keywords) {
             &o.heads, &o.head_channels, &strides, &updown, &o.dropout, &o.patch)) {
         return NULL;
     }
+    if (!(o.dropout >= 0.0f && o.dropout <= 1.0f)) {
+        PyErr_SetString(PyExc_ValueError, "dropout: expected a probability from 0 to 1");
+        return NULL;
+    }
     o.resblock_updown = updown;
     o.levels = read_sizes(channels, "channels", o.channels);
     if (o.levels < 0) {

@@ -125,6 +125,9 @@ static PyObject *network_write(PyObject *object, PyObject *args, PyObject *keywo
         done = dad_check_shape(array, name, p->dimensions, p->shape);
         if (done) {
             dad_parameter_write(floats, dad_floats(array), p);
+            if (p->trainable && strcmp(what, "value") == 0) {
+                self->network.backward_possible = false; /* with these weights */
+            }
         }
     }
     leave(self);
@@ -343,6 +346,7 @@ static PyObject *network_adam_step(PyObject *object, PyObject *args, PyObject *k
         dad_adam(network->weights, network->moments[0], network->moments[1],
                  network->gradients, &options, network->graph.weight_size);
         DAD_END_COMPUTE
+        network->backward_possible = false; /* with these weights */
     }
     leave(self);
     if (status != DAD_OK) {
