@@ -16,7 +16,7 @@ import signal
 import statistics
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,7 +29,7 @@ from .config import NO_RESULT, ModelConfig, TrainConfig, from_dict, to_dict, to_
 from .errors import InputError
 from .files import PathLike, remove_temporaries, write_text
 from .images import Bytes, as_floats, write_png
-from .inference import RANDOM_WEIGHTS, THRESHOLD_NOTES
+from .inference import OF_A_FILE, RANDOM_WEIGHTS, THRESHOLD_NOTES
 from .kept import Kept, under
 from .models import SegmentationNet, UNet
 from .sources import (
@@ -66,6 +66,10 @@ EARLY = 0.5  # ... in this part of it, while the learning rates are high
 CHECKPOINT_SECONDS = 600.0  # at most that much work is lost, whatever checkpoint_every says
 FEW_IMAGES = 200  # more of them bear more steps at higher rates
 CALIBRATION_IMAGES = 100  # one of them may reach a threshold that 1 % of good images do
+OF_TEXTURES = {  # settings that follow from this kind
+    name: getattr(SynthesisOptions.for_textures(), name)
+    for name in ("self_probability", "random_part")
+}
 
 
 def settle_kind(config: TrainConfig, of_images: str | None) -> TrainConfig:
@@ -74,14 +78,27 @@ def settle_kind(config: TrainConfig, of_images: str | None) -> TrainConfig:
     Images that know their kind (`Dataset.kind`) decide where the settings leave it open.
     """
     kind = of_images if config.kind == "auto" and of_images in KINDS else config.kind
-    changes: dict[str, Any] = {"kind": kind}
-    if kind == "texture":
-        options = SynthesisOptions.for_kind(kind)
-        changes |= {
-            "self_probability": options.self_probability,
-            "random_part": options.random_part,
-        }
-    return update(config, changes)
+    return update(config, {"kind": kind, **(OF_TEXTURES if kind == "texture" else {})})
+
+
+def _unsettled(config: TrainConfig, before: TrainConfig) -> TrainConfig:
+    """The settings with what settle_kind() has made a texture's, and still is, as before."""
+    if config.kind != "texture":
+        return config
+    settled = [name for name, value in OF_TEXTURES.items() if getattr(config, name) == value]
+    return update(config, {name: getattr(before, name) for name in settled})
+
+
+def settings_of_run(folder: Path) -> tuple[ModelConfig, TrainConfig]:
+    """Those of the run whose state lies in `folder`. Raises InputError."""
+    path = folder / STATE_FILE
+    values = checkpoints.read_state_values(path)
+    try:
+        return from_dict(ModelConfig, values["model"]), from_dict(TrainConfig, values["train"])
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from error
+    except checkpoints.ODD as error:
+        raise InputError(f"{path}: the settings of the run are missing or broken") from error
 
 
 def model_to_resume(folder: Path) -> DiffusionAD:
@@ -91,16 +108,12 @@ def model_to_resume(folder: Path) -> DiffusionAD:
     """
     from .model import DiffusionAD
 
-    path = folder / STATE_FILE
-    values = checkpoints.read_state_values(path)
+    configs = settings_of_run(folder)
+    model = DiffusionAD.__new__(DiffusionAD)
     try:
-        configs = from_dict(ModelConfig, values["model"]), from_dict(TrainConfig, values["train"])
-        model = DiffusionAD.__new__(DiffusionAD)
         model._build(*configs, initialise=False)
-    except InputError as error:
-        raise InputError(f"{path}: {error}") from error
     except checkpoints.ODD as error:
-        raise InputError(f"{path}: the settings of the run are missing or broken") from error
+        raise InputError(f"{folder / STATE_FILE}: {error}") from error
     return model
 
 
@@ -137,6 +150,7 @@ class Fit:
         kind: str | None = None,
     ) -> None:
         self.model = model
+        self.model_before = dict(vars(model))
         self.start = start
         self.out = out
         if out is not None:
@@ -155,7 +169,7 @@ class Fit:
             "images": self.origin["images"],
             "anomaly_source": self.textures.fingerprint() if self.textures else None,
         }
-        self.planned_memory: dict[str, int] = {}  # train() plans it, once
+        self.planned_memory: dict[str, int] = {}
         self.started_from = ""
         self.before: dict[str, Any] = {}  # the provenance of weights that are trained on
         self.seconds_before = 0.0
@@ -164,7 +178,6 @@ class Fit:
         self.replanned: list[dict[str, int]] = []
         self.log: list[dict[str, float]] = []
         self.kept = Kept(model)
-        self.alignment: float | None = None  # of the good images, once it is measured
 
     def plan(self, time_budget: float | None, steps: int | None) -> None:
         """Fix the number of steps; it becomes part of the model's settings."""
@@ -172,9 +185,19 @@ class Fit:
             raise InputError("steps, time_budget: expected one of the two, got both")
         if time_budget is not None and not 0 < time_budget < math.inf:
             raise InputError(f"time_budget: expected seconds above 0, got {time_budget}")
-        if steps is not None:
-            self.model.train_config = update(self.model.train_config, {"steps": steps})
-        self._use_kind()
+        with self._all_or_nothing():
+            if steps is not None:
+                self.model.train_config = update(self.model.train_config, {"steps": steps})
+            self._use_kind()
+            with self._earlier_state_aside() as replaced:
+                self._plan(time_budget)
+                if self.out is not None and (time_budget is not None or replaced):
+                    # A run that is killed early must keep its number of steps, and be resumed
+                    # where one was here before.
+                    self._save_state()
+
+    def _plan(self, time_budget: float | None) -> None:
+        self._check_memory()
         self._measure_brightness()
         self._find_foregrounds()
         self._hold_out()
@@ -189,10 +212,6 @@ class Fit:
         self.kept.begin(several=self._has_members)
         self.trainer = self._new_trainer(self.model.unet, self.model.seg)
         self.trainer.begin()
-        if self.out is not None and (time_budget is not None or (self.out / STATE_FILE).exists()):
-            # A run that is killed early must keep its number of steps, and never be resumed as the
-            # one that was here before.
-            self._save_state()
 
     def resume(self, steps: int | None) -> None:
         """Take weights, moments, settings and progress from `out`; its number of steps stays."""
@@ -209,6 +228,14 @@ class Fit:
         for name, ours in self.inputs.items():
             if values.get(name) != ours:
                 raise InputError(f"{path}: this run was trained with other {name}")
+        with self._all_or_nothing():
+            self._take_over(path, tensors, values, steps)
+        self.log = training_log.read(self.out / LOG_FILE, self.trainer.iteration)
+        self._check_memory()
+
+    def _take_over(
+        self, path: Path, tensors: Mapping[str, Any], values: Mapping[str, Any], steps: int | None
+    ) -> None:
         try:
             if from_dict(ModelConfig, values["model"]) != self.model.config:
                 raise InputError(f"{path}: this run's model has other settings")
@@ -235,13 +262,45 @@ class Fit:
         except (KeyError, ValueError, TypeError) as error:
             raise InputError(f"{path}: does not fit the model: {error}") from error
         self.model.threshold = self.model.normality = None  # of other weights
-        self.log = training_log.read(self.out / LOG_FILE, self.trainer.iteration)
+
+    @contextmanager
+    def _all_or_nothing(self) -> Iterator[None]:
+        """Where this fails, the model is as it was before fit(), but for its networks' values."""
+        try:
+            yield
+        except BaseException:
+            vars(self.model).update(self.model_before)
+            raise
+
+    @contextmanager
+    def _earlier_state_aside(self) -> Iterator[bool]:
+        """The state of the run that this one replaces, out of reach; says whether there is one.
+
+        A kill meanwhile leaves none that would be resumed as this run; where this one cannot be
+        begun it comes back.
+        """
+        if self.out is None or not (self.out / STATE_FILE).exists():
+            yield False
+            return
+        state, aside = self.out / STATE_FILE, self.out / f".{STATE_FILE}.earlier.tmp"
+        state.replace(aside)
+        try:
+            yield True
+        except Exception:
+            aside.replace(state)
+            raise
+        finally:
+            aside.unlink(missing_ok=True)
 
     def _use_kind(self) -> None:
-        config = self.model.train_config
+        """Settle what was given; a file's kind, of an earlier run, yields to that of the images."""
+        model, given = self.model, self.model._given_train_config
+        of_file = model.started_from == OF_A_FILE and "train_steps" in model.provenance
+        kind = "auto" if of_file and self.images.kind in KINDS else given.kind
         if self.kind is not None:
-            config = update(config, {"kind": self.kind})
-        self.model.train_config = settle_kind(config, self.images.kind)
+            kind = self.kind
+        config = _unsettled(model.train_config, _unsettled(given, TrainConfig()))
+        model.train_config = settle_kind(update(config, {"kind": kind}), self.images.kind)
 
     def _measure_brightness(self) -> None:
         """Of the good images; a model that is trained on keeps that of its first ones."""
@@ -271,7 +330,6 @@ class Fit:
         from .model import Progress
 
         config = self.model.train_config
-        self._check_memory()
         begun, first = time.monotonic(), self.trainer.iteration
         saved, looked = begun, _Look(first, begun, self.kept.validating)
         with _interrupts_noted() as interrupts:
@@ -280,8 +338,10 @@ class Fit:
                     self._begin_member()
                 try:
                     result = self._step(self.trainer)
-                except InputError:  # nothing was changed: the batch could not be read
-                    if self.trainer.iteration > 0:
+                except Exception as error:  # the networks are as they were before the step
+                    if self.trainer.iteration == 0:
+                        vars(self.model).update(self.model_before)
+                    elif isinstance(error, InputError):  # the batch could not be read
                         self._save_unfinished()
                     raise
                 step, now = self.trainer.iteration, time.monotonic()
@@ -315,10 +375,9 @@ class Fit:
             self._save_state()
             self.kept.settle()
             if self.model.config.standardised:
-                good = self.images.spread(normality.MOST)
-                self.alignment = self.model.measure_normality(good)
+                self.model.measure_normality(self.images.spread(normality.MOST))
             self._calibrate()
-            self._save_results(self.model.save)
+            self._save_results(self.model.save, finished=True)
         if interrupts:
             raise KeyboardInterrupt
 
@@ -525,10 +584,11 @@ class Fit:
         self._save()
         self.kept.settle()
 
-    def _save_results(self, save: Callable[[Path], None]) -> None:
-        """Note the run in the model; with `out`, write log, curves, settings and the model."""
-        model, step = self.model, self.trainer.iteration
-        note = {k: model.provenance[k] for k in THRESHOLD_NOTES if k in model.provenance}
+    def _save_results(self, save: Callable[[Path], None], finished: bool = False) -> None:
+        """Note the run in the model; with `out`, write curves, settings and the model."""
+        model = self.model
+        measured = THRESHOLD_NOTES if model.normality is None else (*THRESHOLD_NOTES, "alignment")
+        note = {k: model.provenance[k] for k in measured if k in model.provenance}
         if self.before:
             note["fine_tuned_from"] = self.before
         if self.replanned:
@@ -536,15 +596,14 @@ class Fit:
         if model.brightness is not None:
             note["brightness"] = round(model.brightness, 4)
         model.provenance = {
-            "train_steps": step,
+            "train_steps": self.trainer.iteration,
             "train_seconds": round(self._seconds(), 3),
-            "finished": step >= model.train_config.steps,
+            "finished": finished,
             "seed": model.config.seed,
             "started_from": self.started_from,
             "data": self.origin,
             **note,
             **self.kept.note(),
-            **({} if self.alignment is None else {"alignment": round(self.alignment, 4)}),
             "parameters": model.num_parameters,
             "planned_memory": self.planned_memory,
             "threads": _core.get_num_threads(),
@@ -554,20 +613,22 @@ class Fit:
         }
         if self.out is None:
             return
-        write_text(self.out / LOG_FILE, training_log.text(self.log), durable=False)
         if self.log:
             write_png(self.out / CURVES_FILE, training_log.picture(self.log))
         write_text(self.out / CONFIG_FILE, to_toml(model.config, model.train_config))
         save(self.out / MODEL_FILE)
 
     def _save_state(self) -> None:
+        """With `out`, write the log and then the state: resume() leaves out rows beyond it."""
         if self.out is None:
             return
+        if self.log:
+            write_text(self.out / LOG_FILE, training_log.text(self.log), durable=False)
         averages = self.model.train_config.ema_decay > 0
         tensors = {
             f"{name}.{key}": value
             for name, network in self.model.networks.items()
-            for key, value in network.training_state(averages).items()
+            for key, value in network.training_views(averages).items()
         }
         tensors |= self.kept.tensors()
         values = {

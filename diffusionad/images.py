@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 import os
 import re
 import struct
@@ -19,6 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from diffusionad.arrays import (
+    MOST_PIXELS,
     Pixels,
     SupportsArrayInterface,
     SupportsDLPack,
@@ -46,6 +48,7 @@ EXTENSIONS = frozenset(
 # program (EPS: Ghostscript).
 _FORMATS = ("PNG", "JPEG", "BMP", "TIFF", "WEBP", "GIF", "PPM")
 _EXIF_ORIENTATION = 0x0112
+_BITS, _PHOTOMETRIC = 258, 262  # tags of TIFF
 _WARNINGS = threading.Lock()  # the filters of warnings belong to the process, not to a thread
 _BROKEN = (OSError, SyntaxError, ValueError, TypeError, EOFError, IndexError, KeyError)
 
@@ -54,8 +57,9 @@ def read_image(path: PathLike) -> Bytes:
     """Read an image file as RGB uint8 [H, W, 3].
 
     EXIF rotation is applied, alpha dropped (not blended), one-channel, palette and CMYK images are
-    converted, 16-bit grey is divided by 257 and rounded. (Of 16-bit colour Pillow hands out the
-    upper byte, which is at most one level away.) Of several frames the first one counts.
+    converted, 16-bit grey is divided by 257 and rounded, as is that of 12 bits by its own range.
+    (Of 16-bit colour Pillow hands out the upper byte, which is at most one level away.) Of several
+    frames the first one counts.
     Raises InputError, naming the file, when it is missing, empty, broken, too big for Pillow's
     limit on pixels, or of a format that EXTENSIONS does not have, whatever its name.
     """
@@ -69,11 +73,7 @@ def decode_image(data: bytes, name: str, max_pixels: int) -> Bytes:
     Raises InputError that calls the image `name`, and TooManyPixels, before a pixel is decoded, for
     an image that declares more than `max_pixels`.
     """
-    with _opened(io.BytesIO(data), name) as image:
-        if image.width * image.height > max_pixels:
-            raise TooManyPixels(
-                f"{name}: expected at most {max_pixels:,} pixels, got {image.width}x{image.height}"
-            )
+    with _opened(io.BytesIO(data), name, max_pixels) as image:
         return np.ascontiguousarray(_to_rgb(image))
 
 
@@ -111,15 +111,16 @@ def image_size(path: PathLike) -> tuple[int, int]:
     return (width, height) if turned else (height, width)
 
 
-def natural_key(path: Path) -> list[tuple[tuple[int, int, str], ...]]:
-    """Sort key under which "2.png" comes before "10.png", folder by folder."""
-    return [
+def natural_key(path: Path) -> tuple[list[tuple[tuple[int, int, str], ...]], str]:
+    """Sort key under which "2.png" comes before "10.png", folder by folder; no two paths tie."""
+    pieces = [
         tuple(
             (0, int(piece), piece) if piece.isdecimal() else (1, 0, piece)
             for piece in re.split(r"([0-9]+)", part.casefold())
         )
         for part in path.parts
     ]
+    return pieces, str(path)
 
 
 def is_image_name(path: Path) -> bool:
@@ -130,25 +131,39 @@ def is_image_name(path: Path) -> bool:
 def list_images(folder: PathLike, *, recursive: bool = False) -> list[Path]:
     """Image files of a folder in natural order; hidden files and others are passed over.
 
+    Links are followed, but not back to a folder that they lie in.
     Raises InputError when the folder is missing or cannot be read. An empty list is fine.
     """
     top = Path(folder)
     require_folder(top)
-    found: list[Path] = []
+    return sorted(_images_in(top, recursive, frozenset()), key=natural_key)
+
+
+def _images_in(folder: Path, recursive: bool, above: frozenset[Path]) -> Iterator[Path]:
+    above |= {folder.resolve()}
     try:
-        for entry in top.iterdir():
+        for entry in folder.iterdir():
             if entry.name.startswith("."):
                 continue
             if entry.is_dir():
-                if recursive:
-                    found += list_images(entry, recursive=not entry.is_symlink())
+                if recursive and entry.resolve() not in above:
+                    yield from _images_in(entry, recursive, above)
             elif is_image_name(entry):
-                found.append(entry)
+                yield entry
     except OSError as error:
-        raise InputError(f"{top}: cannot read this folder: {reason(error)}") from error
-    return sorted(found, key=natural_key)
+        raise InputError(f"{folder}: cannot read this folder: {reason(error)}") from error
 
 
+@contextmanager
+def naming_files() -> Iterator[None]:
+    """Make an OSError, as of a folder that may not be looked into, an InputError that names it."""
+    try:
+        yield
+    except OSError as error:
+        raise InputError(f"{error.filename}: cannot be read: {reason(error)}") from error
+
+
+@naming_files()
 def require_folder(path: Path) -> None:
     """Raise InputError unless `path` is a folder."""
     if not path.exists():
@@ -274,7 +289,9 @@ def write_png(path: PathLike, pixels: Bytes) -> None:
 
 
 @contextmanager
-def _opened(source: PathLike | io.BytesIO, name: str = "") -> Iterator[Image.Image]:
+def _opened(
+    source: PathLike | io.BytesIO, name: str = "", max_pixels: float = math.inf
+) -> Iterator[Image.Image]:
     """Open an image file of a known format; whatever Pillow raises, also later, names the file."""
     from PIL import Image, UnidentifiedImageError
 
@@ -286,6 +303,13 @@ def _opened(source: PathLike | io.BytesIO, name: str = "") -> Iterator[Image.Ima
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             image = Image.open(file, formats=_FORMATS)
         with image:
+            size = f"{image.width}x{image.height}"
+            if image.width * image.height > max_pixels:
+                raise TooManyPixels(f"{name}: expected at most {max_pixels:,} pixels, got {size}")
+            if max(image.size) > MOST_PIXELS:
+                raise InputError(
+                    f"{name}: expected at most {MOST_PIXELS} pixels a side, got {size} pixels"
+                )
             yield image
     except InputError:
         raise
@@ -322,12 +346,25 @@ def _is_pillow(item: Any) -> bool:
     return isinstance(item, Image.Image)
 
 
-def _to_rgb(image: Image.Image) -> Bytes:
+def _upright(image: Image.Image) -> Image.Image:
+    """Turned as EXIF says. Raises ValueError for grey levels that Pillow hands out inverted."""
     from PIL import ImageOps
 
-    image = ImageOps.exif_transpose(image)
+    if image.mode.startswith("I") and _tag(image, _PHOTOMETRIC) == 0:
+        raise ValueError("0 is white; expected 16-bit pixels whose 0 is black")
+    return ImageOps.exif_transpose(image)
+
+
+def _tag(image: Image.Image, number: int) -> Any:
+    """The value of a TIFF file's tag, None where it has none."""
+    return getattr(image, "tag_v2", {}).get(number)
+
+
+def _to_rgb(image: Image.Image) -> Bytes:
+    most = 4095 if _tag(image, _BITS) == (12,) else 65535
+    image = _upright(image)
     if image.mode.startswith("I"):
-        return np.repeat(_sixteen_to_eight(np.asarray(image))[:, :, None], 3, axis=2)
+        return np.repeat(_to_eight_bits(np.asarray(image), most)[:, :, None], 3, axis=2)
     if image.mode == "F":
         raise ValueError("floating-point pixels; expected 8 or 16 bits")
     # A palette's transparency and premultiplied alpha both need the detour over RGBA.
@@ -336,17 +373,16 @@ def _to_rgb(image: Image.Image) -> Bytes:
     return np.asarray(image.convert("RGB"))
 
 
-def _sixteen_to_eight(values: npt.NDArray[Any]) -> Bytes:
+def _to_eight_bits(values: npt.NDArray[Any], most: int) -> Bytes:
+    """0 to `most` as 0 to 255, rounded; `most` is odd."""
     wide = values.astype(np.int64)
-    if wide.size and (wide.min() < 0 or wide.max() > 65535):
+    if wide.size and (wide.min() < 0 or wide.max() > most):
         raise ValueError("32-bit pixels; expected 8 or 16 bits")
-    return ((wide + 128) // 257).astype(np.uint8)
+    return ((wide * 255 + most // 2) // most).astype(np.uint8)
 
 
 def _nonzero(image: Image.Image) -> Mask:
-    from PIL import ImageOps
-
-    image = ImageOps.exif_transpose(image)
+    image = _upright(image)
     if image.mode == "P" and any((image.getpalette() or [0, 0, 0])[:3]):
         # Index 0 is usually the background whatever its neighbours look like (class numbers);
         # where it is not black, the palette's colours say what is what.

@@ -106,22 +106,29 @@ class ForegroundFinder:
         self._scene: tuple[Shares, Shares] | None = None
         self._pool: Counts | None = None
         self._area = 0.1
-        if len(images) == 0:
-            return
         chosen = np.unique(np.linspace(0, len(images) - 1, min(len(images), LEARNED_FROM)))
-        pixels = [as_pixels(images[int(index)]) for index in chosen]
-        if len(pixels) < FEWEST or self._learn_plain(pixels):
+        if len(chosen) < FEWEST:
             return
-        height, width = _working_size(pixels[0])
-        small = np.stack([resize(one, height, width) for one in pixels])
-        one_size = all(one.shape == pixels[0].shape for one in pixels)
-        if not (one_size and self._learn_scene(small)):
+        shapes, resized, areas = [], [], []
+        for index in chosen:  # large images together would take gigabytes
+            pixels = as_pixels(images[int(index)])
+            shapes.append(pixels.shape)
+            height, width = _working_size(shapes[0])
+            resized.append(resize(pixels, height, width))
+            plain = self._plain(pixels)
+            if plain.confidence >= SURE:
+                areas.append(float(plain.mask.mean()))
+        if len(areas) >= PLAIN_SHARE * len(chosen):
+            self.method, self._area = "plain", float(np.median(areas))
+            return
+        small = np.stack(resized)
+        if not (len(set(shapes)) == 1 and self._learn_scene(small)):
             self._learn_words(small)
 
     def find(self, image: OneImage) -> Foreground:
         """The object in one image, which need not be of the set."""
         pixels = as_pixels(image)
-        height, width = _working_size(pixels)
+        height, width = _working_size(pixels.shape)
         small = resize(pixels, height, width)[None]
         if self._scene is not None and small.shape[1:3] == self._scene[1].shape:
             found = self._by_scene(small)
@@ -137,14 +144,6 @@ class ForegroundFinder:
         return replace(found, mask=_resize_mask(found.mask, pixels.shape[:2]), reason="")
 
     # ---- a plain background -------------------------------------------------------------------
-
-    def _learn_plain(self, pixels: list[Bytes]) -> bool:
-        found = [self._plain(one) for one in pixels]
-        areas = [one.mask.mean() for one in found if one.confidence >= SURE]
-        if len(areas) < PLAIN_SHARE * len(pixels):
-            return False
-        self.method, self._area = "plain", float(np.median(areas))
-        return True
 
     def _plain(self, pixels: Bytes) -> Foreground:
         found = self._by_level(pixels[None])
@@ -274,8 +273,8 @@ def as_pixels(image: OneImage) -> Bytes:
     )
 
 
-def _working_size(pixels: Bytes) -> tuple[int, int]:
-    height, width = pixels.shape[:2]
+def _working_size(shape: tuple[int, ...]) -> tuple[int, int]:
+    height, width = shape[:2]
     scale = min(1.0, LONGEST_SIDE / max(height, width))
     return max(1, round(height * scale)), max(1, round(width * scale))
 

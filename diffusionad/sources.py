@@ -30,7 +30,9 @@ from diffusionad.images import (
     as_floats,
     as_items,
     list_images,
+    natural_key,
     read_image,
+    read_mask,
     resize,
     to_bytes,
     to_network,
@@ -49,8 +51,7 @@ class TrainingImages:
     """Images at network size: uint8 (N, H, W, 3) from files, float32 (N, 3, H, W) from arrays."""
 
     pixels: npt.NDArray[Any]
-    names: Sequence[str]  # without extension; empty for arrays
-    origin: dict[str, Any]  # "images" (a fingerprint), "category", "layout", "count"
+    origin: dict[str, Any]  # "images" (see load_images), "category", "layout", "count"
     paths: Sequence[Path] = ()  # of the files; empty for arrays
     kind: str | None = None  # "object" or "texture", where the dataset says so
 
@@ -64,7 +65,6 @@ class TrainingImages:
         return dataclasses.replace(
             self,
             pixels=self.pixels[chosen],
-            names=[self.names[i] for i in chosen] if self.names else (),
             paths=[self.paths[i] for i in chosen] if self.paths else (),
         )
 
@@ -76,7 +76,11 @@ class TrainingImages:
 
 
 def load_images(source: Any, size: int) -> TrainingImages:
-    """Read a Dataset's training part, a folder, a file, or images as to_network() takes them."""
+    """Read a Dataset's training part, a folder, a file, or images as to_network() takes them.
+
+    "images" of the origin is the files' fingerprint; in another order than the natural one it
+    depends on the order, since batches and masks go by it.
+    """
     if isinstance(source, (str, os.PathLike)):
         path = Path(source)
         source = [path] if path.is_file() else datasets.open(path, test_fraction=0.0)
@@ -85,57 +89,81 @@ def load_images(source: Any, size: int) -> TrainingImages:
     if isinstance(source, Dataset):
         paths = [sample.path for sample in source.train]
         origin = {"category": source.category, "layout": source.layout}
-        fingerprint = source.fingerprint(train_only=True)
+        root = source.root
     else:
         source = as_items(source)
         if not all(isinstance(item, (str, os.PathLike)) for item in source):
             floats = to_network(source, size)
             digest = hashlib.sha256(floats.data).hexdigest()
-            return TrainingImages(floats, (), {**origin, "images": digest, "count": len(floats)})
+            return TrainingImages(floats, {**origin, "images": digest, "count": len(floats)})
         paths = [Path(path) for path in source]
-        fingerprint = datasets.fingerprint(paths, paths[0].parent)
+        root = paths[0].parent
     if not paths:
-        raise InputError(f"{source.root}: no images to train on")
+        raise InputError(f"{root}: no images to train on")
+    absolute = [Path(os.path.abspath(path)) for path in paths]
+    in_order = absolute != sorted(set(absolute), key=natural_key)
+    if isinstance(source, Dataset) and not in_order:
+        fingerprint = source.fingerprint(train_only=True)
+    else:
+        fingerprint = datasets.fingerprint(paths, root, in_order=in_order)
     pixels = np.empty((len(paths), size, size, 3), np.uint8)
     for index, path in enumerate(paths):
         pixels[index] = resize(read_image(path), size, size)
     origin |= {"images": fingerprint, "count": len(paths)}
-    names = [path.stem for path in paths]
-    return TrainingImages(pixels, names, origin, paths, kind if kind in KINDS else None)
+    return TrainingImages(pixels, origin, paths, kind if kind in KINDS else None)
 
 
-def load_foregrounds(folder: PathLike, names: Sequence[str], size: int) -> Bytes:
+def load_foregrounds(folder: PathLike, paths: Sequence[Path], size: int) -> Bytes:
     """A mask for each image, found by its name without extension: uint8 (N, size, size).
 
-    Grey levels say how much of the object a pixel is; masks of two values are read as no and yes.
+    Grey levels say how much of the object a pixel is; masks of two values, or of none above 127
+    (numbers of classes), are read as no and yes.
     """
-    if not names:
+    if not paths:
         raise InputError("foreground: expected images from files, to find masks by their names")
-    found = {path.stem: path for path in list_images(folder)}
-    missing = [name for name in names if name not in found]
+    _by_stem(paths)  # no two images share a mask
+    found = _by_stem(list_images(folder))
+    missing = [path.stem for path in paths if path.stem not in found]
     if missing:
         raise InputError(
-            f"{folder}: no mask for {len(missing)} of {len(names)} images, "
+            f"{folder}: no mask for {len(missing)} of {len(paths)} images, "
             f"for example {missing[0]!r}"
         )
-    masks = np.empty((len(names), size, size), np.uint8)
-    for index, name in enumerate(names):
-        levels = read_image(found[name]).max(axis=2)
-        if np.isin(levels, (0, levels.max())).all():
+    masks = np.empty((len(paths), size, size), np.uint8)
+    for index, image in enumerate(paths):
+        mask = found[image.stem]
+        levels = read_image(mask).max(axis=2)
+        if levels.max() < 128:
+            levels = read_mask(mask) * np.uint8(255)
+        elif np.isin(levels, (0, levels.max())).all():
             levels = (levels > 0) * np.uint8(255)
         masks[index] = resize(levels, size, size)
         if not masks[index].any():
-            raise InputError(f"{found[name]}: the mask leaves no place for an anomaly")
+            raise InputError(f"{mask}: the mask leaves no place for an anomaly")
     return masks
 
 
-def own_masks(images: TrainingImages) -> Path | None:
-    """The folder of masks that lies beside the images, as `<category>/DISthresh/good`."""
-    if not images.paths:
-        return None
-    good = images.paths[0].parent
-    folder = good.parent.parent / OWN_MASKS / good.name
-    return folder if good.parent.name == "train" and folder.is_dir() else None
+def _by_stem(paths: Sequence[Path]) -> dict[str, Path]:
+    found: dict[str, Path] = {}
+    for path in paths:
+        other = found.setdefault(path.stem, path)
+        if other != path:
+            raise InputError(
+                f"{other} and {path}: expected names that differ without their extension, "
+                "by which masks are found"
+            )
+    return found
+
+
+def own_masks(images: TrainingImages) -> dict[Path, Path]:
+    """Folders of masks by those of the images: `<category>/DISthresh/good` for `train/good`.
+
+    Empty unless each folder of images has one.
+    """
+    folders = {path.parent for path in images.paths}
+    own = {good: good.parent.parent / OWN_MASKS / good.name for good in folders}
+    beside = all(good.parent.name == "train" and masks.is_dir() for good, masks in own.items())
+    return own if beside else {}
 
 
 def choose_foregrounds(
@@ -151,13 +179,17 @@ def choose_foregrounds(
     is no texture, masks that lie beside the images; for an object, what the extractor finds,
     "found".
     """
-    if folder is None and kind != "texture":
-        folder = own_masks(images)
+    size = images.pixels.shape[-2]
+    if folder is None and kind != "texture" and (own := own_masks(images)):
+        masks = np.empty((len(images.paths), size, size), np.uint8)
+        for good, beside in own.items():
+            here = [index for index, path in enumerate(images.paths) if path.parent == good]
+            masks[here] = load_foregrounds(beside, [images.paths[index] for index in here], size)
+        return masks, images.paths[0].parent.name
     if folder is not None and is_network(folder):
         return network_foregrounds(images, SaliencyNetwork(folder), cache), Path(folder).name
     if folder is not None:
-        size = images.pixels.shape[-2]
-        return load_foregrounds(folder, images.names, size), Path(folder).name
+        return load_foregrounds(folder, images.paths, size), Path(folder).name
     if kind == "object":
         return find_foregrounds(images, cache, learn_from), "found"
     return None, None
@@ -209,7 +241,7 @@ def _kept_masks(
 ) -> Bytes:
     """At network size, from the file `cache` if `finder` has left them there for these images."""
     size, count = images.pixels.shape[-2], len(images.pixels)
-    key = f"{finder} {images.origin['images']} {size}"
+    key = f"{finder} {images.origin['images']} {count} {size}"
     if cache is not None and (kept := _read_masks(cache, key, (count, size, size))) is not None:
         return kept
     masks = np.empty((count, size, size), np.uint8)

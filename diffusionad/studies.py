@@ -20,12 +20,12 @@ from urllib.parse import quote
 
 import diffusionad as dad
 from diffusionad import normality, system
-from diffusionad.config import NO_RESULT, of_today, to_dict, update
+from diffusionad.config import NO_RESULT, ModelConfig, TrainConfig, of_today, to_dict, update
 from diffusionad.datasets import Dataset, Sample
 from diffusionad.datasets.samples import relative_name, size_fingerprint
 from diffusionad.errors import InputError
 from diffusionad.files import PathLike, reason, remove_temporaries, write_json
-from diffusionad.fitting import MODEL_FILE, STATE_FILE, settle_kind
+from diffusionad.fitting import MODEL_FILE, STATE_FILE, settings_of_run, settle_kind
 from diffusionad.sources import Textures
 
 if TYPE_CHECKING:
@@ -190,22 +190,34 @@ def trained(
 
     ``steps`` is the number of steps where it is known; else the recipe's time budget decides it.
     ``watch`` is called after every step. Raises InputError where the folder holds a training of
-    another model or on other images.
+    another model or length, on other images or with another anomaly source.
     """
-    file = folder / MODEL_FILE
+    file, state = folder / MODEL_FILE, folder / STATE_FILE
     model.train_config = settle_kind(model.train_config, dataset.kind)
-    wanted = _settings(model)
+    wanted = _settings(model.config, model.train_config)
+    length = steps or recipe.steps
+    if length is None and recipe.time_budget is None:
+        length = model.train_config.steps
     if file.exists():
         found = dad.load(file)
         if found.provenance.get("finished"):
-            images = found.provenance.get("data", {}).get("images")
-            if _settings(found) != wanted or found.config.seed != model.config.seed:
+            of = found.provenance.get("data", {})
+            settings = _settings(found.config, found.train_config)
+            if settings != wanted or found.config.seed != model.config.seed:
                 raise InputError(f"{file}: a model with other settings than this study's")
-            if images != dataset.fingerprint(train_only=True):
+            if of.get("images") != dataset.fingerprint(train_only=True):
                 raise InputError(f"{file}: a model of other images than {dataset.category}'s")
+            _compare(file, "steps", found.train_config.steps, length)
+            source = recipe.anomaly_source
+            name = "procedural" if source is None else Path(source).name
+            _compare(file, "anomaly_source", of.get("anomaly_source"), name)
             return found
-    resume = (folder / STATE_FILE).exists()
-    length = steps or recipe.steps
+    resume = state.exists()
+    if resume:
+        configs = settings_of_run(folder)
+        if _settings(*configs) != wanted:
+            raise InputError(f"{state}: a training with other settings than this study's")
+        _compare(state, "steps", configs[1].steps, length)
     with console.training() as progress:
 
         def each(p: Progress) -> None:
@@ -222,9 +234,16 @@ def trained(
             out=folder,
             resume=resume,
         )
-    if _settings(model) != wanted:
-        raise InputError(f"{folder / STATE_FILE}: a training with other settings than this study's")
     return model
+
+
+def _compare(file: Path, name: str, theirs: object, ours: object) -> None:
+    """Refuse a training of something else, where the study says what."""
+    if ours not in (None, theirs):
+        raise InputError(
+            f"{file}: a training with {name} {theirs}, this study has {ours}: "
+            "choose another folder, or move this file away"
+        )
 
 
 def forget_state(folder: Path) -> None:
@@ -265,8 +284,8 @@ def with_settings(
         model.config, model.normality, model.threshold, model.provenance = kept
 
 
-def _settings(model: DiffusionAD) -> dict[str, Any]:
-    values = {**to_dict(model.config), **to_dict(model.train_config)}
+def _settings(config: ModelConfig, train_config: TrainConfig) -> dict[str, Any]:
+    values = {**to_dict(config), **to_dict(train_config)}
     return {name: value for name, value in values.items() if name not in OFTEN}
 
 

@@ -68,10 +68,15 @@ DEFAULTS = SynthesisOptions()
 
 def _seeds(seeds: ArrayLike) -> NDArray[np.uint64]:
     given = np.asarray(seeds)
-    if not np.issubdtype(given.dtype, np.integer):
-        raise TypeError(f"seeds: expected ints from 0 to 2**64 - 1, got {given.dtype}")
-    if given.size and given.min() < 0:
-        raise ValueError(f"seeds: expected ints from 0 to 2**64 - 1, got {given.min()}")
+    if given.dtype.kind not in "iu":
+        # NumPy makes floats, or objects, of ints that no type of its own holds together.
+        exact = np.asarray(seeds, dtype=object)
+        if not all(type(seed) is int or isinstance(seed, np.integer) for seed in exact.flat):
+            raise TypeError(f"seeds: expected ints from 0 to 2**64 - 1, got {given.dtype}")
+        given = exact
+    for seed in (int(given.min()), int(given.max())) if given.size else ():
+        if not 0 <= seed < 2**64:
+            raise ValueError(f"seeds: expected ints from 0 to 2**64 - 1, got {seed}")
     return given.astype(np.uint64)
 
 

@@ -44,11 +44,12 @@ class Trainer:
     (``seg_cosine_t_max=0``: constant).
 
     ``total_steps`` replaces both by one schedule for short runs: a linear warm-up over ``warmup``
-    steps, then a half cosine to zero; ``begin`` starts it and the moments anew. ``losses`` are the
-    weights of the loss terms (``"noise"``, ``"focal"``, ``"smooth_l1"``, ``"bce"``, ``"dice"``);
-    the default is the reference's. A step that would take more than ``memory_budget`` GB makes as
-    many of the layers' values again, when it needs them, as it must to keep it, or all, with the
-    same bits. Every random choice of step ``i`` is a function of ``seed`` and ``i`` alone.
+    steps, then a half cosine to zero, where it stays; ``begin`` starts it and the moments anew.
+    ``losses`` are the weights of the loss terms (``"noise"``, ``"focal"``, ``"smooth_l1"``,
+    ``"bce"``, ``"dice"``); the default is the reference's. A step that would take more than
+    ``memory_budget`` GB makes as many of the layers' values again, when it needs them, as it must
+    to keep it, or all, with the same bits. Every random choice of step ``i`` is a function of
+    ``seed`` and ``i`` alone.
 
     >>> unet = UNet(image_size=32, base_channels=32, channel_mults=(1,), num_res_blocks=1)
     >>> trainer = Trainer(unet, SegmentationNet(base_channels=4))
@@ -122,7 +123,7 @@ class Trainer:
                 factor = (done + 1) / self.warmup
             else:
                 length = max(1, self.total_steps - self.warmup)
-                factor = 0.5 * (1 + math.cos(math.pi * (done - self.warmup) / length))
+                factor = 0.5 * (1 + math.cos(math.pi * min(1.0, (done - self.warmup) / length)))
             return self.unet_lr * factor, self.seg_lr * factor
         if not self.seg_cosine_t_max:
             return self.unet_lr, self.seg_lr

@@ -30,8 +30,11 @@ Scores = Mapping[str, float]
 
 
 def held_out(total: int, share: float, seed: int) -> npt.NDArray[np.intp]:
-    """Which of `total` good images are held out, in order; none where they would be too few."""
-    count = min(MOST, round(share * total))
+    """Which of `total` good images are held out, in order; none where they would be too few.
+
+    One at least is left to train on.
+    """
+    count = min(MOST, round(share * total), total - 1)
     if count < FEWEST:
         return np.empty(0, np.intp)
     return np.sort(np.random.default_rng([seed, total]).permutation(total)[:count])

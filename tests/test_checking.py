@@ -200,6 +200,16 @@ def test_a_category_without_training_images_does_not_end_the_check(tubes):
         findings(tubes.parent / "connector")
 
 
+def test_colons_of_names_stay_in_them(tmp_path):
+    for category in ("a: b", "c"):
+        layouts.write(tmp_path / "my: data", "mvtec", category, TINY)
+    good = tmp_path / "my: data" / "a: b" / "train" / "good"
+    for path in good.iterdir():
+        path.unlink()
+    [found] = findings(tmp_path / "my: data")
+    assert (found.path, found.what) == (good, "no images in this folder")
+
+
 def test_what_a_split_file_names_in_vain(tmp_path):
     [counts] = LAYOUTS["visa_raw"].counts("cashew")
     layouts.write(tmp_path, "visa_raw", "cashew", counts)

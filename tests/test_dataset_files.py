@@ -13,7 +13,7 @@ import pytest
 from layouts import CATEGORIES, TINY
 from PIL import Image
 
-from diffusionad import datasets
+from diffusionad import datasets, sources
 from diffusionad.datasets import Sample
 from diffusionad.errors import InputError
 from diffusionad.images import image_size, read_image
@@ -179,6 +179,17 @@ def test_an_image_bomb_is_refused(mvtec, monkeypatch):
         _ = datasets.open(mvtec).train[0].image
     findings = datasets.check(mvtec).findings
     assert [f.path.name for f in findings if "more than 100 pixels" in f.what] == ["000.png"]
+
+
+def test_an_image_too_long_for_the_core_is_refused(mvtec):
+    replace(mvtec / "train" / "good" / "000.png", np.zeros((1, 65537), np.uint8))
+    words = "expected at most 65536 pixels a side, got 65537x1 pixels"
+    with pytest.raises(InputError, match=rf"000\.png: {words}"):
+        _ = datasets.open(mvtec).train[0].image
+    found = {f.path.name: (f.kind, f.what) for f in datasets.check(mvtec).findings}
+    assert found["000.png"] == ("unreadable", words)
+    textures = sources.Textures(mvtec / "train" / "good", 8)
+    assert textures.draw(np.random.default_rng(0), 8).shape == (8, 3, 8, 8)
 
 
 def test_threads_leave_the_filters_of_warnings_alone(mvtec):

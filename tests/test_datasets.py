@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import logging
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from diffusionad import datasets
+from diffusionad import datasets, sources
+from diffusionad.datasets.samples import relative_name
 from diffusionad.errors import InputError
+from diffusionad.images import natural_key
 
 
 def image(path: Path, value: int = 90, size: tuple[int, int] = (6, 4)) -> Path:
@@ -195,6 +198,28 @@ def test_plain_folder_is_split_by_seed(tmp_path):
         datasets.open(tmp_path / "good", defective=tmp_path / "none")
 
 
+def test_one_more_image_leaves_the_split_as_it_was(tmp_path):
+    def aside(seed: int = 0) -> set[str]:
+        data = datasets.open(tmp_path / "good", seed=seed)
+        assert len(data.test) == round(0.2 * (len(data.train) + len(data.test)))
+        return {sample.path.name for sample in data.test}
+
+    for index in range(20):
+        image(tmp_path / "good" / f"{index}.png")
+    for index in range(20, 40):
+        before = aside()
+        image(tmp_path / "good" / f"{index}.png")
+        old = aside() - {f"{index}.png"}
+        assert len(old ^ before) <= 1
+    assert aside(1) != aside(2)
+    beside = datasets.open(tmp_path)  # the folder good inside it
+    assert {sample.path.name for sample in beside.test} == aside()
+    names = "\n".join(f"good/{path.name},0" for path in sorted((tmp_path / "good").iterdir()))
+    (tmp_path / "t.csv").write_text(f"path,label\n{names}")
+    table = datasets.open(tmp_path / "t.csv", seed=3)
+    assert (len(table.train), len(table.test)) == (32, 8)
+
+
 def test_folder_with_good_defective_and_masks_inside(tmp_path):
     for index in range(5):
         image(tmp_path / "ok" / f"{index}.png")
@@ -227,6 +252,48 @@ def test_fingerprint_depends_on_names_and_content_only(mvtec, tmp_path):
         mvtec / "bottle" / "train" / "good" / "011.png",
     )
     assert datasets.open(mvtec / "bottle").fingerprint(train_only=True) != before
+
+
+def test_links_to_files_have_the_names_that_they_are_given(mvtec, tmp_path):
+    """As git-annex and DVC keep files: named by their content, elsewhere."""
+    shutil.copytree(mvtec, tmp_path / "copy")
+    for index, path in enumerate(sorted(mvtec.rglob("*.png"))):
+        stored = tmp_path / "store" / str(index) / "content.png"
+        stored.parent.mkdir(parents=True)
+        path.symlink_to(path.rename(stored))
+    (tmp_path / "link").symlink_to(mvtec)
+    linked, copy = (
+        datasets.open(root, category="bottle") for root in (tmp_path / "link", tmp_path / "copy")
+    )
+    assert linked.fingerprint() == copy.fingerprint()
+    good = [sample.path for sample in linked.test if not sample.label]
+    assert [relative_name(path, mvtec / "bottle") for path in good] == ["test/good/000.png"]
+    assert relative_name(good[0], tmp_path / "link" / "cable") == "good/000.png"
+
+
+def test_files_in_another_order_are_other_training_images(mvtec):
+    data = datasets.open(mvtec, category="bottle")
+    files = [sample.path for sample in data.train]
+
+    def loaded(source: object) -> str:
+        images = sources.load_images(source, 4)
+        assert images.origin["count"] == len(images.pixels)
+        return images.origin["images"]
+
+    assert loaded(data) == data.fingerprint(train_only=True)
+    assert loaded(files) == datasets.fingerprint(files, files[0].parent)
+    found = [loaded(order) for order in (files, files[::-1], [*files[1:], files[0]], files[:1] * 2)]
+    assert len({*found, loaded(files[:1])}) == 5
+    backwards = replace(data, train=data.train[::-1])
+    assert backwards.fingerprint(train_only=True) == data.fingerprint(train_only=True)
+    assert loaded(backwards) != loaded(data)
+
+
+def test_names_that_differ_by_case_only_have_an_order(tmp_path):
+    names = [Path(name) for name in ("b.png", "B.png", "a10.png", "A9.png", "a9.png")]
+    expected = ["A9.png", "a9.png", "a10.png", "B.png", "b.png"]
+    for given in (names, names[::-1]):
+        assert [path.name for path in sorted(given, key=natural_key)] == expected
 
 
 def test_bundled_dataset_is_what_the_demo_needs():

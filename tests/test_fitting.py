@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import errno
+import math
 import os
 import signal
 import subprocess
 import sys
 import time
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -167,6 +171,23 @@ def test_bad_lengths_are_named(images):
             small().fit(images, **options)
 
 
+def test_a_fit_that_fails_changes_nothing_for_the_next(images, monkeypatch):
+    model = small(match_brightness=True)
+    before = dict(vars(model))
+    options = {"kind": "texture", "steps": 3, "foreground": "/nowhere"}
+    with pytest.raises(InputError, match="foreground"):
+        model.fit(images // 4, **options)
+    assert vars(model) == before
+    with monkeypatch.context() as patch:
+        patch.setattr(dad.Trainer, "step", lambda *_, **__: math.log(-1))  # in its first step
+        with pytest.raises(ValueError, match="math domain"):
+            model.fit(images // 4, steps=1)
+    assert vars(model) == before
+    other = small(match_brightness=True).fit(images, steps=1)
+    assert weights(model.fit(images, steps=1)) == weights(other)
+    assert model.brightness == other.brightness
+
+
 # ---- what is written --------------------------------------------------------------------------
 
 
@@ -266,6 +287,39 @@ def test_a_budget_that_cannot_be_kept_is_said_before(images, caplog, budget, sai
     assert said in caplog.text if said else "memory_budget" not in caplog.text
 
 
+def test_too_little_memory_is_said_before_steps_are_timed(images, monkeypatch, caplog):
+    said, step = [], fitting.Fit._step
+
+    def seen(fit: fitting.Fit, trainer: dad.Trainer) -> StepResult:
+        said.append(caplog.text.count("training takes"))
+        return step(fit, trainer)
+
+    monkeypatch.setattr(fitting.Fit, "_step", seen)
+    small(memory_budget=1e-3).fit(images, time_budget=1e-6)
+    assert said == [1, 1]  # one step is timed, one is trained
+
+
+def test_a_checkpoint_copies_one_tensor_at_a_time(images, tmp_path, monkeypatch):
+    taken, write = [], checkpoints._write
+
+    def measured(path: Path, *rest: Any) -> None:
+        if path.name == fitting.STATE_FILE:
+            tracemalloc.reset_peak()
+        write(path, *rest)
+        taken.append(tracemalloc.get_traced_memory()[1] - held)
+
+    monkeypatch.setattr(checkpoints, "_write", measured)
+    model = small(seg_channels=32, validation_share=0.0, checkpoint_every=1)
+    sizes = [4 * math.prod(shape) for shape in model.seg.parameters().values()]
+    tracemalloc.start()
+    try:
+        held = tracemalloc.get_traced_memory()[0]
+        model.fit(images, steps=1, out=tmp_path)
+    finally:
+        tracemalloc.stop()
+    assert taken[0] < max(sizes) + sum(sizes) / 4
+
+
 # ---- interrupted and resumed ------------------------------------------------------------------
 
 
@@ -277,6 +331,7 @@ def test_a_run_that_was_stopped_goes_on_bit_for_bit(tmp_path, images, whole, ste
         small().fit(images, steps=STEPS, out=out, progress=stop_at(step, error))
     half = dad.load(out / "model.safetensors")
     assert half.provenance["train_steps"] == step
+    assert half.provenance["finished"] is False
     assert half.threshold is None
     assert "threshold" not in half.provenance
     seen: list[int] = []
@@ -286,6 +341,7 @@ def test_a_run_that_was_stopped_goes_on_bit_for_bit(tmp_path, images, whole, ste
     steps = [row.split(",")[0] for row in (out / "log.csv").read_text().splitlines()]
     assert steps == ["step", *map(str, range(1, STEPS + 1))]
     assert half.threshold is not None
+    assert half.provenance["finished"] is True
 
 
 def test_a_new_model_of_equal_settings_can_resume(tmp_path, images, whole):
@@ -364,6 +420,43 @@ def test_a_kill_between_two_files_can_be_resumed(tmp_path, images, whole, monkey
     model = dad.load(out / "model.safetensors").fit(images, out=out, resume=True)
     assert weights(model) == whole
     assert len((out / "log.csv").read_text().splitlines()) == 1 + STEPS
+
+
+def test_a_kill_at_the_end_loses_no_row_of_the_log(tmp_path, images, whole, monkeypatch):
+    def kill(*_: object) -> None:
+        raise SystemExit
+
+    with monkeypatch.context() as patch:
+        patch.setattr(dad.DiffusionAD, "calibrate", kill)
+        with pytest.raises(SystemExit):
+            small(checkpoint_every=100).fit(images, steps=STEPS, out=tmp_path)
+    model = small(checkpoint_every=100).fit(images, out=tmp_path, resume=True)
+    assert weights(model) == whole
+    steps = [row["step"] for row in training_log.read(tmp_path / fitting.LOG_FILE, STEPS)]
+    assert steps == list(range(1, STEPS + 1))
+
+
+def test_an_earlier_run_cannot_be_resumed_once_another_is_planned(tmp_path, images, monkeypatch):
+    with pytest.raises(KeyboardInterrupt):
+        small().fit(images, steps=STEPS, out=tmp_path, progress=stop_at(3))
+    state = tmp_path / fitting.STATE_FILE
+    before = state.read_bytes()
+    with pytest.raises(InputError, match="foreground: expected images from files"):
+        small().fit(images, steps=STEPS, out=tmp_path, foreground=tmp_path)
+    assert state.read_bytes() == before  # no other run was begun
+    assert not list(tmp_path.glob("*.tmp"))
+
+    def killed(*_: object, **__: object) -> None:
+        assert not state.exists()
+        raise SystemExit
+
+    with monkeypatch.context() as patch:
+        patch.setattr(fitting, "choose_foregrounds", killed)
+        with pytest.raises(SystemExit):
+            small().fit(images, steps=STEPS, out=tmp_path)
+    with pytest.raises(InputError, match=r"state\.safetensors: no such file, so nothing to resume"):
+        small().fit(images, out=tmp_path, resume=True)
+    assert not list(tmp_path.glob("*.tmp"))
 
 
 def test_resume_refuses_what_does_not_fit(tmp_path, images, folder):
@@ -983,6 +1076,37 @@ def test_a_texture_has_anomalies_anywhere_and_never_from_itself(monkeypatch, par
     assert model.provenance["data"]["foreground"] is None
     config = model.train_config
     assert (config.kind, config.self_probability, config.random_part) == ("texture", 0.0, True)
+
+
+def settled(model: dad.DiffusionAD, source: Any, kind: str | None = None) -> tuple[object, ...]:
+    """The kind and what follows from it, of a run on this source."""
+    model.fit(source, steps=1, kind=kind)
+    found = model.train_config
+    return found.kind, found.self_probability, found.random_part
+
+
+def test_the_kind_of_an_earlier_fit_decides_nothing(tmp_path, parts, images):
+    objects = datasets.open(parts.parents[1], test_fraction=0.0)
+    cloth = dataclasses.replace(objects, kind="texture")
+    texture, usual = ("texture", 0.0, True), ("object", 0.5, False)
+    model = small()
+    assert settled(model, images, "texture") == texture
+    model.save(tmp_path / "m.safetensors")
+    assert settled(model, objects, "object") == usual
+    assert settled(model, cloth) == texture
+    assert settled(model, objects) == usual
+    assert settled(model, cloth) == texture
+    assert settled(model, images) == ("auto", 0.5, False)
+    for source, kind, expected in (
+        (images, "object", usual), (objects, None, usual), (images, None, texture),
+    ):  # fmt: skip
+        assert settled(dad.load(tmp_path / "m.safetensors"), source, kind) == expected
+    model = small(self_probability=0.3)
+    assert settled(model, cloth) == texture
+    assert settled(model, objects) == ("object", 0.3, False)
+    model = small(kind="texture")  # given, so that it goes before the dataset's
+    assert [settled(model, objects) for _ in range(2)] == [texture, texture]
+    assert settled(model, objects, "object") == usual
 
 
 def test_longer_runs_go_no_further_from_trained_weights(monkeypatch, images, tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 import warnings
 from pathlib import Path
 
@@ -76,6 +77,32 @@ def test_wider_than_sixteen_bits_is_refused(tmp_path):
     for name in ("int32.tif", "float.tif"):
         with pytest.raises(InputError, match=rf"{name}: .*expected 8 or 16 bits"):
             images.read_image(tmp_path / name)
+
+
+def grey_tiff(path: Path, data: bytes, width: int, bits: int, photometric: int) -> Path:
+    """One row of packed pixels; Pillow writes neither 12 bits nor white as 0."""
+    tags = [
+        *((256, width), (257, 1), (258, bits), (259, 1), (262, photometric)),
+        *((273, 8 + 2 + 9 * 12 + 4), (277, 1), (278, 1), (279, len(data))),
+    ]
+    content = struct.pack("<2sHIH", b"II", 42, 8, len(tags))
+    content += b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags)
+    path.write_bytes(content + bytes(4) + data)
+    return path
+
+
+def test_twelve_bits_are_divided_by_their_own_range(tmp_path):
+    path = grey_tiff(tmp_path / "12.tif", bytes.fromhex("400800c00fff"), 4, 12, 1)
+    assert images.read_image(path)[0, :, 0].tolist() == [64, 128, 191, 255]
+    with Image.open(path) as opened:
+        assert images.pixels_of(opened, "x")[0, :, 0].tolist() == [64, 128, 191, 255]
+
+
+@pytest.mark.parametrize("read", [images.read_image, images.read_mask])
+def test_sixteen_bits_from_white_to_black_are_refused(tmp_path, read):
+    path = grey_tiff(tmp_path / "w.tif", bytes.fromhex("00000080ffff"), 3, 16, 0)
+    with pytest.raises(InputError, match=r"w\.tif: .*expected 16-bit pixels whose 0 is black"):
+        read(path)
 
 
 def test_cmyk_jpeg(tmp_path):
@@ -197,6 +224,18 @@ def test_listing_is_natural_and_passes_over_other_files(tmp_path):
         images.list_images(tmp_path / "none")
     with pytest.raises(InputError, match="expected a folder"):
         images.list_images(tmp_path / "10.png")
+
+
+def test_links_are_followed_to_all_depths_and_loops_end(tmp_path):
+    for name in ("dtd/banded/old/1.png", "dtd/2.png", "source/3.png"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    source = tmp_path / "source"
+    (source / "dtd").symlink_to(tmp_path / "dtd")
+    (source / "self").symlink_to(source)
+    (tmp_path / "dtd" / "banded" / "up").symlink_to(tmp_path)
+    listed = [p.relative_to(source).as_posix() for p in images.list_images(source, recursive=True)]
+    assert listed == ["3.png", "dtd/2.png", "dtd/banded/old/1.png"]
 
 
 def test_to_network_takes_every_form(tmp_path, pixels):

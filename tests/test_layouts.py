@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import layouts
@@ -244,6 +246,21 @@ def test_trees_of_other_names_are_read_in_any_tree_layout(tmp_path):
         assert (data.layout, counts(data), data.kind) == (layout, TINY, "object")
 
 
+@pytest.mark.parametrize("layout", [*PUBLIC, "table"])
+@pytest.mark.parametrize("name", ["defective", "masks"])
+def test_folders_are_refused_where_a_layout_has_its_own(tmp_path, layout, name):
+    source = tmp_path
+    if layout == "table":
+        source = tmp_path / "t.csv"
+        layouts.Writer(tmp_path).good("0.png")
+        source.write_text("path,label\n0.png,0\n")
+    else:
+        tiny(tmp_path, layout)
+    words = f"{name}: expected only with a folder of good images, got the layout {layout}"
+    with pytest.raises(InputError, match=words):
+        datasets.open(source, **{name: tmp_path})
+
+
 def test_pictures_beside_categories_do_not_make_a_plain_folder(tmp_path):
     category = tiny(tmp_path, "mvtec")
     layouts.Writer(tmp_path).good("preview.png")
@@ -260,6 +277,52 @@ def test_folders_of_images_are_categories_where_asked_for(tmp_path):
         datasets.categories(tmp_path)
     data = datasets.open(tmp_path, "folder", "c", test_fraction=0.5)
     assert counts(data) == (1, 1, 1, 0)
+
+
+@pytest.fixture
+def locked(tmp_path, monkeypatch) -> Path:
+    """A folder beside the category gear that may not be looked into, as lost+found of a disk."""
+    layouts.write(tmp_path, "mvtec", "gear", TINY)
+    folder = tmp_path / "lost+found"
+    folder.mkdir()
+    stat, iterdir = Path.stat, Path.iterdir
+
+    def refuse(path: Path) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    def stat_outside(path: Path, **options: bool) -> os.stat_result:
+        return refuse(path) if folder in path.parents else stat(path, **options)
+
+    def iterdir_outside(path: Path) -> Iterator[Path]:
+        return refuse(path) if path == folder else iterdir(path)
+
+    monkeypatch.setattr(Path, "stat", stat_outside)
+    monkeypatch.setattr(Path, "iterdir", iterdir_outside)
+    return folder
+
+
+def test_a_locked_folder_beside_the_categories_is_passed_over(locked):
+    root = locked.parent
+    for layout in ("auto", "mvtec"):
+        assert datasets.categories(root, layout) == ["gear"]
+    assert datasets.open(root).category == datasets.open(root, category="gear").category == "gear"
+    assert datasets.check(root).as_published
+
+
+def test_a_locked_folder_that_is_asked_for_is_named(locked):
+    (locked.parent / "t.csv").write_text(f"path,label\n{locked}/0.png,0\n")
+    for ask in (
+        lambda: datasets.open(locked),
+        lambda: datasets.open(locked / "x"),
+        lambda: datasets.categories(locked / "x.csv"),
+        lambda: datasets.check(locked / "x", "table"),
+        lambda: datasets.open(locked.parent, category="lost+found"),
+        lambda: datasets.open(locked.parent / "t.csv"),
+        lambda: datasets.check(locked.parent / "t.csv"),
+        lambda: datasets.open(locked.parent / "gear" / "train" / "good", masks=locked / "masks"),
+    ):
+        with pytest.raises(InputError, match=r"lost\+found"):
+            ask()
 
 
 # ---- tables -----------------------------------------------------------------------------------
@@ -324,6 +387,19 @@ def test_table_with_other_separators_categories_and_no_split(tmp_path, separator
     assert all(sample.path.parent.name == "b10" for sample in (*data.train, *data.test))
     assert datasets.open(file, category="b10", test_fraction=0.3, seed=1) == data
     assert datasets.open(file, category="b10", test_fraction=0.3, seed=2).train != data.train
+
+
+def test_the_order_of_a_table_is_the_same_from_everywhere(tmp_path, monkeypatch):
+    writer = layouts.Writer(tmp_path)
+    rows = ["path,label,split"]
+    for number in range(3):
+        writer.good(f"lists/{number}.png")
+        writer.good(f"other/{number}.png")
+        rows += [f"{number}.png,good,train", f"{tmp_path}/other/{number}.png,good,train"]
+    writer.text("lists/t.csv", "\n".join(rows))
+    monkeypatch.chdir(tmp_path)
+    first, second = (datasets.open(file) for file in ("lists/t.csv", tmp_path / "lists" / "t.csv"))
+    assert [s.path.resolve() for s in first.train] == [s.path.resolve() for s in second.train]
 
 
 def test_table_keeps_the_mask_of_a_good_image(tmp_path):

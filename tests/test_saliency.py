@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import logging
 import os
+import weakref
 from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 import diffusionad as dad
-from diffusionad import _core
+from diffusionad import _core, saliency, sources
 from diffusionad.errors import InputError
 from diffusionad.images import write_png
 from diffusionad.saliency import FEWEST, SURE, as_pixels
@@ -124,6 +126,20 @@ def test_a_finder_applies_to_images_that_it_has_not_seen() -> None:
     assert overlap(finder.find(images[16]).mask, masks[16]) > 0.8
 
 
+def test_learning_holds_one_large_image_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    rng, held = np.random.default_rng(10), []
+
+    def read(_: object) -> np.ndarray:
+        assert sum(image() is not None for image in held) <= 1
+        image = rng.integers(0, 256, (400, 400, 3), np.uint8)
+        held.append(weakref.ref(image))
+        return image
+
+    monkeypatch.setattr(saliency, "read_image", read)
+    dad.ForegroundFinder([Path("x.png")] * (FEWEST + 1))
+    assert len(held) == FEWEST + 1
+
+
 def test_any_thread_count_finds_the_same() -> None:
     images, _ = varied(FEWEST)
     threads = _core.get_num_threads()
@@ -189,6 +205,93 @@ def test_images_of_several_sizes_in_a_set() -> None:
 
 def test_an_empty_set_finds_nothing() -> None:
     assert dad.foreground_of_set([]) == []
+
+
+# ---- for the images of a training run ---------------------------------------------------------
+
+
+def test_kept_masks_are_those_of_the_same_order(tmp_path: Path) -> None:
+    """Squares on the left and right by turns."""
+    paths = []
+    for index in range(8):
+        pixels = np.full((64, 64, 3), 200, np.uint8)
+        left = 4 + 32 * (index % 2)
+        pixels[20:44, left : left + 20] = 60
+        paths.append(tmp_path / f"{index}.png")
+        write_png(paths[-1], pixels)
+    cache = tmp_path / "masks.npz"
+    for order in (paths, paths[::-1], [*paths, paths[0]]):
+        images = sources.load_images(order, 32)
+        kept, _ = sources.choose_foregrounds(images, "object", None, cache)
+        found, _ = sources.choose_foregrounds(images, "object", None)
+        np.testing.assert_array_equal(kept, found)
+
+
+def halves(root: Path, rows: slice, *names: str) -> list[Path]:
+    """Masks of 8 by 8 pixels, these rows of them white."""
+    pixels = np.zeros((8, 8), np.uint8)
+    pixels[rows] = 255
+    root.mkdir(parents=True, exist_ok=True)
+    for name in names:
+        write_png(root / name, pixels)
+    return [root / name for name in names]
+
+
+def test_masks_beside_the_images_are_those_of_their_own_folder(tmp_path: Path) -> None:
+    upper, lower = slice(0, 4), slice(4, 8)
+    paths = []
+    for name, rows in (("a", upper), ("b", lower)):
+        paths += halves(tmp_path / name / "train" / "good", rows, "0.png", "1.png")
+        halves(tmp_path / name / "DISthresh" / "good", rows, "0.png", "1.png")
+    images = sources.load_images(paths, 8)
+    masks, name = sources.choose_foregrounds(images, "object", None)
+    assert masks is not None
+    assert name == "good"
+    np.testing.assert_array_equal(masks, images.pixels[..., 0])
+    for mask in (tmp_path / "a" / "DISthresh" / "good").iterdir():
+        mask.unlink()
+    with pytest.raises(InputError, match=r"a/DISthresh/good: no mask for 2 of 2 images"):
+        sources.choose_foregrounds(images, "object", None)
+    (tmp_path / "a" / "DISthresh" / "good").rmdir()
+    assert sources.choose_foregrounds(images, "object", None)[1] == "found"
+
+
+def test_masks_are_refused_where_names_do_not_tell_whose_they_are(tmp_path: Path) -> None:
+    masks = tmp_path / "masks"
+    halves(masks, slice(0, 4), "0.png", "1.png")
+    same = halves(tmp_path / "a", slice(0, 4), "0.png") + halves(tmp_path / "b", slice(8), "0.png")
+    images = sources.load_images(same, 8)
+    with pytest.raises(InputError, match=r"a/0\.png and .*b/0\.png: expected names that differ"):
+        sources.choose_foregrounds(images, "object", masks)
+    twice = sources.load_images([same[0], same[0]], 8)  # as a preview of few images has it
+    assert sources.choose_foregrounds(twice, "object", masks)[1] == "masks"
+    halves(masks, slice(0, 4), "0.bmp")
+    with pytest.raises(InputError, match=r"masks/0\.bmp and .*masks/0\.png: expected names"):
+        sources.choose_foregrounds(twice, "object", masks)
+
+
+@pytest.mark.parametrize("deep", [False, True])
+@pytest.mark.parametrize(
+    ("levels", "expected"),
+    [
+        ((0, 1, 2, 0), (0, 255, 255, 0)),
+        ((0, 1, 1, 0), (0, 255, 255, 0)),
+        ((0, 200, 200, 0), (0, 255, 255, 0)),
+        ((0, 128, 255, 0), (0, 128, 255, 0)),
+    ],
+)
+def test_numbers_and_grey_levels_of_masks(
+    tmp_path: Path, levels: tuple[int, ...], expected: tuple[int, ...], deep: bool
+) -> None:
+    [path] = halves(tmp_path / "good", slice(0, 4), "0.png")
+    values = np.tile(np.array(levels, np.uint16 if deep else np.uint8), (4, 1))
+    if deep and max(levels) > 2:
+        values *= 257
+    (tmp_path / "masks").mkdir()
+    Image.fromarray(values).save(tmp_path / "masks" / "0.png")
+    images = sources.load_images([path], 4)
+    masks, _ = sources.choose_foregrounds(images, "object", tmp_path / "masks")
+    np.testing.assert_array_equal(masks, [[expected] * 4])
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import re
 from pathlib import Path
 
 import layouts
@@ -13,7 +14,7 @@ import pytest
 from PIL import Image
 
 import diffusionad as dad
-from diffusionad import datasets, studies, system
+from diffusionad import checkpoints, datasets, studies, system
 from diffusionad.console import Console
 from diffusionad.datasets import Counts, Sample
 from diffusionad.errors import InputError, WriteError
@@ -157,6 +158,41 @@ def test_a_folder_of_another_training_is_refused(tmp_path, data):
         studies.trained(half, TINY.model(1), data, TINY, None, QUIET, stop_at(2))
     with pytest.raises(InputError, match=r"state\.safetensors: a training with other settings"):
         studies.trained(half, TINY.model(1, guidance=0.0), data, TINY, None, QUIET)
+    assert checkpoints.read_state_values(half / "state.safetensors")["iteration"] == 2
+
+
+def test_a_training_of_another_length_or_anomaly_source_is_refused(tmp_path, data):
+    """Where the results file was moved away, nothing else says it."""
+    source, out, half = tmp_path / "dtd", tmp_path / "run", tmp_path / "half"
+    source.mkdir()
+    Image.new("RGB", (8, 8)).save(source / "a.png")
+    studies.trained(out, TINY.model(1), data, TINY, None, QUIET)
+    with pytest.raises(KeyboardInterrupt):
+        studies.trained(half, TINY.model(1), data, TINY, None, QUIET, stop_at(2))
+    anew = "choose another folder, or move this file away"
+    longer = dataclasses.replace(TINY, steps=4)
+    whole = dataclasses.replace(TINY, steps=None)
+    timed = dataclasses.replace(whole, time_budget=9.0)
+    for folder, name in ((out, "model"), (half, "state")):
+        for recipe, steps, other in ((longer, None, 4), (timed, 5, 5), (whole, None, 2000)):
+            words = f"{name}.safetensors: a training with steps 3, this study has {other}: {anew}"
+            with pytest.raises(InputError, match=re.escape(words)):
+                studies.trained(folder, TINY.model(1), data, recipe, steps, QUIET)
+    textured = dataclasses.replace(TINY, anomaly_source=source)
+    words = f"a training with anomaly_source procedural, this study has dtd: {anew}"
+    with pytest.raises(InputError, match=words):
+        studies.trained(out, TINY.model(1), data, textured, None, QUIET)
+    assert studies.trained(out, TINY.model(1), data, timed, None, QUIET).threshold is not None
+    assert studies.trained(half, TINY.model(1), data, timed, 3, QUIET).threshold is not None
+
+
+def test_a_training_stopped_in_its_last_step_is_brought_to_its_end(tmp_path, data):
+    with pytest.raises(KeyboardInterrupt):
+        studies.trained(tmp_path, TINY.model(1), data, TINY, None, QUIET, stop_at(3))
+    assert dad.load(tmp_path / "model.safetensors").threshold is None
+    model = studies.trained(tmp_path, TINY.model(1), data, TINY, None, QUIET, stop_at(3))
+    assert model.threshold is not None
+    assert model.normality is not None
 
 
 def test_settings_hold_what_decides_results(tmp_path):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -348,6 +348,14 @@ def test_a_sample_is_what_its_stages_make_it(kind: str) -> None:
         np.testing.assert_allclose(stages.samples[index], wanted, atol=2e-6)
 
 
+@pytest.mark.parametrize("given", [[1, 2**63], [2**64 - 1, 0], (np.uint64(2**64 - 1), -0)])
+def test_seeds_of_64_bits_stay_what_they_are(given: Sequence[int]) -> None:
+    """NumPy makes floats of a list of ints that no type of its own holds."""
+    images = np.stack([photo(16, 16)] * 2)
+    alone = [synthesize(images[0], seed=seed)[0] for seed in given]
+    np.testing.assert_array_equal(synthesize_batch(images, None, None, given)[0], alone)
+
+
 def test_batch_of_textures() -> None:
     images = np.stack([photo(32, 32, i) for i in range(5)])
     samples, masks, labels = synthesize_batch(
@@ -375,5 +383,9 @@ def test_python_refuses() -> None:
             synthesize(image, seed=seed)
     with pytest.raises(ValueError, match=r"^seeds: .* got -1"):
         synthesize_batch(image[None], None, None, [-1])
-    with pytest.raises(TypeError, match=r"^seeds: "):
-        synthesize_batch(image[None], None, None, [0.5])
+    for seed in (2**64, -(2**64)):
+        with pytest.raises(ValueError, match=rf"^seeds: .* got {seed}"):
+            synthesize_batch(image[None], None, None, [seed])
+    for seeds in ([0.5], [1, 2.0**63], np.array([1.0]), [True], ["1"]):
+        with pytest.raises(TypeError, match=r"^seeds: "):
+            synthesize_batch(image[None], None, None, seeds)

@@ -170,6 +170,7 @@ def test_warm_up_and_half_cosine() -> None:
     seg = [training.learning_rates(i)[1] for i in range(15)]
     assert seg == pytest.approx([0.1 * rate for rate in unet])
     assert trainer(total_steps=3, warmup=3).learning_rates(3)[0] == pytest.approx(1e-4)
+    assert [training.learning_rates(i)[0] for i in (15, 20, 24)] == [0.0] * 3  # it stays there
 
 
 # ---- random draws -------------------------------------------------------------------------------

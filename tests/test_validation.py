@@ -35,13 +35,14 @@ def test_who_is_held_out() -> None:
     assert len(held_out(1000, 0.5, seed=0)) == validation.MOST
     assert len(held_out(20, 0.1, seed=0)) == 0
     assert len(held_out(1000, 0.0, seed=0)) == 0
+    assert [len(held_out(n, 0.9, seed=0)) for n in (1, 4, 5, 6)] == [0, 0, 4, 5]  # never all
 
 
 def test_images_are_seen_as_they_are_and_with_a_defect(images) -> None:
     pixels = np.stack([dad.images.resize(image, 32, 32) for image in images])
     options = SynthesisOptions(anomaly_probability=0.0)  # not used here
-    found = Validation(TrainingImages(pixels, (), {}), None, None, options, seed=0)
-    again = Validation(TrainingImages(pixels, (), {}), None, None, options, seed=0)
+    found = Validation(TrainingImages(pixels, {}), None, None, options, seed=0)
+    again = Validation(TrainingImages(pixels, {}), None, None, options, seed=0)
     assert found.labels.tolist() == [0] * 10 + [1] * 10
     assert not found.masks[:10].any()
     assert found.masks[10:].any(axis=(1, 2)).all()
@@ -148,6 +149,13 @@ def test_few_images_are_all_trained_on(images) -> None:
     model = small(validation_share=0.1).fit(images, steps=2)
     assert "validation" not in model.provenance
     assert model.provenance["threshold"] == "reached by at most 0 of 10 good images"
+
+
+def test_one_image_at_least_is_trained_on(images) -> None:
+    model = small(validation_share=0.9, validations=1).fit(images[:4], steps=1)
+    assert "validation" not in model.provenance
+    model = small(validation_share=0.99, validations=1).fit(images[:5], steps=1)
+    assert model.provenance["validation"]["images"] == 4
 
 
 # ---- what an earlier run leaves -----------------------------------------------------------------

@@ -16,6 +16,7 @@ from diffusionad.datasets.readers import Options
 from diffusionad.datasets.samples import KINDS, Dataset, Sample, fingerprint
 from diffusionad.errors import InputError
 from diffusionad.files import PathLike
+from diffusionad.images import naming_files
 from diffusionad.seeds import Seed
 
 __all__ = [
@@ -72,6 +73,12 @@ def open(
         raise InputError(f"test_fraction: expected 0 to less than 1, got {test_fraction}")
     place = place_of(Path(path), layout, category)
     row = LAYOUTS[place.layout]
+    for name, given in (("defective", defective), ("masks", masks)):
+        if given is not None and place.layout != "folder":
+            raise InputError(
+                f"{name}: expected only with a folder of good images, "
+                f"got the layout {place.layout} of {place.path}"
+            )
     options = Options(
         category=place.category,
         defective=Path(defective) if defective is not None else None,
@@ -80,7 +87,8 @@ def open(
         seed=seed,
         resize_masks=resize_masks,
     )
-    parts = row.read(place.path, options)
+    with naming_files():
+        parts = row.read(place.path, options)
     if parts.missing:
         more = f" (and {len(parts.missing) - 1} more)" if len(parts.missing) > 1 else ""
         raise InputError(f"{parts.missing[0]}: no such file, though the table names it{more}")

@@ -19,7 +19,7 @@ from diffusionad.datasets.readers import Options, Parts
 from diffusionad.datasets.samples import Sample
 from diffusionad.errors import InputError
 from diffusionad.files import PathLike
-from diffusionad.images import is_image_name, read_image, read_mask
+from diffusionad.images import is_image_name, naming_files, read_image, read_mask
 
 FINDINGS = ("missing", "extra", "unreadable", "mismatched")
 PARTS = {
@@ -140,11 +140,12 @@ def check(
     errors = []
     for place in chosen.values():
         try:
-            parts = row.read(place.path, Options(category=place.category))
+            with naming_files():
+                parts = row.read(place.path, Options(category=place.category))
         except InputError as error:
             errors.append(error)
-            where, _, what = str(error).partition(": ")
-            report.findings.append(Finding("unreadable", place.category, Path(where), what))
+            where, what = _parted(str(error), place.path)
+            report.findings.append(Finding("unreadable", place.category, where, what))
         else:
             readable.append((place, parts))
             _compare(report, row, place, parts)
@@ -158,6 +159,13 @@ def check(
         report.findings.extend(_read_all(readable, progress))
     report.findings.sort(key=lambda finding: FINDINGS.index(finding.kind))
     return report
+
+
+def _parted(text: str, place: Path) -> tuple[Path, str]:
+    """The file that an error names, and what it says; colons in the place's path are its own."""
+    known = next((str(path) for path in (place, *place.parents) if text.startswith(str(path))), "")
+    where, _, what = text.removeprefix(known).partition(": ")
+    return Path(known + where), what
 
 
 def _layout_of_most(found: dict[str, Place]) -> str:

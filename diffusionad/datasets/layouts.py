@@ -14,7 +14,7 @@ from diffusionad.datasets import published, readers
 from diffusionad.datasets.published import Counts, Published
 from diffusionad.datasets.readers import Options, Parts, own_name, subfolders
 from diffusionad.errors import InputError
-from diffusionad.images import natural_key, require_folder
+from diffusionad.images import naming_files, natural_key, require_folder
 
 TREE = "a category with train/good"
 
@@ -97,6 +97,7 @@ def check_layout(layout: str) -> None:
         raise InputError(f"layout: no {layout!r}; there are: auto, {', '.join(LAYOUTS)}")
 
 
+@naming_files()
 def recognise(place: Path, layout: str = "auto") -> str | None:
     """The layout of which a folder or file is one category; None where it is of none."""
     if layout != "auto":
@@ -117,13 +118,17 @@ def places_inside(root: Path, layout: str) -> dict[str, Place]:
     """The categories inside a dataset's folder by name, in natural order."""
     found: dict[str, Place] = {}
     for folder in (folder for base in _bases(root, layout) for folder in subfolders(base)):
-        name = recognise(folder, layout)
+        try:
+            name = recognise(folder, layout)
+        except InputError:  # it may not be looked into, as lost+found
+            continue
         # A folder of images is a category of any dataset only where that is asked for.
         if name is not None and (name != "folder" or layout == name):
             found.setdefault(folder.name, Place(folder, name, folder.name))
     return {name: found[name] for name in sorted(found, key=lambda name: natural_key(Path(name)))}
 
 
+@naming_files()
 def places(root: Path, layout: str) -> dict[str, Place]:
     """The categories of a dataset, or the one that the path is, by name.
 
@@ -147,6 +152,7 @@ def places(root: Path, layout: str) -> dict[str, Place]:
     raise InputError(f"{root}: {not_expected(layout)}")
 
 
+@naming_files()
 def place_of(root: Path, layout: str, category: str | None) -> Place:
     """The place of one category; where there is only one it need not be named.
 

@@ -7,17 +7,16 @@ for each image. Nothing here opens an image; hidden files and what is no image i
 from __future__ import annotations
 
 import csv
+import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import numpy as np
-
-from diffusionad.datasets.samples import Sample
+from diffusionad.datasets.samples import Sample, relative_name
 from diffusionad.errors import InputError
 from diffusionad.files import reason
 from diffusionad.images import is_image_name, list_images, natural_key, require_folder
-from diffusionad.seeds import Seed
+from diffusionad.seeds import Seed, number
 
 GOOD = ("good", "ok")
 GOOD_LABELS = (*GOOD, "normal", "0", "false")
@@ -266,9 +265,9 @@ def _read_rows(file: Path, root: Path, category: str | None, options: Options) -
         else:
             parts.train.append(sample)
     for samples in (good, parts.train, parts.test):
-        samples.sort(key=lambda sample: natural_key(sample.path))
+        samples.sort(key=lambda sample: natural_key(Path(os.path.abspath(sample.path))))
     if good:
-        kept, aside = _set_aside(good, options)
+        kept, aside = _set_aside(good, root, options)
         parts.train += kept
         parts.test = aside + parts.test
     if not parts.train:
@@ -341,7 +340,8 @@ def is_plain(folder: Path) -> bool:
 
 def read_plain(folder: Path, options: Options) -> Parts:
     inside = _good_folder(folder)
-    parts = Parts(*_set_aside(_good(_some_images(inside or folder)), options))
+    images = inside or folder
+    parts = Parts(*_set_aside(_good(_some_images(images)), images, options))
     beside: dict[str, Path] = {}
     if inside is not None:
         beside = {path.name.casefold(): path for path in folder.iterdir() if path.is_dir()}
@@ -360,11 +360,23 @@ def read_plain(folder: Path, options: Options) -> Parts:
     return parts
 
 
-def _set_aside(samples: list[Sample], options: Options) -> tuple[list[Sample], list[Sample]]:
-    """Keep a part of the good images for testing; at least one stays for training."""
+def _set_aside(
+    samples: list[Sample], root: Path, options: Options
+) -> tuple[list[Sample], list[Sample]]:
+    """Keep a part of the good images for testing; at least one stays for training.
+
+    Those whose names, hashed with the seed, come first: one more image moves at most one other.
+    """
+    import hashlib
+
+    seed = number(options.seed)
+
+    def drawn(sample: Sample) -> bytes:
+        return hashlib.sha256(os.fsencode(f"{seed}\0{relative_name(sample.path, root)}")).digest()
+
     count = min(round(len(samples) * options.test_fraction), len(samples) - 1)
-    aside = set(np.random.default_rng(options.seed).permutation(len(samples))[:count].tolist())
+    aside = {sample.path for sample in sorted(samples, key=drawn)[:count]}
     return (
-        [sample for index, sample in enumerate(samples) if index not in aside],
-        [sample for index, sample in enumerate(samples) if index in aside],
+        [sample for sample in samples if sample.path not in aside],
+        [sample for sample in samples if sample.path in aside],
     )

@@ -87,11 +87,16 @@ class Dataset:
         return fingerprint(files, self.root)
 
 
-def fingerprint(files: Iterable[Path], root: Path) -> str:
-    """SHA-256 over (relative name, size, content hash) of files, sorted by name."""
+def fingerprint(files: Iterable[Path], root: Path, *, in_order: bool = False) -> str:
+    """SHA-256 over (relative name, size, content hash) of files, each once and sorted by name.
+
+    With `in_order` as they are given.
+    """
     import hashlib
 
-    named = sorted((relative_name(file, root), file) for file in set(files))
+    named = [(relative_name(file, root), file) for file in (files if in_order else set(files))]
+    if not in_order:
+        named.sort()
     total = hashlib.sha256()
     for name, file in named:
         try:
@@ -118,8 +123,14 @@ def size_fingerprint(named: Iterable[tuple[PurePath | str, Path]]) -> str:
 
 
 def relative_name(file: Path, root: Path) -> str:
-    """A file's name below `root`, with slashes; elsewhere its folder's name and its own."""
-    try:
-        return file.resolve().relative_to(root.resolve()).as_posix()
-    except ValueError:
-        return f"{file.resolve().parent.name}/{file.name}"
+    """A file's name below `root`, with slashes; elsewhere its folder's name and its own.
+
+    The file keeps the name that it is given, whatever it links to; links among its folders are
+    followed only where it does not lie below `root` otherwise.
+    """
+    given = Path(os.path.abspath(file))
+    followed = file.parent.resolve() / given.name
+    for path, top in ((given, Path(os.path.abspath(root))), (followed, root.resolve())):
+        if top in path.parents:
+            return path.relative_to(top).as_posix()
+    return f"{given.parent.name}/{given.name}"
