@@ -27,7 +27,7 @@ import diffusionad as dad
 from diffusionad import charts, evaluation, plots, studies, system
 from diffusionad.config import TrainConfig
 from diffusionad.console import Console, duration_text
-from diffusionad.datasets import Dataset
+from diffusionad.datasets import Dataset, Sample
 from diffusionad.datasets import open as open_dataset
 from diffusionad.errors import InputError
 from diffusionad.evaluation import IMAGE_METRICS, PIXEL_METRICS
@@ -114,7 +114,8 @@ def ablate(
     each training; it is turned into steps once, and all trainings take as many. With ``models``
     nothing is trained: each serves the rows of its own training, one of diffusion also those for
     which no other is given. ``t_s`` and ``t_b`` are swept over by the guided models (None: the
-    defaults; empty: not). ``test_images`` limits what is measured on.
+    defaults; empty: not). ``test_images`` limits what is measured on: good and defective images,
+    those with masks first.
     Raises InputError for unusable input, and where ``out`` holds results of other settings or is
     in use; WriteError where it cannot be written; FloatingPointError where a training diverges.
     """
@@ -124,8 +125,7 @@ def ablate(
         raise InputError(f"{dataset.root}: no test images to evaluate on")
     files = studies.files_of(dataset)
     if test_images is not None:
-        chosen = tuple(studies.spread_samples(dataset.test, test_images))
-        dataset = dataclasses.replace(dataset, test=chosen)
+        dataset = dataclasses.replace(dataset, test=_chosen(dataset.test, test_images))
     given = _given(models)
     plan = Plan(
         dataset=dataset,
@@ -152,6 +152,19 @@ def ablate(
             if values:
                 _write_sweep(study, plan, name)
     return study.values
+
+
+def _chosen(test: Sequence[Sample], count: int) -> tuple[Sample, ...]:
+    """So many test images, good ones among them; defective ones with a mask if these suffice."""
+    ordered = sorted(test, key=lambda sample: sample.label)
+    known = [sample for sample in ordered if sample.has_mask]
+    labels = {sample.label for sample in test}
+    if count < len(labels):
+        raise InputError(
+            f"test_images: expected 2 or more, to have good and defective ones, got {count}"
+        )
+    enough = len(known) >= count and {sample.label for sample in known} == labels
+    return tuple(studies.spread_samples(known if enough else ordered, count))
 
 
 def _settings(plan: Plan, models: Sequence[PathLike]) -> dict[str, Any]:

@@ -19,7 +19,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 import diffusionad as dad
-from diffusionad import _core, checkpoints, evaluation, literature, plots, studies, system
+from diffusionad import (
+    _core,
+    checkpoints,
+    evaluation,
+    literature,
+    normality,
+    plots,
+    studies,
+    system,
+)
 from diffusionad.config import to_dict, update
 from diffusionad.console import Console, duration_text
 from diffusionad.datasets import LAYOUTS, Counts, Dataset, categories
@@ -28,9 +37,12 @@ from diffusionad.errors import InputError, WriteError, words_of
 from diffusionad.evaluation import IMAGE_METRICS, PIXEL_METRICS, PROTOCOLS
 from diffusionad.files import PathLike, make_folder, remove_temporaries, run_folder, write_text
 from diffusionad.images import Bytes, read_image, write_png
+from diffusionad.inference import THRESHOLD_NOTES
+from diffusionad.models import averaged
 from diffusionad.report import write_benchmark_report, write_report
 from diffusionad.studies import Recipe, Row, Study, mean, spread
 from diffusionad.tables import INDENT, Table, csv_text, percent
+from diffusionad.validation import held_out
 
 if TYPE_CHECKING:
     from diffusionad.literature import Published
@@ -54,7 +66,8 @@ CSV_COLUMNS = (
     "images_per_second", "train_seconds", "train_steps", "protocol", "note",
 )  # fmt: skip
 STAGES = 10  # of a training among which the reference protocol chooses
-BEST_FILE = "best.safetensors"
+BEST_FILE, STAGE_FILE = "best.safetensors", "stage.safetensors"
+STAGE_NOTES = (*THRESHOLD_NOTES, "alignment", "validation")  # in the provenance
 FEW_IMAGES = 10  # training images; a note says so where there are fewer
 FIGURE_ROWS, TILE = 3, 128
 
@@ -210,7 +223,8 @@ def _measured(study: Study, plan: Plan, dataset: Dataset, seed: int, console: Co
     model = studies.trained(folder, model, dataset, plan.recipe, steps, console, watch)
     steps = model.train_config.steps
     notes = _notes(dataset)
-    if plan.protocol == "reference":
+    if watch is not None:
+        watch.add(model, steps)
         model, note = _selected(model, dataset, folder)
         notes.append(note)
     with console.counting("evaluate", len(dataset.test)) as progress:
@@ -269,28 +283,54 @@ def _notes(dataset: Dataset) -> list[str]:
 
 
 class _Selection:
-    """Called after each training step; keeps the best stage's model beside the training.
+    """Called after each training step: judges stages by the test images, and keeps the best one.
 
-    A resumed training comes by the same stages with the same models, and so to the same choice.
+    Stages are judged as they would be used: with averaged weights, where a run has several members
+    the present one's, and with maps measured by the training images. The last is the finished
+    model. A stage lies in a file until it is judged, so that one whose judging is cut short is not
+    lost. A resumed training comes by the same stages with the same models, and so to the same
+    choice.
     """
 
     def __init__(self, model: DiffusionAD, dataset: Dataset, folder: Path) -> None:
-        self.model, self.dataset, self.file = model, dataset, folder / BEST_FILE
+        self.model, self.dataset = model, dataset
+        self.stage, self.best = folder / STAGE_FILE, folder / BEST_FILE
+        if self.stage.exists():
+            self._judge()
 
     def __call__(self, p: Progress) -> None:
-        every = math.ceil(p.steps / STAGES)
-        if p.step % every and p.step != p.steps:
-            return
-        score = evaluation.selection_score(self.model, self.dataset)
-        best = _selected_score(self.file)
-        if score is None or (best is not None and score <= best):
-            return
-        before = self.model.provenance
-        self.model.provenance = {**before, "selected": {"step": p.step, "score": score}}
+        if p.step % math.ceil(p.steps / STAGES) == 0 and p.step < p.steps:
+            averages = self.model.train_config.ema_decay > 0
+            with averaged(*(self.model.networks.values() if averages else ())):
+                self.add(self.model, p.step)
+
+    def add(self, model: DiffusionAD, step: int) -> None:
+        before = model.provenance
+        model.provenance = {**before, "selected": {"step": step}}
         try:
-            self.model.save(self.file)
+            model.save(self.stage)
         finally:
-            self.model.provenance = before
+            model.provenance = before
+        self._judge()
+
+    def _judge(self) -> None:
+        stage = dad.load(self.stage)
+        if stage.config.standardised and stage.normality is None:
+            stage.measure_normality(_trained_on(stage, self.dataset))
+        score, best = evaluation.selection_score(stage, self.dataset), _selected_score(self.best)
+        if score is not None and (best is None or score > best):
+            stage.provenance["selected"]["score"] = score
+            stage.save(self.best)
+        self.stage.unlink()
+
+
+def _trained_on(model: DiffusionAD, dataset: Dataset) -> list[Path]:
+    """The images by which the end of a training measures maps: spread over those not held out."""
+    total = len(dataset.train)
+    held = held_out(total, model.train_config.validation_share, model.config.seed)
+    rest = np.setdiff1d(np.arange(total), held)
+    chosen = np.linspace(0, len(rest) - 1, min(len(rest), normality.MOST)).astype(int)
+    return [dataset.train[i].path for i in rest[chosen]]
 
 
 def _selected_score(file: Path) -> float | None:
@@ -308,8 +348,15 @@ def _selected(model: DiffusionAD, dataset: Dataset, folder: Path) -> tuple[Diffu
     if to_dict(update(best.config, {"mode": model.config.mode})) != to_dict(model.config):
         raise InputError(f"{file}: a model with other settings than this study's")
     step = int(best.provenance["selected"]["step"])
-    best.calibrate([sample.path for sample in dataset.train[:: max(1, len(dataset.train) // 64)]])
-    best.provenance = {**model.provenance, "train_steps": step, "selected_on_test_data": True}
+    if best.threshold is None:  # not the finished model
+        every = max(1, len(dataset.train) // 64)
+        best.calibrate([sample.path for sample in dataset.train[::every]])
+    best.provenance = {
+        **{name: value for name, value in model.provenance.items() if name not in STAGE_NOTES},
+        **{name: best.provenance[name] for name in STAGE_NOTES if name in best.provenance},
+        "train_steps": step,
+        "selected_on_test_data": True,
+    }
     return best, f"chosen by its test images, as the reference does: step {step} of {steps}"
 
 

@@ -97,7 +97,8 @@ def evaluate(
     protocol. With ``tiles`` images are looked at as predict_tiled() does, at resolution
     "native".
     Raises InputError for an unknown protocol or resolution, for a limit or a resolution that the
-    reference protocol or tiles do not have, and for a dataset without test images.
+    reference protocol or tiles do not have, for numbers out of range, and for a dataset without
+    test images.
     """
     from diffusionad import metrics
 
@@ -231,6 +232,8 @@ def nearest_training_image(dataset: Dataset, size: int = 64) -> float | None:
 
 def _look(model: DiffusionAD, resolution: str, batch_size: int, tiles: Tiles | None = None) -> Look:
     """What to say of a batch of images."""
+    if batch_size < 1:
+        raise InputError(f"batch_size: expected 1 or more, got {batch_size}")
     if tiles is not None:
         return partial(
             model.predict_tiled, tile=tiles.size, overlap=tiles.overlap, batch_size=batch_size

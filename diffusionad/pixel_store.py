@@ -20,15 +20,20 @@ KINDS: dict[str, np.dtype[Any]] = {"good": np.dtype(np.float32), "defects": np.d
 class Chunk:
     """Some images of one kind of defect (None: good images), one after the other.
 
-    `images` are their numbers and `counts` how many values of each sort they have; `values` are
-    those, or places in the file.
+    Defective images without a name are `unnamed`. `images` are their numbers and `counts` how many
+    values of each sort they have; `values` are those, or places in the file.
     """
 
     defect: str | None
+    unnamed: bool
     images: NDArray[np.int32]
     regions: int
     counts: dict[str, NDArray[np.int64]]
     values: dict[str, Array | int]
+
+    @property
+    def kind(self) -> tuple[str | None, bool]:
+        return self.defect, self.unnamed
 
     def total(self, sort: str) -> int:
         return int(self.counts[sort].sum())
@@ -43,6 +48,7 @@ class PixelStore:
 
     def __init__(self, limit: int, folder: PathLike | None) -> None:
         self.limit = limit
+        self.held = 0  # bytes
         self.chunks: list[Chunk] = []
         self._folder = folder
         self._file: BinaryIO | None = None
@@ -51,36 +57,48 @@ class PixelStore:
     def spilled(self) -> bool:
         return self._file is not None
 
-    def add(self, chunk: Chunk) -> None:
-        self.chunks.append(chunk)
-        if sum(chunk.bytes_held for chunk in self.chunks) > self.limit:
+    def add(self, chunks: Sequence[Chunk]) -> None:
+        """Keep all of them. Raises WriteError, and has kept none of them then."""
+        more = sum(chunk.bytes_held for chunk in chunks)
+        if self.held + more > self.limit:
             self.spill()
+        if more > self.limit:
+            self._write(chunks)
+            more = 0
+        self.chunks += chunks
+        self.held += more
 
     def gather(self) -> None:
         """Make one chunk of all in memory that have the same kind of defect."""
         held = [chunk for chunk in self.chunks if chunk.bytes_held]
-        if len(held) > len({chunk.defect for chunk in held}):
+        if len(held) > len({chunk.kind for chunk in held}):
             kept = [chunk for chunk in self.chunks if not chunk.bytes_held]
             self.chunks = kept
             while held:
-                same = [chunk for chunk in held if chunk.defect == held[0].defect]
-                held = [chunk for chunk in held if chunk.defect != same[0].defect]
+                same = [chunk for chunk in held if chunk.kind == held[0].kind]
+                held = [chunk for chunk in held if chunk.kind != same[0].kind]
                 kept.append(_join(same))
 
     def spill(self) -> None:
         """Move all that is in memory into the file. Raises WriteError."""
+        self.gather()
+        self._write(self.chunks)
+        self.held = 0
+
+    def _write(self, chunks: Sequence[Chunk]) -> None:
+        """Move what these hold in memory into the file, each chunk whole or not at all."""
         import tempfile
 
-        self.gather()
         try:
             if self._file is None:
                 self._file = tempfile.TemporaryFile(dir=self._folder)  # noqa: SIM115
-            for chunk in self.chunks:
+            for chunk in chunks:
+                places: dict[str, Array | int] = {}
                 for sort, values in chunk.values.items():
                     if isinstance(values, np.ndarray):
-                        place = self._file.seek(0, 2)
+                        places[sort] = self._file.seek(0, 2)
                         self._file.write(values.data)
-                        chunk.values[sort] = place
+                chunk.values |= places
             self._file.flush()
         except OSError as error:
             folder = self._folder or tempfile.gettempdir()
@@ -114,7 +132,7 @@ class PixelStore:
                 yield self.read(chunk, sort, first, min(size, total - first))
 
     def close(self) -> None:
-        self.chunks = []
+        self.chunks, self.held = [], 0
         if self._file is not None:
             self._file.close()
             self._file = None
@@ -133,6 +151,7 @@ def _join(chunks: list[Chunk]) -> Chunk:
             at += part.size
     return Chunk(
         defect=chunks[0].defect,
+        unnamed=chunks[0].unnamed,
         images=np.concatenate([chunk.images for chunk in chunks]),
         regions=sum(chunk.regions for chunk in chunks),
         counts={sort: np.concatenate([c.counts[sort] for c in chunks]) for sort in KINDS},

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from types import TracebackType
 from typing import Any
 
@@ -18,6 +18,7 @@ from diffusionad.pixel_store import Chunk, PixelStore
 from diffusionad.seeds import Seed
 
 Floats = NDArray[np.float64]
+Mask = NDArray[np.bool_]
 Keys = NDArray[np.uint32]
 Steps = tuple[Keys, NDArray[np.int64], NDArray[np.uint64]]  # keys, positives, shares
 Part = tuple[Steps, NDArray[np.int64]]  # with the good pixels before and at each step
@@ -25,6 +26,7 @@ Part = tuple[Steps, NDArray[np.int64]]  # with the good pixels before and at eac
 _BUCKETS = 1 << 16  # of keys, by their upper bits
 _BUCKET_KEYS = 1 << 16
 _STEP_BYTES = 96  # with all that is held of it while it is counted
+_CURVE_STEPS = 1 << 13  # made into points at once
 _COARSE_STEPS = 1024  # of the bootstrap
 _IMAGES = 16  # counted at once for it
 NAMES = {
@@ -45,8 +47,9 @@ class PixelMetrics:
     Good pixels are kept as float32 and defect pixels as eight bytes: in memory up to a quarter of
     ``memory_mb``, beyond it in an unnamed temporary file in ``folder`` (the system's choice by
     default), which goes away with the object. The process takes at most about ``memory_mb`` MiB
-    more than it had, whatever is added, and what one call of `add` is given. Where the defects have
-    more distinct scores than fit (about ``memory_mb`` x 10,000), the file is read several times.
+    more than it had, whatever is added, and what one call of `add` is given; but `intervals` takes
+    up to 100 KB for each image as well. Where the defects have more distinct scores than fit (about
+    ``memory_mb`` x 10,000), the file is read several times.
 
     >>> pixels = PixelMetrics()
     >>> pixels.add([[0, 1]], [[0.5, 0.25]], defect="dent")
@@ -70,7 +73,8 @@ class PixelMetrics:
         Maps are float32, or of a type that float32 holds exactly. ``defect`` names the kind of
         defect; None stands for good images, and for defective ones whose kind does not matter.
         Raises InputError for float64 maps, ValueError for other shapes, for maps that are not the
-        masks' size or not finite, TypeError for what are not numbers.
+        masks' size or not finite, TypeError for what are not numbers, WriteError where the
+        temporary file cannot be written; the image has not been added then.
         """
         masks, maps = inputs.mask(mask, "mask"), _float32(map)
         if masks.ndim == maps.ndim == 2:
@@ -81,17 +85,24 @@ class PixelMetrics:
                 f"for a mask of {np.shape(mask)}"
             )
         good, defects, counts, regions = _core.split_pixels(masks, maps)
-        number, first = len(masks), len(self._defective)
-        self._defective += [defect is not None or count > 0 for count in counts.tolist()]
-        self._store.add(
+        rest, first = masks[0].size - counts, len(self._defective)
+        kinds = [counts == 0, counts > 0] if defect is None else [counts >= 0]
+        self._store.add([
             Chunk(
                 defect=defect,
-                images=np.arange(first, first + number, dtype=np.int32),
-                regions=int(regions.sum()),
-                counts={"good": masks[0].size - counts, "defects": counts},
-                values={"good": good, "defects": defects},
+                unnamed=defect is None and bool(counts[chosen].any()),
+                images=(first + np.flatnonzero(chosen)).astype(np.int32),
+                regions=int(regions[chosen].sum()),
+                counts={"good": rest[chosen], "defects": counts[chosen]},
+                values={
+                    "good": _of_images(good, rest, chosen),
+                    "defects": _of_images(defects, counts, chosen),
+                },
             )
-        )
+            for chosen in kinds
+            if chosen.any()
+        ])  # fmt: skip
+        self._defective += [defect is not None or count > 0 for count in counts.tolist()]
 
     def __len__(self) -> int:
         """Images added so far."""
@@ -123,21 +134,25 @@ class PixelMetrics:
     def result(self, fpr_limit: float = 0.3, defect: str | None = None) -> dict[str, float]:
         """`pixel_auroc`, `pixel_ap`, `pixel_f1_max` and `aupro` up to a false-positive rate.
 
-        With ``defect``, of that kind and the good images alone. Raises ValueError where one class
-        is missing or the limit is not in (0, 1].
+        With ``defect``, of that kind and the good images alone. Raises InputError for a kind that
+        has not been added, ValueError where one class is missing or the limit is not in (0, 1].
         """
+        if defect is not None and defect not in self._kinds:
+            known = ", ".join(self._kinds) or "none"
+            raise InputError(
+                f"defect: expected a kind that has been added ({known}), got {defect!r}"
+            )
         chunks = self._chunks(defect)
         found = _core.tally_steps(self._parts(chunks), _both_classes(chunks), fpr_limit)
         return {ours: found[name] for name, ours in NAMES.items()}
 
     def per_defect(self, fpr_limit: float = 0.3) -> dict[str, dict[str, float | None]]:
         """The result of each kind of defect; None where it is not defined."""
-        kinds = sorted({c.defect for c in self._store.chunks if c.defect is not None})
         return {
             kind: {**self.result(fpr_limit, kind)}
             if self.defined(kind)
             else dict.fromkeys(NAMES.values())
-            for kind in kinds
+            for kind in self._kinds
         }
 
     def curves(self, points: int = 1000) -> dict[str, Floats]:
@@ -156,8 +171,7 @@ class PixelMetrics:
         before = np.array([[0.0], [0.0], [0.0], [np.inf]])
         kept = [before]
         steps = max(1, points // 3)  # a whole number: where a rate reaches 1 is then kept
-        for part in self._parts(chunks):
-            found = _part_curve(part, totals, before[:, 0])
+        for found in _curve_pieces(self._parts(chunks), totals):
             rates = np.hstack([before, found])[:3]
             kept.append(found[:, np.any(np.diff(np.floor(rates * steps)) != 0, axis=0)])
             before = found[:, -1:]
@@ -198,13 +212,18 @@ class PixelMetrics:
 
     # ---- counting -----------------------------------------------------------------------------
 
+    @property
+    def _kinds(self) -> list[str]:
+        return sorted({c.defect for c in self._store.chunks if c.defect is not None})
+
     def _chunks(self, defect: str | None = None) -> list[Chunk]:
         """All, or the good images and those of one kind."""
         if self._store.spilled:  # the memory is for the steps now
             self._store.spill()
         else:
             self._store.gather()
-        return [c for c in self._store.chunks if defect is None or c.defect in (None, defect)]
+        kinds = [(None, False), (defect, False)]
+        return [c for c in self._store.chunks if defect is None or c.kind in kinds]
 
     def _parts(self, chunks: Sequence[Chunk]) -> Iterator[Part]:
         """The distinct scores of defects and the good pixels among them, high scores first."""
@@ -263,9 +282,13 @@ class PixelMetrics:
                     size = int(here[-1] - here[0])
                     values += [self._store.read(chunk, sort, int(here[0]), size), here - here[0]]
                 found.append(_entries(first, last, values, chunk.images[images]))
-        step, image, good, positives, shares = (np.concatenate(c) for c in zip(*found, strict=True))
-        order = np.lexsort((image, step))
-        return step[order], image[order], good[order], positives[order], shares[order]
+        # Taken out of `found` one by one: all together they are as large again.
+        columns = [np.concatenate([part.pop(0) for part in found]) for _ in range(5)]
+        order = np.lexsort((columns[1], columns[0]))
+        for index, column in enumerate(columns):
+            columns[index] = column[order]
+        step, image, good, positives, shares = columns
+        return step, image, good, positives, shares
 
     def _coarse_steps(self, chunks: Sequence[Chunk]) -> tuple[Keys, Keys]:
         """First and last keys of steps with about equally many defect pixels."""
@@ -286,12 +309,25 @@ class PixelMetrics:
 
 
 def _float32(map: ArrayLike) -> NDArray[Any]:
-    """Numbers that float32 holds, as float32; a list of Python's numbers is rounded to it."""
+    """Numbers that float32 holds, as float32; Python's numbers in lists are rounded to it."""
     array = inputs.numbers(map, "map")
-    given = array.dtype if isinstance(map, np.ndarray) else np.dtype(np.float32)
-    if not np.can_cast(given, np.float32):
-        raise InputError(f"map: expected float32, got {given}; convert with .astype(np.float32)")
+    if not (np.can_cast(array.dtype, np.float32) or _is_python(map)):
+        raise InputError(
+            f"map: expected float32, got {array.dtype}; convert with .astype(np.float32)"
+        )
     return array.astype(np.float32, copy=False)
+
+
+def _is_python(values: Any) -> bool:
+    """Whether these are lists and tuples of Python's own numbers, which have no dtype."""
+    if isinstance(values, (list, tuple)):
+        return all(_is_python(value) for value in values)
+    return type(values) in (int, float, bool)
+
+
+def _of_images(values: NDArray[Any], counts: NDArray[np.int64], chosen: Mask) -> NDArray[Any]:
+    """Those of some images; each image has so many of them."""
+    return values if chosen.all() else values[np.repeat(chosen, counts)]
 
 
 def _totals(chunks: Sequence[Chunk]) -> tuple[int, int, int]:
@@ -324,20 +360,30 @@ def _entries(
     return [step.astype(np.int32), images[row], good[at].astype(np.float64), found[at], parts[at]]
 
 
-def _part_curve(part: Part, totals: tuple[int, int, int], before: Floats) -> Floats:
-    """Points (fpr, tpr, overlap, threshold) just before and at each step, after those `before`."""
-    (keys, found, shares), counts = part
+def _curve_pieces(parts: Iterable[Part], totals: tuple[int, int, int]) -> Iterator[Floats]:
+    """Points (fpr, tpr, overlap, threshold) just before and at each step, some steps at a time."""
     positives, negatives, regions = totals
-    tpr = before[1] + np.cumsum(found) / positives
-    whole = shares[:, 1].astype(np.float64) + shares[:, 0].astype(np.float64) * 2.0**-64
-    overlap = before[2] + np.cumsum(whole) / regions
-    points = np.empty((4, 2 * keys.size))
-    points[0] = np.cumsum(counts[:-1]) / negatives
-    for row, rates in ((1, tpr), (2, overlap)):
-        points[row, 1::2] = rates
-        points[row, ::2] = np.concatenate([[before[row]], rates[:-1]])
+    tp, overlap = np.zeros(1, np.int64), np.zeros(1)
+    for (keys, found, shares), counts in parts:
+        fp = 0  # a part's first count is of all good pixels before it
+        for at in range(0, keys.size, _CURVE_STEPS):
+            here = slice(at, at + _CURVE_STEPS)
+            whole = shares[here, 1] + shares[here, 0] * 2.0**-64
+            tp = np.cumsum(np.concatenate([tp[-1:], found[here]]))
+            overlap = np.cumsum(np.concatenate([overlap[-1:], whole]))
+            last = 2 * at + 2 * whole.size
+            passed = fp + np.cumsum(counts[2 * at : last])
+            fp = int(passed[-1])
+            yield np.stack([
+                passed / negatives,
+                np.repeat(tp, 2)[1:-1] / positives,
+                np.repeat(overlap, 2)[1:-1] / regions,
+                _thresholds(keys[here]),
+            ])  # fmt: skip
+
+
+def _thresholds(keys: Keys) -> NDArray[np.float32]:
+    """The scores that lead to just before and to each step."""
     bits = np.where(keys >> 31 != 0, keys, ~(keys | np.uint32(1 << 31)))
-    thresholds = bits.astype(np.uint32).view(np.float32)
-    points[3, 1::2] = thresholds
-    points[3, ::2] = np.nextafter(thresholds, np.float32(np.inf))
-    return points
+    scores = bits.astype(np.uint32).view(np.float32)
+    return np.stack([np.nextafter(scores, np.float32(np.inf)), scores], axis=1).ravel()

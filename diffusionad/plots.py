@@ -257,7 +257,7 @@ def _verdict(score: float | None, threshold: float | None, defect: str | None) -
     """Pieces of text with their colours, from left to right."""
     pieces: Pieces = []
     if defect is not None:
-        pieces.append((f"truth: {defect}", _FAINT))
+        pieces.append((f"truth: {drawable(defect)}", _FAINT))
     if score is not None:
         pieces.append((f"score {score:.4f}", _TEXT))
         if threshold is not None:

@@ -223,6 +223,26 @@ def test_fewer_test_images_are_of_every_kind(tmp_path, data, done):
     }  # fmt: skip
 
 
+def test_few_test_images_are_good_and_defective_ones_with_masks(tmp_path, data):
+    root = shutil.copytree(data, tmp_path / "data")
+    (root / "gear" / "test" / "scratch").rename(root / "gear" / "test" / "cut")
+    (root / "gear" / "ground_truth" / "scratch").rename(root / "gear" / "ground_truth" / "cut")
+    shutil.rmtree(root / "gear" / "ground_truth" / "broken")
+    test = dad.datasets.open(root).test
+    assert [sample.defect for sample in test] == ["broken", "broken", "cut", "good", "good"]
+
+    def chosen(count: int) -> list[str]:
+        return [sample.defect for sample in ablation._chosen(test, count)]
+
+    assert chosen(2) == ["good", "cut"]
+    assert chosen(3) == ["good", "good", "cut"]
+    assert chosen(4) == ["good", "good", "broken", "cut"]
+    assert sorted(chosen(9)) == sorted(sample.defect for sample in test)
+    unknown = [sample for sample in test if sample.defect != "cut"]
+    assert [sample.defect for sample in ablation._chosen(unknown, 2)] == ["good", "broken"]
+    assert len(ablation._chosen(unknown[:2], 1)) == 1  # there are no others
+
+
 # ---- refused ----------------------------------------------------------------------------------
 
 
@@ -236,6 +256,7 @@ def test_what_is_refused_is_one_line_that_names_it(capsys, tmp_path, data, done)
         ([*new, "--t-s", "400"], "t_s: expected 0 to 399, got 400"),
         ([*new, "--t-b", "5"], "t_b: expected 21 to 999, got 5"),
         ([*new, "--t-b", "x"], "expected a whole number of 0"),
+        ([*new, "--test-images", 1], "test_images: expected 2 or more, to have good and defective"),
         ([*new, "--model", model, "--steps", 3], "--model: nothing is trained"),
         ([*new, "--model", model, "--model", model], "a second guided model of seed 0"),
         ([*new, "--model", tmp_path / "none"], "none: no such file"),

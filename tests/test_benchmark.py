@@ -285,6 +285,90 @@ def test_the_best_stage_is_kept_not_the_last(tmp_path, data, monkeypatch):
     assert report(out)["rows"][0]["train_steps"] == 2
 
 
+def judged(
+    out: Path, data: Path, monkeypatch: pytest.MonkeyPatch, scores: list[float]
+) -> list[diffusionad.DiffusionAD]:
+    """The models that a reference benchmark judges, with these scores; all must be judged."""
+    stages, left = [], iter(scores)
+
+    def score(model: diffusionad.DiffusionAD, *_: object) -> float:
+        stages.append(model)
+        return next(left)
+
+    monkeypatch.setattr(evaluation, "selection_score", score)
+    arguments = ("--categories", "tile", "--protocol", "reference", *SMALL)
+    assert run("benchmark", data, "--out", out, *arguments) == 0
+    assert next(left, None) is None
+    return stages
+
+
+def test_the_last_stage_is_the_finished_model(tmp_path, data, monkeypatch):
+    out = tmp_path / "b"
+    stages = judged(out, data, monkeypatch, [1.0, 1.2, 1.5])
+    folder = out / "runs" / "tile" / "seed-0"
+    finished, best = (diffusionad.load(folder / f"{n}.safetensors") for n in ("model", "best"))
+    images = [sample.path for sample in diffusionad.datasets.open(data, category="tile").test]
+    for model in (best, stages[2]):
+        assert model.normality is not None
+        assert (model.predict(images).maps == finished.predict(images).maps).all()
+    [row] = report(out)["rows"]
+    assert row["train_steps"] == 3
+    assert row["threshold"] == finished.threshold
+    assert (
+        row["pixel_auroc"]
+        == evaluation.evaluate(
+            finished, diffusionad.datasets.open(data, category="tile"), "reference"
+        )["pixel_auroc"]
+    )
+
+
+def test_stages_are_judged_and_kept_as_they_would_be_used(tmp_path, data, monkeypatch):
+    """With averaged weights, and maps measured by the training images."""
+    trained = {}
+    call = benchmark._Selection.__call__
+
+    def noted(self: benchmark._Selection, p: diffusionad.Progress) -> None:
+        trained[p.step] = self.model.unet.state_dict()
+        call(self, p)
+
+    monkeypatch.setattr(benchmark._Selection, "__call__", noted)
+    page, shown = {}, benchmark.write_report
+    monkeypatch.setattr(benchmark, "write_report", lambda path, result, model, dataset: (
+        page.update(model.provenance), shown(path, result, model, dataset)))  # fmt: skip
+    out = tmp_path / "b"
+    first, best, last = judged(out, data, monkeypatch, [1.0, 1.5, 1.2])
+    assert first.normality is not None
+    assert best.normality is not None
+    assert any((v != trained[2][k]).any() for k, v in best.unet.state_dict().items())
+    kept = diffusionad.load(out / "runs" / "tile" / "seed-0" / "best.safetensors")
+    assert (kept.normality.mean == best.normality.mean).all()
+    assert (kept.normality.mean != last.normality.mean).any()
+    again = diffusionad.load(out / "runs" / "tile" / "seed-0" / "best.safetensors")
+    good = [s.path for s in diffusionad.datasets.open(data, category="tile").train]
+    alignment = again.measure_normality(good)
+    assert (kept.normality.mean == again.normality.mean).all()
+    threshold = again.calibrate(good)
+    [row] = report(out)["rows"]
+    assert (row["train_steps"], row["threshold"]) == (2, threshold)
+    assert page["alignment"] == round(alignment, 4)
+    assert page["threshold"] == again.provenance["threshold"]
+    assert page["selected_on_test_data"]
+
+
+def test_a_stage_whose_judging_was_cut_short_is_judged_on_resume(tmp_path, data, monkeypatch):
+    out = tmp_path / "b"
+    arguments = ("--categories", "tile", "--protocol", "reference", *SMALL)
+
+    def stopped(*_: object) -> float:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(evaluation, "selection_score", stopped)
+    assert run("benchmark", data, "--out", out, *arguments) == 130
+    judged(out, data, monkeypatch, [1.5, 1.2, 1.0])
+    assert report(out)["rows"][0]["train_steps"] == 1
+    assert not list(out.rglob("stage.safetensors"))
+
+
 def test_an_interrupt_ends_with_130_and_keeps_rows(capsys, tmp_path, data, monkeypatch):
     measure = evaluation.evaluate
     calls = []

@@ -228,6 +228,8 @@ def test_result_has_intervals_and_curves(root, model):
         ({"protocol": "reference", "fpr_limit": 0.1}, "fpr_limit: the reference protocol's is 0.3"),
         ({"fpr_limit": 0.0}, "fpr_limit: expected 0 < fpr_limit <= 1, got 0.0"),
         ({"resamples": -1}, "resamples: expected 0 or more, got -1"),
+        ({"batch_size": 0}, "batch_size: expected 1 or more, got 0"),
+        ({"batch_size": -1}, "batch_size: expected 1 or more, got -1"),
     ],
 )
 def test_options_that_make_no_sense_are_refused(root, model, options, words):
@@ -273,3 +275,6 @@ def test_the_references_choice_is_by_image_and_pixel_auroc(root, model):
     assert score == pytest.approx(wanted["image_auroc"] + wanted["pixel_auroc"], abs=1e-12)
     good = dataclasses.replace(data, test=[s for s in data.test if not s.label])
     assert evaluation.selection_score(model, good) is None
+    for batch_size in (0, -1):
+        with pytest.raises(InputError, match=f"batch_size: expected 1 or more, got {batch_size}"):
+            evaluation.selection_score(model, data, batch_size)

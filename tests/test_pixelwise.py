@@ -5,8 +5,11 @@ from __future__ import annotations
 import contextlib
 import subprocess
 import sys
+import tempfile
 import threading
 import time
+import tracemalloc
+import types
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +18,7 @@ import pytest
 from sklearn import metrics as sklearn_metrics
 from test_metrics import GOLDEN, KINDS, golden_maps, random_maps
 
-from diffusionad import _core, bootstrap, metrics, pixelwise
+from diffusionad import _core, bootstrap, metrics, pixel_store, pixelwise
 from diffusionad.errors import InputError, WriteError
 from diffusionad.reference import metrics as twin
 
@@ -78,7 +81,22 @@ def test_defects_with_more_scores_than_fit_are_read_in_ranges(limit: float) -> N
     assert pixels.result(limit) == metrics.pixel_metrics(masks, maps, limit)
     whole = collect(masks, maps)
     for name, values in pixels.curves().items():
-        np.testing.assert_allclose(values, whole.curves()[name], rtol=0, atol=1e-12)
+        np.testing.assert_array_equal(values, whole.curves()[name])
+
+
+def test_curves_take_little_more_memory_than_the_steps() -> None:
+    rng = np.random.default_rng(24)
+    masks = rng.random((1, 600, 500)) < 0.9
+    maps = rng.standard_normal(masks.shape, np.float32)
+    pixels = collect(masks, maps)
+    pixels.result()
+    tracemalloc.start()
+    pixels.result()
+    steps = tracemalloc.get_traced_memory()[1]
+    tracemalloc.reset_peak()
+    pixels.curves()
+    assert tracemalloc.get_traced_memory()[1] < steps + 8e6
+    tracemalloc.stop()
 
 
 def test_order_size_and_calls_do_not_matter() -> None:
@@ -135,6 +153,32 @@ def test_each_kind_of_defect_against_the_good_images() -> None:
     assert rows["speck"] == dict.fromkeys(NAMES)
     assert not pixels.defined("speck")
     assert pixels.result() == metrics.pixel_metrics(masks, maps)
+
+
+def test_defective_images_without_a_name_count_for_no_kind() -> None:
+    masks, maps = saturated(21, (9, 12, 12))
+    masks[1::4] = False
+    masks[1, 2:5, 2:5] = masks[5, 6:9, 1:5] = True
+    unnamed = masks.any(axis=(1, 2))
+    assert 0 < unnamed.sum() < 9
+    for memory in (64, LITTLE):
+        pixels = metrics.PixelMetrics(memory)
+        pixels.add(masks, maps)  # good and defective ones in one call
+        pixels.add(masks[3:4], maps[3:4] / 2, "dent")
+        dent = (
+            np.concatenate([masks[~unnamed], masks[3:4]]),
+            np.concatenate([maps[~unnamed], maps[3:4] / 2]),
+        )
+        assert pixels.result(defect="dent") == metrics.pixel_metrics(*dent)
+        assert pixels.per_defect() == {"dent": pixels.result(defect="dent")}
+        whole = np.concatenate([masks, masks[3:4]]), np.concatenate([maps, maps[3:4] / 2])
+        assert pixels.result() == metrics.pixel_metrics(*whole)
+        assert pixels.intervals(20) == collect(*whole).intervals(20)
+        assert not pixels.defined("dnet")
+        with pytest.raises(
+            InputError, match=r"defect: expected a kind that .*\(dent\), got 'dnet'"
+        ):
+            pixels.result(defect="dnet")
 
 
 def everything(masks: Array, maps: Array) -> list[Any]:
@@ -382,6 +426,20 @@ def test_intervals_do_not_depend_on_memory_or_groups() -> None:
     assert all(wide[name][0] <= want[name][0] < want[name][1] <= wide[name][1] for name in NAMES)
 
 
+def test_intervals_take_at_most_100_kilobytes_per_image() -> None:
+    rng = np.random.default_rng(25)
+    masks = np.zeros((40, 128, 128), np.bool_)
+    masks[::2, :32, :32] = True
+    pixels = collect(masks, rng.random(masks.shape, np.float32), 1)
+    tracemalloc.start()
+    pixels.result()
+    without = tracemalloc.get_traced_memory()[1]
+    tracemalloc.reset_peak()
+    pixels.intervals(200)
+    assert tracemalloc.get_traced_memory()[1] - without < 100e3 * len(masks)
+    tracemalloc.stop()
+
+
 @pytest.mark.parametrize("decimals", [None, 1])
 def test_image_intervals_are_percentiles_of_resampled_images(decimals: int | None) -> None:
     rng = np.random.default_rng(15)
@@ -413,6 +471,31 @@ def test_resamples_keep_the_number_of_good_and_defective_images() -> None:
 # ---- what is refused ----------------------------------------------------------------------------
 
 
+class Holder:
+    """Something of another package that NumPy can make an array of."""
+
+    def __init__(self, array: Array) -> None:
+        self.array = array
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> Array:
+        return self.array
+
+
+def test_maps_may_be_what_numpy_makes_arrays_of() -> None:
+    masks, maps = saturated(23, (4, 6, 5))
+    want = collect(masks, maps).result()
+    for given in (
+        [*maps],
+        [[*score_map] for score_map in maps],
+        maps.tolist(),
+        Holder(maps),
+        (tuple(map(tuple, maps[0].tolist())), *maps[1:].tolist()),
+    ):
+        pixels = metrics.PixelMetrics()
+        pixels.add(masks, given)
+        assert pixels.result() == want
+
+
 def test_bad_images_are_refused_and_change_nothing() -> None:
     masks, maps = saturated(16, (4, 6, 5))
     pixels = collect(masks, maps)
@@ -423,6 +506,10 @@ def test_bad_images_are_refused_and_change_nothing() -> None:
         (masks[0], bad, ValueError, "maps: expected finite values, got nan at element 17"),
         (masks[0], maps[0].T, InputError, r"map: expected the mask's shape.*got \(5, 6\)"),
         (masks[0], maps[0].astype(np.float64), InputError, "map: expected float32, got float64"),
+        (masks[0], [*maps[0].astype(np.float64)], InputError, "map: expected float32, got float64"),
+        (masks[0], [[np.float64(v) for v in row] for row in maps[0]], InputError, "got float64"),
+        (masks[0], memoryview(maps[0].astype(np.float64)), InputError, "got float64"),
+        (masks[0], Holder(maps[0].astype(np.float64)), InputError, "got float64"),
         (masks[0], maps[0].ravel(), InputError, "map: expected the mask's shape"),
         (masks[0][0], maps[0][0], InputError, "map: expected the mask's shape"),
         (masks[:0], maps[:0], ValueError, "mask: expected a non-empty array"),
@@ -472,6 +559,71 @@ def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
         assert pixels.result() == metrics.pixel_metrics(masks, maps)
         assert list(tmp_path.iterdir()) == []  # the file has no name
     assert len(pixels) == 0
+
+
+@pytest.mark.parametrize("image", [0, 3])  # the first of all, one beside those that are held
+def test_an_image_that_cannot_be_kept_has_not_been_added(tmp_path: Path, image: int) -> None:
+    masks, maps = saturated(20, (8, 20, 20))
+    folder = tmp_path / "later"
+    pixels = metrics.PixelMetrics(LITTLE if image else 1e-4, folder=folder)
+    for mask, score_map in zip(masks[:image], maps[:image], strict=True):
+        pixels.add(mask[:4], score_map[:4])
+    for _ in range(2):
+        with pytest.raises(WriteError, match="later: cannot keep"):
+            pixels.add(masks, maps)
+        assert len(pixels) == image
+    folder.mkdir()
+    pixels.add(masks, maps)
+    assert len(pixels) == image + 8
+    again = collect(masks, maps)
+    for mask, score_map in zip(masks[:image], maps[:image], strict=True):
+        again.add(mask[:4], score_map[:4])
+    assert pixels.result() == again.result()
+
+
+def test_a_disk_that_is_full_for_a_while_loses_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    masks, maps = saturated(22, (8, 20, 20))
+    pixels = metrics.PixelMetrics(0.1)
+    for mask, score_map in zip(masks[:6], maps[:6], strict=True):
+        pixels.add(mask, score_map)
+    full, opened = [True], tempfile.TemporaryFile
+
+    def file(**options: Any) -> Any:
+        real = opened(**options)
+        written: list[int] = []
+
+        def write(data: Any) -> int:
+            written.append(1)
+            if full and len(written) == 2:
+                raise OSError(28, "No space left on device")
+            return int(real.write(data))
+
+        return types.SimpleNamespace(
+            write=write, seek=real.seek, flush=real.flush, readinto=real.readinto, close=real.close
+        )
+
+    monkeypatch.setattr(tempfile, "TemporaryFile", file)
+    with pytest.raises(WriteError, match=r"(?i)no space left"):
+        pixels._store.spill()
+    full.clear()
+    for mask, score_map in zip(masks[6:], maps[6:], strict=True):
+        pixels.add(mask, score_map)
+    pixels._store.spill()
+    assert pixels.result() == metrics.pixel_metrics(masks, maps)
+
+
+def test_adding_takes_as_long_for_the_last_image_as_for_the_first(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    looked: list[int] = []
+    monkeypatch.setattr(
+        pixel_store.Chunk, "bytes_held", property(lambda chunk: looked.append(1) or 8)
+    )
+    pixels = metrics.PixelMetrics()
+    mask, score_map = np.eye(4, dtype=np.bool_), np.zeros((4, 4), np.float32)
+    for _ in range(50):
+        pixels.add(mask, score_map)
+    assert len(looked) <= 150
 
 
 def test_the_core_refuses_what_would_lead_it_astray() -> None:

@@ -67,6 +67,7 @@ def test_panel_shows_score_verdict_and_long_names():
         {"score": 0.25, "threshold": 0.1},
         {"score": 0.25, "threshold": 0.5},
         {"defect": "größe"},
+        {"defect": "two\nlines\x00"},
     ):
         drawn = plots.panel(stages(full=False), tile=64, **options)
         assert drawn.shape == plain.shape
