@@ -7,7 +7,6 @@ interrupted, with what was finished kept. Set DIFFUSIONAD_DEBUG=1 for tracebacks
 from __future__ import annotations
 
 import argparse
-import contextlib
 import logging
 import math
 import os
@@ -18,7 +17,7 @@ from typing import Any, NoReturn
 
 from diffusionad import option_files
 from diffusionad.config import PRESETS
-from diffusionad.console import printable
+from diffusionad.console import complain, drop, printable
 from diffusionad.datasets import KINDS, LAYOUTS
 from diffusionad.errors import DiffusionADError, InputError, words_of
 from diffusionad.serving.arguments import add_arguments as add_serving_arguments
@@ -57,6 +56,9 @@ class _Parser(argparse.ArgumentParser):
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code; `arguments` default to the process's own."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # closed: `>&-`
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115
     try:
         return _main(option_files.parse(build_parser(), arguments))
     finally:
@@ -87,16 +89,16 @@ def _main(args: argparse.Namespace) -> int:
 
 
 def _flush_output() -> None:
-    """Flush stdout; where nobody takes it any more, drop it, or Python complains at the end."""
-    try:
-        sys.stdout.flush()
-    except OSError:
-        with contextlib.suppress(OSError, ValueError):
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    """Flush what is printed; where nobody takes it any more, drop it."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except OSError:
+            drop(stream)
 
 
 def _complain(args: argparse.Namespace, message: str) -> None:
-    print(f"diffusionad {args.command}: {message}", file=sys.stderr)
+    complain(f"diffusionad {args.command}: {message}")
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -255,6 +257,10 @@ def _evaluate_arguments(command: argparse.ArgumentParser) -> None:
         "--resolution", choices=("model", "native"), default=None,
         help="compare maps and masks at the model's size (default), or at each image's own, "
         "as with --tiles",
+    )  # fmt: skip
+    command.add_argument(
+        "--resize-masks", action="store_true",
+        help="bring masks of another size than their image to its size, by the nearest pixel",
     )  # fmt: skip
     command.add_argument(
         "--fpr-limit", type=_rate, default=0.3, metavar="RATE",

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import logging
 import math
-import sys
 import time
 from argparse import Namespace
 from collections.abc import Callable, Mapping, Sequence
@@ -19,12 +18,12 @@ import diffusionad as dad
 from diffusionad import _core, checkpoints, evaluation, plots, system
 from diffusionad.cli import DEMO_BUDGET, one_line
 from diffusionad.config import NO_RESULT, PRESETS, to_dict, update, without_size
-from diffusionad.console import Console, bytes_text, duration_text, number
+from diffusionad.console import Console, bytes_text, complain, duration_text, number
 from diffusionad.datasets import Dataset, bundled, categories, check
 from diffusionad.datasets import open as open_dataset
 from diffusionad.errors import InputError
 from diffusionad.evaluation import IMAGE_METRICS, PIXEL_METRICS, TITLES
-from diffusionad.files import PathLike, json_text, make_folder, write_json
+from diffusionad.files import PathLike, json_text, make_folder, run_folder, write_json
 from diffusionad.images import (
     Bytes,
     is_image_name,
@@ -35,6 +34,7 @@ from diffusionad.images import (
 )
 from diffusionad.inference import RUN_FLAGS
 from diffusionad.prediction import Prediction
+from diffusionad.result_files import TABLE, files_of, has_results, require_other_files
 from diffusionad.saliency_network import SaliencyNetwork, is_network
 from diffusionad.studies import Recipe
 from diffusionad.synthesis import SynthesisOptions
@@ -53,7 +53,9 @@ MODEL_FILE = "model.safetensors"
 SETTINGS = (  # that are options, too
     "preset", "image_size", "batch_size", "memory_budget", "seed", "kind",
 )  # fmt: skip
+COSTING = ("batch_size", "memory_budget")  # settings of the training that change what it costs
 OFFICIAL, OURS, ONNX = (".pt", ".pth"), (".safetensors",), (".onnx",)
+NAMED = ("table", "visa_raw")  # layouts in which a table names the images, whatever else is there
 BATCH = 4  # images per pass where panels are drawn
 SHEET_ROWS = 12
 MOST_ROWS, MOST_PIXELS = 64, 1024  # of a sheet of anomalies; of the side of an image in it
@@ -96,6 +98,7 @@ def train(args: Namespace) -> int:
     for folder in folders:
         if folder is not None and not list_images(folder, recursive=True):
             raise InputError(f"{folder}: no images in this folder")
+    _require_outside(f"--out {args.out}", Path(args.out), dataset, folders)
     file, state = (Path(args.out) / name for name in (MODEL_FILE, STATE_FILE))
     there = [path for path in (file, state) if path.exists()]
     if args.resume:
@@ -114,6 +117,9 @@ def train(args: Namespace) -> int:
                     option if getattr(args, name, None) is not None else f"{args.config}: {name}"
                 )
                 raise InputError(f"{where}: this run has {kept[name]} and keeps it")
+        if args.time_budget is not None:
+            steps = model.train_config.steps
+            log.warning("--time-budget: a run that is resumed keeps its %d steps", steps)
     elif there and not args.overwrite:
         raise InputError(
             f"{there[0]}: exists already; add --resume or --overwrite, or choose another"
@@ -122,7 +128,12 @@ def train(args: Namespace) -> int:
         make_folder(args.out)
         model = _new_model(args)
     console.say(str(dataset))
-    _fit(console, model, dataset, args, budget=args.time_budget, resume=args.resume)
+    done = _finished(model, dataset, args, file) if len(there) == 2 and args.resume else None
+    if done is not None:
+        console.say(f"finished already, after {done.train_config.steps} steps")
+        model = done
+    else:
+        _fit(console, model, dataset, args, budget=args.time_budget, resume=args.resume)
     console.say(f"model     {file}")
     _write_json(
         args,
@@ -143,7 +154,10 @@ def evaluate(args: Namespace) -> int:
     """Measure a model on a dataset's test part."""
     console = _console(args)
     tiles = _tiles(args)
-    dataset = open_dataset(args.data, args.layout, args.category)
+    dataset = open_dataset(args.data, args.layout, args.category, resize_masks=args.resize_masks)
+    if args.heatmaps is not None:
+        _require_outside(f"--heatmaps {args.heatmaps}", Path(args.heatmaps), dataset)
+        _panel_files(dataset, Path(args.heatmaps))
     model = _load_to_run(args)
     _warn_of_threshold(model, tiles)
     console.say(str(dataset))
@@ -159,7 +173,7 @@ def evaluate(args: Namespace) -> int:
     )
     _show(console, dataset, result)
     if args.heatmaps is not None:
-        _write_panels(console, model, dataset, make_folder(args.heatmaps), tiles=tiles)
+        _write_panels(console, model, dataset, Path(args.heatmaps), tiles=tiles)
         console.say(f"\npanels    {args.heatmaps}")
     _write_json(args, result)
     if args.report is not None:
@@ -171,13 +185,14 @@ def predict(args: Namespace) -> int:
     """Score images; a file that cannot be read is named, passed over, and makes the code 2."""
     console = _console(args)
     paths = _collect(args.images, Path(args.out))
+    named = list(zip(paths, unique_stems(paths), strict=True))
+    _require_free(Path(args.out), [stem for _, stem in named], paths)
     tiles = _tiles(args)
     model = _load_to_run(args)
     _warn_of_threshold(model, tiles)
     look, most = _look(model, tiles)
     rows: list[dict[str, Any]] = []
     broken = 0
-    named = list(zip(paths, unique_stems(paths), strict=True))
     with dad.ResultFolder(args.out) as folder, console.counting("predict", len(paths)) as update:
         for first in range(0, len(named), most):
             batch = []
@@ -185,7 +200,7 @@ def predict(args: Namespace) -> int:
                 try:
                     batch.append((path, stem, pixels_of(path, "")))
                 except InputError as error:
-                    print(f"diffusionad predict: {one_line(error)}", file=sys.stderr)
+                    complain(f"diffusionad predict: {one_line(error)}")
                     broken += 1
             rows += _predict_batch(look, batch, folder)
             update(min(first + most, len(paths)), len(paths))
@@ -275,8 +290,9 @@ def synthesize(args: Namespace) -> int:
     ):
         if given > most:
             raise InputError(f"--{name}: expected at most {most}, got {given}")
-    make_folder(out.parent)
     dataset = open_dataset(args.data, args.layout, args.category, kind=args.kind)
+    _require_outside(f"--out {out}", out.parent, dataset, [args.anomaly_source, args.foreground])
+    make_folder(out.parent)
     console.say(f"{dataset}, {dataset.kind}")
     seed = 0 if args.seed is None else args.seed
     made = preview(dataset, args.anomaly_source, args.foreground, args.count, args.image_size, seed)
@@ -484,7 +500,9 @@ def _cost(model: DiffusionAD) -> str:
     row = PRESETS.get(model.config.preset)
     if row is None:  # of a file
         return model.config.preset
-    usual = dataclasses.replace(row.model, seed=model.config.seed) == model.config
+    usual = dataclasses.replace(row.model, seed=model.config.seed) == model.config and all(
+        getattr(row.train, name) == getattr(model.train_config, name) for name in COSTING
+    )
     return f"{model.config.preset}, on two cores {row.cost}{'' if usual else ' (as it is)'}"
 
 
@@ -608,6 +626,37 @@ def _fit(
     console.say(f"trained   {duration_text(time.monotonic() - start)}")
 
 
+def _finished(
+    run: DiffusionAD, dataset: Dataset, args: Namespace, file: Path
+) -> DiffusionAD | None:
+    """The model of a run that has come to its end, as it lies there; None before.
+
+    Raises InputError where the run was trained with something else. What decides no result is
+    changed in the file.
+    """
+    from diffusionad.fitting import Fit
+
+    try:
+        if not checkpoints.read_header(file).provenance.get("finished"):
+            return None
+        model = _load(file, None)
+    except InputError:
+        return None  # broken; the end of the run writes it anew
+    free = {name: getattr(run.train_config, name) for name in NO_RESULT}
+    if (model.config, update(model.train_config, free)) != (run.config, run.train_config):
+        return None
+    with run_folder(args.out) as out:
+        fit = Fit(run, dataset, args.anomaly_source, args.foreground, out, time.monotonic())
+        fit.resume(args.steps)
+        images = model.provenance.get("data", {}).get("images")
+        if fit.trainer.iteration < run.train_config.steps or images != fit.inputs["images"]:
+            return None  # the file is of an earlier run
+        if model.train_config != run.train_config:
+            model.train_config = run.train_config
+            model.save(file)
+    return model
+
+
 def _evaluate(
     console: Console, model: DiffusionAD, dataset: Dataset, **options: Any
 ) -> dict[str, Any]:
@@ -668,10 +717,10 @@ def _write_panels(
     tiles: Tiles | None = None,
 ) -> list[Bytes]:
     """A panel per test image as `<stem>.png`; returns up to `keep` of them, spread over all."""
+    files = _panel_files(dataset, folder)
     make_folder(folder)
     look, most = _look(model, tiles)
     samples = dataset.test
-    stems = unique_stems([sample.path for sample in samples])
     spread = {round(i) for i in np.linspace(0, len(samples) - 1, min(keep, len(samples)))}
     kept: list[Bytes] = []
     with console.counting("draw", len(samples)) as update:
@@ -680,11 +729,19 @@ def _write_panels(
             said = look([sample.path for sample in batch])
             for index, (result, sample) in enumerate(zip(said, batch, strict=True), first):
                 panel = result.panel(sample.mask, sample.defect)
-                write_png(folder / f"{stems[index]}.png", panel)
+                write_png(files[index], panel)
                 if index in spread:
                     kept.append(panel)
             update(first + len(batch), len(samples))
     return kept
+
+
+def _panel_files(dataset: Dataset, folder: Path) -> list[Path]:
+    """A file for each test image. Raises InputError where one is a file of the dataset."""
+    samples = dataset.test
+    files = [folder / f"{stem}.png" for stem in unique_stems([s.path for s in samples])]
+    require_other_files(files, _files_of(dataset))
+    return files
 
 
 def _predict_batch(
@@ -734,6 +791,39 @@ def _collect(given: Sequence[str], out: Path) -> list[Path]:
         else:
             paths.append(path)
     return list(dict.fromkeys(paths))
+
+
+def _require_free(out: Path, stems: Sequence[str], images: Sequence[Path]) -> None:
+    """Raise InputError where results would replace an image, or what no call of predict left."""
+    files = files_of(out, stems)
+    require_other_files(files, images)
+    if has_results(out):
+        return
+    for path in (out / TABLE, *files):
+        if path.is_file():
+            raise InputError(
+                f"{path}: a result would replace this file, which is no result itself "
+                f"(no {TABLE} of ours lies there); choose another --out"
+            )
+
+
+def _files_of(dataset: Dataset) -> list[Path]:
+    """Images and masks."""
+    samples = (*dataset.train, *dataset.test, *dataset.left_out)
+    masks = [sample.mask_path for sample in samples if sample.mask_path is not None]
+    return [*(sample.path for sample in samples), *masks]
+
+
+def _require_outside(
+    name: str, folder: Path, dataset: Dataset, sources: Sequence[PathLike | None] = ()
+) -> None:
+    """Raise InputError for a folder whose pictures are read as images of dataset or sources."""
+    place = folder.resolve()
+    listed = () if dataset.layout in NAMED else _files_of(dataset)
+    inside = place in {path.resolve() for path in {path.parent for path in listed}}
+    tops = {Path(source).resolve() for source in sources if source is not None}
+    if inside or not tops.isdisjoint([place, *place.parents]):
+        raise InputError(f"{name}: expected another folder than that of the images")
 
 
 def _same_folder(out: Path) -> InputError:

@@ -26,7 +26,10 @@ PLAIN_INTERVAL = 10.0  # seconds between progress lines where there is no termin
 
 
 class Console:
-    """Output of one command; nothing but errors with `quiet`, no results without `results`."""
+    """Output of one command; nothing but errors with `quiet`, no results without `results`.
+
+    Where the reader of stdout leaves (`| head`), it ends there and the command goes on.
+    """
 
     def __init__(self, quiet: bool = False, results: bool = True) -> None:
         self.quiet = quiet
@@ -34,25 +37,31 @@ class Console:
 
     def say(self, text: str = "") -> None:
         """Text and a line's end on stdout."""
-        if self.results:
-            print(printable(text, keep="\n\t"), flush=True)
+        self._print(printable(text, keep="\n\t"))
+
+    def _print(self, text: str) -> None:
+        if not self.results:
+            return
+        try:
+            print(text, flush=True)
+        except BrokenPipeError:
+            self.results = False
+            drop(sys.stdout)
 
     def table(self, title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
         """A table on stdout; the first column is text, the others line up on the right."""
-        if not self.results:
-            return
         styled = _styled(sys.stdout)
         columns, rows = _cells(columns), [_cells(row) for row in rows]
         widths = [max(map(len, cells)) for cells in zip(columns, *rows, strict=True)]
-        print(f"\n{printable(title)}" if title else "")
+        lines = [f"\n{printable(title)}" if title else ""]
         for row in (columns, *rows):
             if not any(row):
                 continue
             cells = [row[0].ljust(widths[0])]
             cells += [cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True)]
             line = "  " + "  ".join(cells).rstrip()
-            print(f"\x1b[1m{line}\x1b[0m" if row is columns and styled else line)
-        sys.stdout.flush()
+            lines.append(f"\x1b[1m{line}\x1b[0m" if row is columns and styled else line)
+        self._print("\n".join(lines))
 
     def pairs(self, title: str, values: Mapping[str, Any]) -> None:
         """A table of names and values on stdout."""
@@ -131,8 +140,19 @@ class _PlainBar:
             return
         self.last = now
         of = f"{done}/{total}" if total else str(done)
-        with suppress(OSError):  # a reader that has left must not end a run of hours
-            print(f"{self.what} {of}  {text}".rstrip(), file=sys.stderr, flush=True)
+        complain(f"{self.what} {of}  {text}".rstrip())
+
+
+def complain(text: str) -> None:
+    """A line on stderr; a reader that has left must not end a run of hours."""
+    with suppress(OSError):
+        print(text, file=sys.stderr, flush=True)
+
+
+def drop(stream: TextIO) -> None:
+    """Let what is and will be written to a stream go nowhere, or Python complains at the end."""
+    with suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def printable(text: str, keep: str = "") -> str:

@@ -30,7 +30,8 @@ def parse(
     The parser is changed by that. Whatever is wrong with the file ends as bad usage does.
     """
     given = list(sys.argv[1:] if arguments is None else arguments)
-    file, command = _file_named(given), commands_of(parser).get(given[0] if given else "")
+    file, others = _file_named(given)
+    command = commands_of(parser).get(given[0] if given else "")
     if file is None or command is None:
         return parser.parse_args(given)
     try:
@@ -43,7 +44,10 @@ def parse(
         command.error(str(error))
     for action, value in options.items():
         _make_default(action, value)
-    args = parser.parse_args(given)
+    _leave_to_those_that_take_many(command, options)
+    # Whatever options stand between them: what may be left out is otherwise taken for left out.
+    args = command.parse_intermixed_args(others[1:], argparse.Namespace(command=given[0]))
+    args.config = file
     _let_command_line_win(args, command, options)
     if settings:
         args.settings = settings
@@ -52,6 +56,7 @@ def parse(
                 f"{file}: its settings are of preset {settings['preset']}, "
                 f"--preset says {args.preset}; leave one of them out"
             )
+        _check_settings(file, command, args)
     return args
 
 
@@ -63,14 +68,15 @@ def commands_of(parser: argparse.ArgumentParser) -> Mapping[str, argparse.Argume
     return {}
 
 
-def _file_named(arguments: Sequence[str]) -> str | None:
-    """The FILE of --config; where that is not well-formed the real parser will say so."""
+def _file_named(arguments: Sequence[str]) -> tuple[str | None, Sequence[str]]:
+    """The FILE of --config, and all else; what is not well-formed is the real parser's to say."""
     finder = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
     finder.add_argument("--config")
     try:
-        return finder.parse_known_args(arguments)[0].config or None
+        found, others = finder.parse_known_args(arguments)
     except argparse.ArgumentError:
-        return None
+        return None, arguments
+    return found.config or None, others
 
 
 # ---- options ----------------------------------------------------------------------------------
@@ -151,6 +157,20 @@ def _make_default(action: argparse.Action, value: Any) -> None:
         action.default = value
 
 
+def _leave_to_those_that_take_many(
+    command: argparse.ArgumentParser, options: Iterable[argparse.Action]
+) -> None:
+    """Take arguments of the file off the command line where one that it has not takes many.
+
+    With a model in the file, `a.png b.png` are two images.
+    """
+    arguments = [action for action in command._actions if not action.option_strings]
+    if any(_takes_many(action) and action not in options for action in arguments):
+        for action in set(arguments) & set(options):
+            command._actions.remove(action)
+            command.set_defaults(**{action.dest: action.default})
+
+
 def _let_command_line_win(
     args: argparse.Namespace,
     command: argparse.ArgumentParser,
@@ -173,7 +193,7 @@ def _let_command_line_win(
 def _settings(
     file: str, command: argparse.ArgumentParser, tables: Mapping[str, Mapping[str, Any]]
 ) -> dict[str, Any]:
-    """The settings of both tables, checked together with what their preset has."""
+    """The settings of both tables."""
     settings: dict[str, Any] = {}
     for table, values in tables.items():
         if command.get_default("settings") is None:
@@ -186,12 +206,18 @@ def _settings(
                 text = f"no such setting; the nearest is {close}"
                 raise InputError(f"{file}: [{table}] {key}: {text}")
         settings |= values
-    try:
-        preset(str(settings.get("preset", "compact")), **_without_preset(settings))
-    except InputError as error:
-        raise InputError(f"{file}: {error}") from error
     return settings
 
 
-def _without_preset(settings: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in settings.items() if name != "preset"}
+def _check_settings(file: str, command: argparse.ArgumentParser, args: argparse.Namespace) -> None:
+    """End as bad usage does where the model that is asked for cannot have these settings."""
+    from diffusionad.commands import SETTINGS, _wanted
+
+    try:
+        preset(str(args.settings.get("preset", "compact")))  # there is one of that name
+        wanted = _wanted(args)
+        preset(wanted.pop("preset", "compact"), **wanted)
+    except InputError as error:
+        name = str(error).partition(":")[0]
+        by_option = name in SETTINGS and getattr(args, name, None) is not None
+        command.error(str(error) if by_option else f"{file}: {error}")

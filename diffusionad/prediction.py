@@ -12,7 +12,7 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -86,7 +86,8 @@ class ImageResult:
     def save(self, folder: PathLike) -> None:
         """Write ``<stem>.npy`` (the map) and ``<stem>.png`` (the panel); see ResultFolder.
 
-        A table of many results is Prediction.save()'s and ResultFolder's. Raises WriteError.
+        A table of many results is Prediction.save()'s and ResultFolder's. Raises WriteError, and
+        InputError where the image itself would be replaced.
         """
         from diffusionad.result_files import write_result
 
@@ -103,7 +104,8 @@ class Prediction:
     without one; ``images`` (N, S, S, 3) uint8, what the networks saw; ``paths`` of the files, None
     for arrays; ``tiles``, if the maps were made of them.
 
-    It is a sequence of ImageResults: ``len(p)``, ``p[0]``, ``for result in p``.
+    It is a sequence of ImageResults: ``len(p)``, ``p[0]``, ``for result in p``. A slice is a
+    Prediction of those images.
     """
 
     scores: npt.NDArray[np.float64]
@@ -114,6 +116,10 @@ class Prediction:
     paths: Sequence[str | None]
     threshold: float | None
     tiles: Tiles | None = None
+
+    _BY_IMAGE: ClassVar[Sequence[str]] = (
+        "scores", "maps", "reconstructions", "labels", "images", "paths",
+    )  # fmt: skip
 
     @property
     def masks(self) -> Mask | list[Mask] | None:
@@ -127,7 +133,17 @@ class Prediction:
     def __len__(self) -> int:
         return len(self.scores)
 
-    def __getitem__(self, index: int) -> ImageResult:
+    @overload
+    def __getitem__(self, index: int) -> ImageResult: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> Prediction: ...
+
+    def __getitem__(self, index: int | slice) -> ImageResult | Prediction:
+        if isinstance(index, slice):
+            values: dict[str, Any] = {name: getattr(self, name) for name in self._BY_IMAGE}
+            given = {name: value for name, value in values.items() if value is not None}
+            return dataclasses.replace(self, **{name: v[index] for name, v in given.items()})
         place = range(len(self))[index]
         return ImageResult(
             score=float(self.scores[place]),
@@ -161,11 +177,13 @@ class Prediction:
     def save(self, folder: PathLike) -> None:
         """Write scores.csv, and ``<stem>.npy`` and ``<stem>.png`` for each image.
 
-        Files of these names are replaced. Raises WriteError.
+        Files of these names are replaced. Raises WriteError, and InputError before anything is
+        written where one of them is an image that the results are of.
         """
-        from diffusionad.result_files import ResultFolder
+        from diffusionad.result_files import ResultFolder, files_of, require_other_files
 
         stems = unique_stems([Path(result.path or result.name) for result in self])
+        require_other_files(files_of(Path(folder), stems), self.paths)
         with ResultFolder(folder) as out:
             for result, stem in zip(self, stems, strict=True):
                 out.write(result, stem)
@@ -183,6 +201,9 @@ class Explanation(Prediction):
     x_b: Floats | None = field(kw_only=True)
     x0_b: Floats | None = field(kw_only=True)
 
+    _STAGES: ClassVar[Sequence[str]] = ("x_s", "x0_s", "x_b", "x0_b")
+    _BY_IMAGE: ClassVar[Sequence[str]] = (*Prediction._BY_IMAGE, *_STAGES)
+
     @property
     def seen(self) -> Floats:
         """What the networks saw, (N, 3, S, S) in [0, 1]: in the light in which it was repaired."""
@@ -195,7 +216,7 @@ class Explanation(Prediction):
         return self.reconstructions
 
     def _stages(self, index: int) -> Mapping[str, Floats | None]:
-        stages = {name: getattr(self, name) for name in ("x_s", "x0_s", "x_b", "x0_b")}
+        stages = {name: getattr(self, name) for name in self._STAGES}
         return {name: None if one is None else one[index] for name, one in stages.items()}
 
 

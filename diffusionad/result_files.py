@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import csv
-from collections.abc import Iterator, Sequence
+import os
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import TextIO
 
 import numpy as np
 
-from diffusionad.errors import WriteError
+from diffusionad.errors import InputError, WriteError
 from diffusionad.files import PathLike, atomic_path, make_folder, reason
 from diffusionad.images import write_png
 from diffusionad.prediction import ImageResult
@@ -24,8 +25,8 @@ class ResultFolder:
     """A folder that takes results one by one, also of a stream; an interrupt keeps what is there.
 
     Each gets a row of scores.csv (path, score, label) at once, and the files ``<stem>.npy`` (its
-    map, float32) and ``<stem>.png`` (its panel). Files of these names are replaced. Raises
-    WriteError.
+    map, float32) and ``<stem>.png`` (its panel). Files of these names are replaced, but for the
+    image itself: that raises InputError. Raises WriteError.
 
     >>> import tempfile, diffusionad
     >>> model, frames = diffusionad.DiffusionAD(image_size=32), np.zeros((2, 40, 40, 1), np.uint8)
@@ -39,6 +40,7 @@ class ResultFolder:
     def __init__(self, path: PathLike) -> None:
         self.path = Path(path)
         self._taken: set[str] = set()
+        self._last: dict[str, int] = {}  # number behind each stem
         self._table: TextIO
 
     def __enter__(self) -> ResultFolder:
@@ -68,11 +70,12 @@ class ResultFolder:
 
     def _free(self, stem: str) -> str:
         """The stem, with a number behind it where this folder has got it before."""
-        name, number = stem, 1
+        name, number = stem, self._last.get(stem, 1)
         while name.casefold() in self._taken:
             number += 1
             name = f"{stem}_{number}"
         self._taken.add(name.casefold())
+        self._last[stem] = number
         return name
 
     def _row(self, cells: Sequence[str]) -> None:
@@ -89,11 +92,46 @@ class ResultFolder:
 
 
 def write_result(folder: Path, stem: str, result: ImageResult) -> None:
-    """Map and panel of a result, each whole or not at all. Raises WriteError."""
+    """Map and panel of a result, each whole or not at all. Raises InputError and WriteError."""
+    map_file, panel_file = files = files_of(folder, [stem])
+    require_other_files(files, [result.path])
     make_folder(folder)
-    with (
-        atomic_path(folder / f"{stem}.npy", durable=False) as temporary,
-        temporary.open("wb") as file,
-    ):
+    with atomic_path(map_file, durable=False) as temporary, temporary.open("wb") as file:
         np.save(file, np.asarray(result.map, np.float32))
-    write_png(folder / f"{stem}.png", result.panel())
+    write_png(panel_file, result.panel())
+
+
+def files_of(folder: Path, stems: Iterable[str]) -> list[Path]:
+    """Map and panel of each stem."""
+    return [folder / f"{stem}{ending}" for stem in stems for ending in (".npy", ".png")]
+
+
+def require_other_files(files: Iterable[Path], inputs: Iterable[PathLike | None]) -> None:
+    """Raise InputError where a file that is to be written is one of the inputs."""
+    there = {identity: path for path in files if (identity := _identity(path)) is not None}
+    if not there:
+        return
+    for given in inputs:
+        if given is not None and (identity := _identity(given)) in there:
+            raise InputError(
+                f"{there[identity]}: a result would replace this image, which is one of the "
+                "inputs; choose another folder"
+            )
+
+
+def _identity(path: PathLike) -> tuple[int, int] | None:
+    """Of the file, whatever path leads to it; None where there is none."""
+    try:
+        found = os.stat(path)
+    except (OSError, ValueError):
+        return None
+    return found.st_dev, found.st_ino
+
+
+def has_results(folder: Path) -> bool:
+    """Whether results were written to a folder before: its scores.csv has our header."""
+    try:
+        with (folder / TABLE).open("rb") as file:
+            return file.readline(100).strip() == ",".join(COLUMNS).encode()
+    except OSError:
+        return False

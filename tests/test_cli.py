@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import csv
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -257,6 +258,13 @@ def test_a_mask_of_another_size_is_one_line(capsys, data, model):
     Image.new("L", (7, 9)).save(data / "part" / "ground_truth" / "dent" / "0_mask.png")
     line = fails(capsys, 2, "evaluate", model, data, "--quiet")
     assert "0_mask.png: the mask is 7x9 pixels, its image 40x40" in line
+    mask = np.zeros((80, 80), np.uint8)
+    mask[10:40, 10:40] = 255
+    Image.fromarray(mask).save(data / "part" / "ground_truth" / "dent" / "0_mask.png")
+    assert "80x80" in fails(capsys, 2, "evaluate", model, data, "--quiet")
+    report = data / "e.json"
+    assert run("evaluate", model, data, "--quiet", "--resize-masks", "--json", report) == 0
+    assert json.loads(report.read_text())["pixel_auroc"] == 1.0
 
 
 @pytest.mark.usefixtures("fake")
@@ -369,6 +377,25 @@ def test_options_say_how_the_networks_are_run(capsys, tmp_path, data):
 
 
 @pytest.mark.usefixtures("fake")
+@pytest.mark.parametrize(
+    ("options", "as_it_is"),
+    [
+        ([], False),
+        (["--steps", 9, "--seed", 5, "--kind", "object"], False),
+        (["--batch-size", 64], True),
+        (["--memory-budget", 0.5], True),
+        (["--image-size", 64], True),
+    ],
+)
+def test_what_a_preset_costs_is_said_with_what_changes_it(
+    capsys, tmp_path, data, options, as_it_is
+):
+    assert run("train", data, "--out", tmp_path / "out", *options) == 0
+    [line] = [line for line in capsys.readouterr().out.splitlines() if "on two cores" in line]
+    assert line.endswith("(as it is)") == as_it_is
+
+
+@pytest.mark.usefixtures("fake")
 def test_quiet_prints_nothing(capsys, tmp_path, data, model):
     out = tmp_path / "out"
     assert run("train", data, "--out", out, "--quiet") == 0
@@ -431,8 +458,83 @@ def test_predict_does_not_write_over_a_folder_of_images(capsys, tmp_path, model)
         assert "photos: expected another folder than that of the images" in line
         assert photo.read_bytes() == before
     other = picture(tmp_path / "photos" / "b.jpg")
-    assert run("predict", model, other, "--out", photo.parent, "--quiet") == 0
+    for _ in range(2):  # its own results it may replace
+        assert run("predict", model, other, "--out", photo.parent, "--quiet") == 0
     assert photo.read_bytes() == before
+
+
+@pytest.mark.usefixtures("fake")
+@pytest.mark.parametrize("names", [["b.npy", "b.png"], ["b.png"], ["scores.csv"]])
+def test_predict_replaces_no_file_that_is_no_result(capsys, tmp_path, model, names):
+    image, out = picture(tmp_path / "b.jpg"), tmp_path / "out"
+    out.mkdir()
+    for name in names:
+        (out / name).write_bytes(b"name,points\n")
+    line = fails(capsys, 2, "predict", model, image, "--out", out)
+    assert f"{names[0]}: a result would replace this file, which is no result itself" in line
+    assert {path.name for path in out.iterdir()} == set(names)
+    assert all(path.read_bytes() == b"name,points\n" for path in out.iterdir())
+    for name in names:
+        (out / name).unlink()
+    for _ in range(2):  # its own results it may replace
+        assert run("predict", model, image, "--out", out, "--quiet") == 0
+
+
+@pytest.mark.usefixtures("fake")
+def test_predict_replaces_no_image_that_it_is_given_by_another_name(capsys, tmp_path, model):
+    photo, out = picture(tmp_path / "photos" / "a.png"), tmp_path / "out"
+    image = picture(tmp_path / "a.jpg")
+    assert run("predict", model, image, "--out", out, "--quiet") == 0
+    (out / "a.png").unlink()
+    (out / "a.png").symlink_to(photo)
+    before = photo.read_bytes()
+    line = fails(capsys, 2, "predict", model, photo.parent, "--out", out)
+    assert "a.png: a result would replace this image" in line
+    assert photo.read_bytes() == before
+
+
+@pytest.mark.usefixtures("fake")
+def test_panels_do_not_go_among_the_images_of_the_dataset(capsys, tmp_path, data, model):
+    def content() -> dict[Path, bytes]:
+        return {path: path.read_bytes() for path in data.rglob("*.png")}
+
+    before, part = content(), data / "part"
+    for folder in (part / "test" / "good", part / "train" / "good", part / "ground_truth" / "dent"):
+        line = fails(capsys, 2, "evaluate", model, data, "--heatmaps", folder, "--resamples", 0)
+        assert f"--heatmaps {folder}: expected another folder than that of the images" in line
+    (tmp_path / "t.csv").write_text(
+        "path,label,split\nx/a.png,good,train\nx/b.png,good,test\nx/c.png,bad,test\n"
+    )
+    for name in "abc":
+        picture(tmp_path / "x" / f"{name}.png", dark=name == "c")
+    picture(tmp_path / "x" / "d.png")
+    table = ("evaluate", model, tmp_path / "t.csv", "--resamples", 0, "--quiet")
+    line = fails(capsys, 2, *table, "--heatmaps", tmp_path / "x")
+    assert "b.png: a result would replace this image, which is one of the inputs" in line
+    assert content() == before
+
+
+@pytest.mark.usefixtures("fake")
+def test_nothing_is_written_among_the_images_to_train_on(capsys, tmp_path, data):
+    good = data / "part" / "train" / "good"
+    before = sorted(data.rglob("*"))
+    words = "expected another folder than that of the images"
+    for source in (good, data):
+        line = fails(capsys, 2, "train", source, "--out", good)
+        assert f"--out {good}: {words}" in line
+        line = fails(capsys, 2, "synthesize", source, "--out", good / "x.png")
+        assert f"--out {good / 'x.png'}: {words}" in line
+    textures = picture(tmp_path / "textures" / "a.png").parent
+    out = textures / "runs"
+    line = fails(capsys, 2, "train", data, "--anomaly-source", textures, "--out", out)
+    assert f"--out {out}: {words}" in line
+    assert sorted(data.rglob("*")) == before
+    assert not out.exists()
+    assert run("train", data, "--out", data / "runs", "--quiet") == 0  # which no layout reads
+    assert run("synthesize", data, "--out", data / "x.png", "--image-size", 32, "--quiet") == 0
+    picture(tmp_path / "x" / "a.png")
+    (tmp_path / "x" / "t.csv").write_text("path,label\na.png,good\n")
+    assert run("train", tmp_path / "x" / "t.csv", "--out", tmp_path / "x", "--quiet") == 0
 
 
 @pytest.mark.usefixtures("fake")
@@ -500,6 +602,53 @@ def test_the_module_runs_and_stands_a_closed_pipe():
     command = f"{sys.executable} -m diffusionad info | true"
     piped = subprocess.run(["sh", "-c", command], capture_output=True, text=True, check=False)
     assert "Traceback" not in piped.stderr
+
+
+def shell(line: str, **names: object) -> subprocess.CompletedProcess[str]:
+    """A line of bash in which run stands for a command line with fake models."""
+    script = (
+        "import sys; import fakes, diffusionad; from diffusionad.cli import main;"
+        "[setattr(diffusionad, name, value) for name, value in fakes.patches()];"
+        "sys.exit(main(sys.argv[1:]))"
+    )
+    path = os.pathsep.join([str(Path(diffusionad.__file__).parents[1]), str(Path(__file__).parent)])
+    program = f"run() {{ {sys.executable} -c '{script}' \"$@\"; }}; set -o pipefail; {line}"
+    variables = {name: str(value) for name, value in names.items()}
+    return subprocess.run(
+        ["bash", "-c", program], capture_output=True, text=True, check=False,
+        env={**os.environ, **variables, "PYTHONPATH": path},
+    )  # fmt: skip
+
+
+def test_a_reader_that_leaves_loses_no_result(tmp_path, data, model):
+    names = {"data": data, "model": model, "out": tmp_path / "out", "json": tmp_path / "ev.json"}
+    for redirected in ("", "2>&1"):
+        done = shell(f"run evaluate $model $data --json $json {redirected} | true", **names)
+        assert (done.returncode, done.stderr.count("Traceback")) == (0, 0)
+        assert json.loads((tmp_path / "ev.json").read_text())["image_auroc"] == 1.0
+        done = shell(f"run train $data --out $out --overwrite {redirected} | true", **names)
+        assert (done.returncode, done.stderr.count("Traceback")) == (0, 0)
+        (tmp_path / "out" / "model.safetensors").unlink()
+        (tmp_path / "ev.json").unlink()
+    assert shell("run info --json - | true").returncode == 1
+
+
+def test_closed_streams_are_no_failure(tmp_path, model):
+    photo, out = picture(tmp_path / "a.png"), tmp_path / "out"
+    names = {"model": model, "photo": photo, "out": out}
+    for line, code, said in (
+        ("run info >&-", 0, ""),
+        ("run --help >&-", 0, ""),
+        ("run info --json - >&-", 0, ""),
+        ("run predict $model $photo --out $out 2>&-", 0, "1 images scored"),
+        ("run predict $model none --out $out 2>&-", 2, ""),
+        ("run train 2>&-", 2, ""),
+        ("run info >&- 2>&-", 0, ""),
+    ):
+        done = shell(line, **names)
+        assert (done.returncode, done.stderr) == (code, ""), line
+        assert done.stdout.startswith(said) if said else done.stdout == "", line
+    assert (out / "scores.csv").exists()
 
 
 def test_help_does_not_import_what_it_does_not_need():

@@ -175,6 +175,40 @@ def test_resume_on_the_command_line(capsys, tmp_path, data, trained):
     assert "state.safetensors: no such file, so nothing to resume" in line
 
 
+def test_a_finished_run_is_left_as_it_is(capsys, tmp_path, data, trained):
+    out = tmp_path / "run"
+    shutil.copytree(trained, out)
+    model = dad.load(out / MODEL)
+    model.threshold = 0.25
+    model.save(out / MODEL)
+    files = {path: path.read_bytes() for path in out.iterdir()}
+    again = ("train", data, "--out", out, "--resume")
+    for options in ((), ("--time-budget", "20m"), ("--steps", 4)):
+        assert run(*again, *options, "--json", tmp_path / "t.json") == 0
+        assert "finished already, after 4 steps" in capsys.readouterr().out
+        assert json.loads((tmp_path / "t.json").read_text())["threshold"] == 0.25
+        assert {path: path.read_bytes() for path in out.iterdir()} == files
+    assert run(*again, "--memory-budget", 0.5, "--quiet") == 0
+    kept = dad.load(out / MODEL)
+    assert (kept.threshold, kept.train_config.memory_budget) == (0.25, 0.5)
+
+
+def test_a_time_budget_does_not_count_for_a_run_that_is_resumed(
+    caplog, tmp_path, data, monkeypatch
+):
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    begin = ("train", data, "--out", tmp_path, "--quiet")
+    with monkeypatch.context() as patch:
+        patch.setattr(fitting.Fit, "_save_results", killed)
+        options = ("--steps", 4, *SMALL, "--config", every_two(tmp_path))
+        assert run(*begin, *options) == 130
+    assert run(*begin, "--resume", "--time-budget", "20m") == 0
+    assert "--time-budget: a run that is resumed keeps its 4 steps" in caplog.text
+    assert dad.load(tmp_path / MODEL).provenance["train_steps"] == 4
+
+
 @pytest.mark.parametrize("left", ["nothing more", "an earlier model"])
 def test_a_state_alone_is_resumed_and_not_overwritten(
     capsys, tmp_path, data, trained, monkeypatch, left
@@ -201,6 +235,20 @@ def test_a_state_alone_is_resumed_and_not_overwritten(
     line = fails(capsys, 2, *begin, "--resume", "--image-size", 128)
     assert "--image-size: this run has 64 and keeps it" in line
     assert state.read_bytes() == before
+    assert run(*begin, "--resume") == 0
+    assert tensors(out) == tensors(trained)
+
+
+def test_a_run_killed_between_its_last_state_and_its_model_is_not_finished(
+    tmp_path, data, trained, monkeypatch
+):
+    """The model that lies there is of an earlier run, of as many steps."""
+    out = tmp_path / "run"
+    begin = ("train", data, "--out", out, "--quiet", "--steps", 4, *SMALL)
+    assert run(*begin, "--seed", 9) == 0
+    with monkeypatch.context() as patch:
+        patch.setattr(fitting.Fit, "_calibrate", lambda _: (_ for _ in ()).throw(KeyboardInterrupt))
+        assert run(*begin, "--overwrite") == 130
     assert run(*begin, "--resume") == 0
     assert tensors(out) == tensors(trained)
 

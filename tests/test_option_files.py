@@ -65,6 +65,34 @@ def test_lists(file):
     assert (args.model, args.max_upload, args.max_wait) == ("m", 1_000_000, 0.0)
 
 
+def test_the_command_line_wins_wherever_the_file_is_named(file):
+    path = file('data = "mvtec"\nmodel = "m"\n')
+    for named in (["--config", path], [f"--config={path}"]):
+        for given in (
+            ["n", *named, "visa"],
+            ["n", "--quiet", "visa", *named],
+            [*named, "n", "--quiet", "visa"],
+            ["n", "--quiet", *named, "--fast", "--", "visa"],
+        ):
+            args = parsed("evaluate", *given)
+            assert (args.model, args.data, args.config) == ("n", "visa", str(path)), given
+    args = parsed("evaluate", "--config", path)
+    assert (args.model, args.data, args.config) == ("m", "mvtec", str(path))
+    path = file('images = ["a.png"]\nout = "o"\n')
+    args = parsed("predict", "m", "--config", path, "b.png", "--", "--config")
+    assert (args.model, args.images) == ("m", ["b.png", "--config"])
+
+
+def test_a_model_of_the_file_leaves_the_arguments_to_the_images(file):
+    path = file('model = "m"\nout = "o"\n')
+    for given in (["a.png"], ["a.png", "b.png"], ["a.png", "b.png", "c.png"]):
+        for args in (
+            parsed("predict", "--config", path, *given),
+            parsed("predict", *given, "--config", path, "--quiet"),
+        ):
+            assert (args.model, args.images) == ("m", given)
+
+
 @pytest.mark.parametrize(
     ("text", "words"),
     [
@@ -179,3 +207,17 @@ def test_a_preset_that_contradicts_the_settings(capsys, file):
     line = fails(capsys, 2, "train", "d", "--out", "o", "--config", path, "--preset", "paper")
     assert "settings are of preset compact, --preset says paper" in line
     assert parsed("train", "d", "--out", "o", "--config", path, "--preset", "compact").settings
+
+
+def test_settings_are_checked_with_what_the_command_line_asks_for(capsys, file):
+    path = file("[model]\nmode = 'autoencoder'\n")
+    train = ("train", "d", "--out", "o", "--config", path)
+    assert "c.toml: preconditioned: " in fails(capsys, 2, *train)
+    args = parsed(*train, "--preset", "paper")
+    assert commands._new_model(args).config.mode == "autoencoder"
+    path = file("[model]\ntop_k = 5\nimage_size = 64\n")
+    line = fails(capsys, 2, *train, "--image-size", 40)
+    assert "c.toml" not in line
+    assert "image_size: expected a multiple of" in line
+    path = file("[model]\npreset = 3\n")
+    assert "c.toml: preset: no '3'" in fails(capsys, 2, *train, "--image-size", 64)

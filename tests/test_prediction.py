@@ -14,7 +14,7 @@ from PIL import Image
 from test_model import SIZE, tiny
 
 import diffusionad as dad
-from diffusionad.errors import WriteError
+from diffusionad.errors import InputError, WriteError
 
 
 @pytest.fixture(scope="module")
@@ -58,6 +58,23 @@ def test_a_prediction_is_a_sequence_of_results(model, files):
     assert found[-1].index == 3
     with pytest.raises(IndexError):
         found[4]
+
+
+def test_a_slice_is_a_prediction_of_those_images(model, files, images):
+    found = model.predict(files)
+    part = found[1:3]
+    assert [result.path for result in part] == [str(path) for path in files[1:3]]
+    np.testing.assert_array_equal(part.scores, found.scores[1:3])
+    np.testing.assert_array_equal(part[1].map, found.maps[2])
+    np.testing.assert_array_equal(part.labels, found.labels[1:3])
+    assert len(found[9:]) == 0
+    said = model.explain(images)
+    assert isinstance(said[::2], dad.prediction.Explanation)
+    np.testing.assert_array_equal(said[::2].x_b, said.x_b[::2])
+    np.testing.assert_array_equal(said[::2][1].stages["x0_s"], said.x0_s[2])
+    tiled = model.predict_tiled(images)[1:]  # maps of different sizes, no reconstructions
+    assert [len(one) for one in tiled.maps] == [40, 50, 60]
+    assert (tiled.reconstructions, tiled.tiles.size) == (None, SIZE)
 
 
 def test_images_are_what_the_networks_saw(model, images):
@@ -164,6 +181,48 @@ def test_files_of_one_name_are_kept_apart(tmp_path, model, images):
 def test_a_single_result_is_saved(tmp_path, model, files):
     model.predict(files)[2].save(tmp_path / "one")
     assert sorted(path.name for path in (tmp_path / "one").iterdir()) == ["2.npy", "2.png"]
+
+
+def test_results_do_not_replace_the_images_that_they_are_of(tmp_path, model, files):
+    folder = files[0].parent
+    before = [path.read_bytes() for path in files]
+    found = model.predict(folder)
+    (tmp_path / "links").mkdir()
+    (tmp_path / "links" / "3.png").symlink_to(files[3])
+    for save, named in (
+        (lambda: found.save(folder), folder / "0.png"),
+        (lambda: found.save(tmp_path / "links"), tmp_path / "links" / "3.png"),
+        (lambda: found[2].save(folder), folder / "2.png"),
+    ):
+        with pytest.raises(InputError) as told:
+            save()
+        assert str(told.value).startswith(f"{named}: a result would replace this image")
+    with dad.ResultFolder(folder) as out, pytest.raises(InputError, match=r"1\.png: a result"):
+        out.write(found[1])
+    (folder / "scores.csv").unlink()
+    assert [path.read_bytes() for path in files] == before
+    assert sorted(folder.iterdir()) == files
+    assert len(list((tmp_path / "links").iterdir())) == 1
+
+
+def test_one_name_many_times_takes_no_longer_each_time(tmp_path, monkeypatch, model, images):
+    looks: list[object] = []
+
+    class Looked(set):
+        def __contains__(self, name: object) -> bool:
+            looks.append(name)
+            return super().__contains__(name)
+
+    stems: list[str] = []
+    monkeypatch.setattr(dad.result_files, "write_result", lambda _, stem, __: stems.append(stem))
+    result = model.predict(images[0])[0]
+    with dad.ResultFolder(tmp_path) as folder:
+        folder._taken = Looked()
+        for stem in ("a_3", *["a"] * 100):
+            folder.write(result, stem)
+    assert stems[:5] == ["a_3", "a", "a_2", "a_4", "a_5"]
+    assert len(set(stems)) == 101
+    assert len(looks) < 400
 
 
 def test_a_stream_is_written_as_it_comes(tmp_path, model, images):

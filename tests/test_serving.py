@@ -118,6 +118,10 @@ def test_a_prediction_equals_predict(client, model, form):
         ("WEBP", "image/webp", {"lossless": True}),
         ("GIF", "application/octet-stream", {}),
         ("PPM", "image/x-portable-pixmap", {}),
+        ("JPEG", "image/jpg", {"quality": 90}),  # names that are no standard's, from here on
+        ("JPEG", "image/pjpeg", {"quality": 90}),
+        ("TIFF", "image/tif", {}),
+        ("PNG", "image/x-png", {}),
     ],
 )
 def test_every_usual_format_is_read_as_predict_reads_it(

@@ -15,9 +15,9 @@ from diffusionad.images import Bytes, decode_image, resize
 
 FORM = "multipart/form-data"
 TYPES = frozenset({
-    "application/octet-stream", "image/bmp", "image/gif", "image/jpeg", "image/png", "image/tiff",
-    "image/webp", "image/x-ms-bmp", "image/x-portable-anymap", "image/x-portable-graymap",
-    "image/x-portable-pixmap",
+    "application/octet-stream", "image/bmp", "image/gif", "image/jpeg", "image/jpg", "image/pjpeg",
+    "image/png", "image/tif", "image/tiff", "image/webp", "image/x-ms-bmp", "image/x-png",
+    "image/x-portable-anymap", "image/x-portable-graymap", "image/x-portable-pixmap",
 })  # fmt: skip
 SHOWN = 1024  # pixels of the longer side of an overlay
 
