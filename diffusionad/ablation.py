@@ -115,7 +115,7 @@ def ablate(
     nothing is trained: each serves the rows of its own training, one of diffusion also those for
     which no other is given. ``t_s`` and ``t_b`` are swept over by the guided models (None: the
     defaults; empty: not). ``test_images`` limits what is measured on: good and defective images,
-    those with masks first.
+    those with masks alone where these suffice.
     Raises InputError for unusable input, and where ``out`` holds results of other settings or is
     in use; WriteError where it cannot be written; FloatingPointError where a training diverges.
     """

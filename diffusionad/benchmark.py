@@ -307,6 +307,8 @@ class _Selection:
     def add(self, model: DiffusionAD, step: int) -> None:
         before = model.provenance
         model.provenance = {**before, "selected": {"step": step}}
+        if model.threshold is None:  # under way; the note is of an earlier step
+            model.provenance.pop("validation", None)
         try:
             model.save(self.stage)
         finally:

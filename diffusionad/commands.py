@@ -37,7 +37,7 @@ from diffusionad.prediction import Prediction
 from diffusionad.result_files import TABLE, files_of, has_results, require_other_files
 from diffusionad.saliency_network import SaliencyNetwork, is_network
 from diffusionad.studies import Recipe
-from diffusionad.synthesis import SynthesisOptions
+from diffusionad.synthesis import without_kind
 from diffusionad.tiling import OVERLAP, Tiles, described
 from diffusionad.torch_files import is_torch_file
 
@@ -292,6 +292,7 @@ def synthesize(args: Namespace) -> int:
             raise InputError(f"--{name}: expected at most {most}, got {given}")
     dataset = open_dataset(args.data, args.layout, args.category, kind=args.kind)
     _require_outside(f"--out {out}", out.parent, dataset, [args.anomaly_source, args.foreground])
+    require_other_files([out], _files_of(dataset))
     make_folder(out.parent)
     console.say(f"{dataset}, {dataset.kind}")
     seed = 0 if args.seed is None else args.seed
@@ -471,21 +472,8 @@ def _wanted(args: Namespace) -> dict[str, Any]:
         preset = settings.get("preset", options.get("preset", "compact"))
         settings = without_size(preset, settings)
     if "kind" in options and options["kind"] != settings.get("kind"):
-        settings = _without_kind(settings)
+        settings = without_kind(settings)
     return {**settings, **options}
-
-
-def _without_kind(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings without the kind, and without what a training has settled by it."""
-    settled: dict[str, Any] = {}
-    if settings.get("kind") == "texture":
-        options = SynthesisOptions.for_textures()
-        settled = {name: getattr(options, name) for name in ("self_probability", "random_part")}
-    return {
-        name: value
-        for name, value in settings.items()
-        if name != "kind" and not (name in settled and value == settled[name])
-    }
 
 
 def _recipe(args: Namespace) -> Recipe:
@@ -637,7 +625,8 @@ def _finished(
     from diffusionad.fitting import Fit
 
     try:
-        if not checkpoints.read_header(file).provenance.get("finished"):
+        header = checkpoints.read_header(file)
+        if not header.provenance.get("finished") or header.threshold is None:
             return None
         model = _load(file, None)
     except InputError:

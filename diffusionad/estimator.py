@@ -20,6 +20,7 @@ from .errors import InputError
 from .images import ImageSource, as_items
 from .inference import RANDOM_WEIGHTS, RUN_FLAGS, Detector
 from .seeds import Seed
+from .synthesis import OF_TEXTURES, without_kind
 
 # What may change while the weights stay; all other settings of ModelConfig make the networks.
 OF_USE = frozenset({"preset", "mode", "t_s", "t_b", "w", "top_k", "seed", "standardised"})
@@ -38,6 +39,7 @@ class Estimator(Detector):
         super()._build(config, train_config, initialise)
         self._given_train_config = train_config  # fit() settles what it leaves open
         self._has_weights = not initialise  # of a file or of training
+        self._kind_of_file = not initialise  # which an earlier fit() may have settled
 
     @property
     def seed(self) -> int:
@@ -85,10 +87,13 @@ class Estimator(Detector):
         params = plain(params)
         flags = {name: params.pop(name) for name in RUN_FLAGS if name in params}
         kept: dict[str, Any] = {**vars(self.config), **vars(self._given_train_config)}
-        if "preset" in params:
+        anew = "preset" in params
+        if anew:
             kept = {"seed": self.seed}
         elif "image_size" in params and not self._has_weights:
             kept = without_size(self.config.preset, kept)
+        if params.get("kind", self._given_train_config.kind) != self._given_train_config.kind:
+            kept = without_kind(kept)
         preset = params.pop("preset", self.config.preset)
         config, train_config = settings(preset, **{**kept, **params})
         shaping = [k for k, v in vars(config).items() if v != getattr(self.config, k)]
@@ -100,21 +105,23 @@ class Estimator(Detector):
                 f"{getattr(self.config, shaping[0])!r}; clone it, or make a new one"
             )
         if shaping:
-            anew = type(self).__new__(type(self))
-            anew._build(config, train_config)
-            anew._set_flags({**self._run_flags(), **flags})
+            built = type(self).__new__(type(self))
+            built._build(config, train_config)
+            built._set_flags({**self._run_flags(), **flags})
             self._use(config)
-            vars(self).update(vars(anew))
+            vars(self).update(vars(built))
             return self
         self._set_flags(flags)
         self._use(config)
+        named = {*params, *(OF_TEXTURES if "kind" in params else ())}
         changed = {
             name: value
             for name, value in vars(train_config).items()
-            if name in params or value != getattr(self._given_train_config, name)
+            if anew or name in named or value != getattr(self._given_train_config, name)
         }
         self.train_config = update(self.train_config, changed)  # the rest as fit() has settled it
         self._given_train_config = train_config
+        self._kind_of_file = self._kind_of_file and not anew and "kind" not in params
         return self
 
     def _set_flags(self, flags: dict[str, Any]) -> None:

@@ -29,7 +29,7 @@ from .config import NO_RESULT, ModelConfig, TrainConfig, from_dict, to_dict, to_
 from .errors import InputError
 from .files import PathLike, remove_temporaries, write_text
 from .images import Bytes, as_floats, write_png
-from .inference import OF_A_FILE, RANDOM_WEIGHTS, THRESHOLD_NOTES
+from .inference import RANDOM_WEIGHTS, THRESHOLD_NOTES
 from .kept import Kept, under
 from .models import SegmentationNet, UNet
 from .sources import (
@@ -38,7 +38,7 @@ from .sources import (
     load_images,
     synthesis_inputs,
 )
-from .synthesis import KINDS, SynthesisOptions, synthesize_batch
+from .synthesis import KINDS, OF_TEXTURES, SynthesisOptions, synthesize_batch
 from .training import StepResult, Trainer
 from .training_memory import GB, copies
 from .validation import Validation, held_out
@@ -66,10 +66,6 @@ EARLY = 0.5  # ... in this part of it, while the learning rates are high
 CHECKPOINT_SECONDS = 600.0  # at most that much work is lost, whatever checkpoint_every says
 FEW_IMAGES = 200  # more of them bear more steps at higher rates
 CALIBRATION_IMAGES = 100  # one of them may reach a threshold that 1 % of good images do
-OF_TEXTURES = {  # settings that follow from this kind
-    name: getattr(SynthesisOptions.for_textures(), name)
-    for name in ("self_probability", "random_part")
-}
 
 
 def settle_kind(config: TrainConfig, of_images: str | None) -> TrainConfig:
@@ -230,8 +226,8 @@ class Fit:
                 raise InputError(f"{path}: this run was trained with other {name}")
         with self._all_or_nothing():
             self._take_over(path, tensors, values, steps)
-        self.log = training_log.read(self.out / LOG_FILE, self.trainer.iteration)
-        self._check_memory()
+            self.log = training_log.read(self.out / LOG_FILE, self.trainer.iteration)
+            self._check_memory()
 
     def _take_over(
         self, path: Path, tensors: Mapping[str, Any], values: Mapping[str, Any], steps: int | None
@@ -286,7 +282,7 @@ class Fit:
         state.replace(aside)
         try:
             yield True
-        except Exception:
+        except (Exception, KeyboardInterrupt):
             aside.replace(state)
             raise
         finally:
@@ -295,8 +291,8 @@ class Fit:
     def _use_kind(self) -> None:
         """Settle what was given; a file's kind, of an earlier run, yields to that of the images."""
         model, given = self.model, self.model._given_train_config
-        of_file = model.started_from == OF_A_FILE and "train_steps" in model.provenance
-        kind = "auto" if of_file and self.images.kind in KINDS else given.kind
+        settled = model._kind_of_file and "train_steps" in model.provenance
+        kind = "auto" if settled and self.images.kind in KINDS else given.kind
         if self.kind is not None:
             kind = self.kind
         config = _unsettled(model.train_config, _unsettled(given, TrainConfig()))

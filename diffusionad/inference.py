@@ -47,7 +47,7 @@ THRESHOLD_NOTES = ("threshold", "calibrated_on")  # in the provenance
 SIZES = ("model", "input")
 RGB = 3  # channels of an image, however it was stored
 RUN_FLAGS = ("bfloat16", "fast", "low_memory")  # how this computer runs the networks
-RANDOM_WEIGHTS, OF_A_FILE = "random weights", "a file"  # a model's started_from
+RANDOM_WEIGHTS = "random weights"  # a model's started_from
 # By mode, the settings that decide a repair, and so what good images show and every score.
 OF_REPAIRS = {
     "norm_guided": ("t_s", "t_b", "w", "seed"),
@@ -79,7 +79,7 @@ class Detector:
         self.normality: Normality | None = None  # what good images show; fit() measures it
         self.brightness: float | None = None  # theirs, where images are scaled to it
         self.provenance: dict[str, Any] = {}
-        self.started_from = self._initialise() if initialise else OF_A_FILE
+        self.started_from = self._initialise() if initialise else "a file"
 
     def _networks(self) -> tuple[UNet, SegmentationNet]:
         """Those of the settings, with any weights."""
@@ -176,7 +176,7 @@ class Detector:
         self.config = config
         if self.normality is not None and self._decided_by()[0] != repairs:
             self.normality = None
-            self.provenance.pop("alignment", None)
+            self.provenance = {k: v for k, v in self.provenance.items() if k != "alignment"}
             dropped.append("normality")
         if self.threshold is not None and self._decided_by() != scores:
             self.threshold = None

@@ -240,7 +240,9 @@ def load_official(path: PathLike, **settings: Any) -> DiffusionAD:
     from . import official
 
     with official.opened(path, settings) as checkpoint:
-        return _restored(path, checkpoint)
+        model = _restored(path, checkpoint)
+    model._kind_of_file = "kind" not in settings
+    return model
 
 
 def _restored(path: PathLike, checkpoint: checkpoints.Checkpoint) -> DiffusionAD:

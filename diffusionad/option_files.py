@@ -46,7 +46,11 @@ def parse(
         _make_default(action, value)
     _leave_to_those_that_take_many(command, options)
     # Whatever options stand between them: what may be left out is otherwise taken for left out.
-    args = command.parse_intermixed_args(others[1:], argparse.Namespace(command=given[0]))
+    # It takes names behind "--" that begin with "-" for options.
+    behind = others[others.index("--") :] if "--" in others else ()
+    dashed = any(name.startswith("-") for name in behind[1:])
+    take = command.parse_args if dashed else command.parse_intermixed_args
+    args = take(others[1:], argparse.Namespace(command=given[0]))
     args.config = file
     _let_command_line_win(args, command, options)
     if settings:

@@ -125,7 +125,7 @@ def _identity(path: PathLike) -> tuple[int, int] | None:
         found = os.stat(path)
     except (OSError, ValueError):
         return None
-    return found.st_dev, found.st_ino
+    return (found.st_dev, found.st_ino) if found.st_ino else None  # some have no numbers
 
 
 def has_results(folder: Path) -> bool:

@@ -6,6 +6,7 @@ appearance A: a texture, or the image itself cut up (paper, section 3.4).
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -64,6 +65,20 @@ class SynthesisOptions:
 
 
 DEFAULTS = SynthesisOptions()
+OF_TEXTURES = {  # what follows from this kind
+    name: getattr(SynthesisOptions.for_textures(), name)
+    for name in ("self_probability", "random_part")
+}
+
+
+def without_kind(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings without the kind, and without what a training has settled by it."""
+    settled: Mapping[str, Any] = OF_TEXTURES if settings.get("kind") == "texture" else {}
+    return {
+        name: value
+        for name, value in settings.items()
+        if name != "kind" and not (name in settled and value == settled[name])
+    }
 
 
 def _seeds(seeds: ArrayLike) -> NDArray[np.uint64]:

@@ -537,6 +537,16 @@ def test_nothing_is_written_among_the_images_to_train_on(capsys, tmp_path, data)
     assert run("train", tmp_path / "x" / "t.csv", "--out", tmp_path / "x", "--quiet") == 0
 
 
+def test_a_sheet_of_anomalies_replaces_no_image_of_a_table(capsys, tmp_path):
+    image = picture(tmp_path / "images" / "0.png")
+    picture(tmp_path / "images" / "1.png")
+    (tmp_path / "t.csv").write_text("path,label\nimages/0.png,0\nimages/1.png,0\n")
+    before = image.read_bytes()
+    line = fails(capsys, 2, "synthesize", tmp_path / "t.csv", "--out", image)
+    assert "0.png: a result would replace this image" in line
+    assert image.read_bytes() == before
+
+
 @pytest.mark.usefixtures("fake")
 def test_an_interrupt_keeps_what_is_finished(capsys, tmp_path, model, monkeypatch):
     for index in range(6):

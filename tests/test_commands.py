@@ -239,6 +239,17 @@ def test_a_state_alone_is_resumed_and_not_overwritten(
     assert tensors(out) == tensors(trained)
 
 
+def test_a_finished_run_without_a_threshold_is_brought_to_its_end(tmp_path, data, trained):
+    """Runs that were stopped in their last step were marked as finished once."""
+    out = tmp_path / "run"
+    shutil.copytree(trained, out)
+    model = dad.load(out / MODEL)
+    before, model.threshold = model.threshold, None
+    model.save(out / MODEL)
+    assert run("train", data, "--out", out, "--resume", "--quiet") == 0
+    assert dad.load(out / MODEL).threshold == before
+
+
 def test_a_run_killed_between_its_last_state_and_its_model_is_not_finished(
     tmp_path, data, trained, monkeypatch
 ):

@@ -180,6 +180,14 @@ def test_a_trained_model_keeps_what_its_training_settled(tmp_path, images):
     assert model.train_config == dad.config.update(settled, {"unet_lr": 0.5})
     model.set_params(steps=9)
     assert (model.train_config.steps, model.get_params()["steps"]) == (9, 9)
+    plain = small().train_config
+    model.set_params(kind="object")
+    for name in ("self_probability", "random_part"):
+        assert getattr(model.train_config, name) == getattr(plain, name)
+    model.fit(images, steps=3, kind="texture")
+    model.set_params(preset="compact", **{k: v for k, v in SMALL.items() if k != "steps"})
+    assert model.train_config == model._given_train_config
+    assert model.train_config.steps > 3
 
 
 def test_a_trained_model_keeps_its_weights_or_refuses(images):

@@ -436,6 +436,10 @@ def test_a_kill_at_the_end_loses_no_row_of_the_log(tmp_path, images, whole, monk
     assert steps == list(range(1, STEPS + 1))
 
 
+def interrupted(*_: object, **__: object) -> None:
+    raise KeyboardInterrupt
+
+
 def test_an_earlier_run_cannot_be_resumed_once_another_is_planned(tmp_path, images, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         small().fit(images, steps=STEPS, out=tmp_path, progress=stop_at(3))
@@ -444,6 +448,11 @@ def test_an_earlier_run_cannot_be_resumed_once_another_is_planned(tmp_path, imag
     with pytest.raises(InputError, match="foreground: expected images from files"):
         small().fit(images, steps=STEPS, out=tmp_path, foreground=tmp_path)
     assert state.read_bytes() == before  # no other run was begun
+    with monkeypatch.context() as patch:
+        patch.setattr(fitting, "choose_foregrounds", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            small().fit(images, steps=STEPS, out=tmp_path)
+    assert state.read_bytes() == before
     assert not list(tmp_path.glob("*.tmp"))
 
     def killed(*_: object, **__: object) -> None:
@@ -1101,6 +1110,8 @@ def test_the_kind_of_an_earlier_fit_decides_nothing(tmp_path, parts, images):
         (images, "object", usual), (objects, None, usual), (images, None, texture),
     ):  # fmt: skip
         assert settled(dad.load(tmp_path / "m.safetensors"), source, kind) == expected
+    loaded = dad.load(tmp_path / "m.safetensors").set_params(kind="object")
+    assert settled(loaded, cloth) == usual
     model = small(self_probability=0.3)
     assert settled(model, cloth) == texture
     assert settled(model, objects) == ("object", 0.3, False)

@@ -309,6 +309,22 @@ def test_a_locked_folder_beside_the_categories_is_passed_over(locked):
     assert datasets.check(root).as_published
 
 
+def test_a_category_with_a_locked_folder_inside_is_named(tmp_path, monkeypatch):
+    for name in ("gear", "nut"):
+        layouts.write(tmp_path, "mvtec", name, TINY)
+    locked, stat = tmp_path / "nut" / "train", Path.stat
+
+    def stat_outside(path: Path, **options: bool) -> os.stat_result:
+        if locked in path.parents:
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return stat(path, **options)
+
+    monkeypatch.setattr(Path, "stat", stat_outside)
+    for layout in ("auto", "mvtec"):
+        with pytest.raises(InputError, match=r"nut.train"):
+            datasets.categories(tmp_path, layout)
+
+
 def test_a_locked_folder_that_is_asked_for_is_named(locked):
     (locked.parent / "t.csv").write_text(f"path,label\n{locked}/0.png,0\n")
     for ask in (

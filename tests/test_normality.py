@@ -10,7 +10,7 @@ from checks import assert_close, assert_same_for_any_thread_count, draw
 from test_model import SIZE, tiny
 
 import diffusionad as dad
-from diffusionad import _core, checkpoints, config, normality
+from diffusionad import _core, checkpoints, config, normality, studies
 from diffusionad.errors import InputError
 from diffusionad.reference import pipeline as reference
 
@@ -337,6 +337,10 @@ def test_the_alignment_is_that_of_the_measure_in_force(measured, images) -> None
     measured.provenance["alignment"] = 0.97  # of a training
     alignment = measured.measure_normality(images[:2])
     assert measured.provenance["alignment"] == alignment == 0.0
+    notes = dict(measured.provenance)
+    with studies.with_settings(measured, [], w=2.0):
+        assert "alignment" not in measured.provenance
+    assert measured.provenance == notes
     measured.set_params(w=3.0)
     assert "alignment" not in measured.provenance
 

@@ -26,6 +26,12 @@ def file(tmp_path):
     return write
 
 
+def test_names_that_look_like_options_stand_behind_two_dashes(tmp_path):
+    (tmp_path / "o.toml").write_text('out = "o"\n[train]\nsteps = 3\n')
+    args = parsed("train", "--config", tmp_path / "o.toml", "--", "-data")
+    assert (args.data, args.out) == ("-data", "o")
+
+
 def test_a_file_gives_options_and_arguments(file):
     path = file(
         'data = "mvtec"\ncategory = "bottle"\nout = "runs"\ntime-budget = "20m"\n'

@@ -6,6 +6,7 @@ in published.py. A category's place is its folder; that of a table is the file i
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,6 +16,8 @@ from diffusionad.datasets.published import Counts, Published
 from diffusionad.datasets.readers import Options, Parts, own_name, subfolders
 from diffusionad.errors import InputError
 from diffusionad.images import naming_files, natural_key, require_folder
+
+log = logging.getLogger(__name__)
 
 TREE = "a category with train/good"
 
@@ -120,8 +123,13 @@ def places_inside(root: Path, layout: str) -> dict[str, Place]:
     for folder in (folder for base in _bases(root, layout) for folder in subfolders(base)):
         try:
             name = recognise(folder, layout)
-        except InputError:  # it may not be looked into, as lost+found
-            continue
+        except InputError:
+            try:
+                next(folder.iterdir(), None)
+            except OSError:  # as lost+found
+                log.warning("%s: passed over, it may not be looked into", folder)
+                continue
+            raise
         # A folder of images is a category of any dataset only where that is asked for.
         if name is not None and (name != "folder" or layout == name):
             found.setdefault(folder.name, Place(folder, name, folder.name))

@@ -369,12 +369,14 @@ def _set_aside(
     """
     import hashlib
 
+    count = min(round(len(samples) * options.test_fraction), len(samples) - 1)
+    if count <= 0:
+        return samples, []
     seed = number(options.seed)
 
     def drawn(sample: Sample) -> bytes:
         return hashlib.sha256(os.fsencode(f"{seed}\0{relative_name(sample.path, root)}")).digest()
 
-    count = min(round(len(samples) * options.test_fraction), len(samples) - 1)
     aside = {sample.path for sample in sorted(samples, key=drawn)[:count]}
     return (
         [sample for sample in samples if sample.path not in aside],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -129,8 +130,8 @@ def relative_name(file: Path, root: Path) -> str:
     followed only where it does not lie below `root` otherwise.
     """
     given = Path(os.path.abspath(file))
-    followed = file.parent.resolve() / given.name
-    for path, top in ((given, Path(os.path.abspath(root))), (followed, root.resolve())):
-        if top in path.parents:
-            return path.relative_to(top).as_posix()
+    with contextlib.suppress(ValueError):
+        return given.relative_to(os.path.abspath(root)).as_posix()
+    with contextlib.suppress(ValueError):
+        return (file.parent.resolve() / given.name).relative_to(root.resolve()).as_posix()
     return f"{given.parent.name}/{given.name}"
