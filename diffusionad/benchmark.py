@@ -40,6 +40,7 @@ from diffusionad.images import Bytes, read_image, write_png
 from diffusionad.inference import THRESHOLD_NOTES
 from diffusionad.models import averaged
 from diffusionad.report import write_benchmark_report, write_report
+from diffusionad.sources import evenly
 from diffusionad.studies import Recipe, Row, Study, mean, spread
 from diffusionad.tables import INDENT, Table, csv_text, percent
 from diffusionad.validation import held_out
@@ -331,8 +332,7 @@ def _trained_on(model: DiffusionAD, dataset: Dataset) -> list[Path]:
     total = len(dataset.train)
     held = held_out(total, model.train_config.validation_share, model.config.seed)
     rest = np.setdiff1d(np.arange(total), held)
-    chosen = np.linspace(0, len(rest) - 1, min(len(rest), normality.MOST)).astype(int)
-    return [dataset.train[i].path for i in rest[chosen]]
+    return [dataset.train[i].path for i in rest[evenly(len(rest), normality.MOST)]]
 
 
 def _selected_score(file: Path) -> float | None:

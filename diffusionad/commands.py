@@ -74,7 +74,8 @@ def demo(args: Namespace) -> int:
     _fit(console, model, dataset, args, budget=budget, resume=False)
     result = _evaluate(console, model, dataset)
     result["nearest_training_image_auroc"] = evaluation.nearest_training_image(dataset)
-    panels = _write_panels(console, model, dataset, folder / "heatmaps", keep=SHEET_ROWS)
+    files = _panel_files(dataset, folder / "heatmaps")
+    panels = _write_panels(console, model, dataset, files, keep=SHEET_ROWS)
     write_png(folder / "heatmaps.png", plots.contact_sheet(panels, str(dataset)))
     write_json(folder / "report.json", result)
     _show(console, dataset, result)
@@ -157,7 +158,7 @@ def evaluate(args: Namespace) -> int:
     dataset = open_dataset(args.data, args.layout, args.category, resize_masks=args.resize_masks)
     if args.heatmaps is not None:
         _require_outside(f"--heatmaps {args.heatmaps}", Path(args.heatmaps), dataset)
-        _panel_files(dataset, Path(args.heatmaps))
+        panels = _panel_files(dataset, Path(args.heatmaps))
     model = _load_to_run(args)
     _warn_of_threshold(model, tiles)
     console.say(str(dataset))
@@ -173,7 +174,7 @@ def evaluate(args: Namespace) -> int:
     )
     _show(console, dataset, result)
     if args.heatmaps is not None:
-        _write_panels(console, model, dataset, Path(args.heatmaps), tiles=tiles)
+        _write_panels(console, model, dataset, panels, tiles=tiles)
         console.say(f"\npanels    {args.heatmaps}")
     _write_json(args, result)
     if args.report is not None:
@@ -701,13 +702,12 @@ def _write_panels(
     console: Console,
     model: DiffusionAD,
     dataset: Dataset,
-    folder: Path,
+    files: Sequence[Path],
     keep: int = 0,
     tiles: Tiles | None = None,
 ) -> list[Bytes]:
-    """A panel per test image as `<stem>.png`; returns up to `keep` of them, spread over all."""
-    files = _panel_files(dataset, folder)
-    make_folder(folder)
+    """A panel per test image in its file; returns up to `keep` of them, spread over all."""
+    make_folder(files[0].parent)
     look, most = _look(model, tiles)
     samples = dataset.test
     spread = {round(i) for i in np.linspace(0, len(samples) - 1, min(keep, len(samples)))}

@@ -300,7 +300,7 @@ class Detector:
             parts = [getattr(repair, name) for repair in repairs]
             return None if parts[0] is None else np.concatenate(parts)
 
-        stages = {name: stage(name) for name in ("x_s", "x0_s", "x_b", "x0_b")}
+        stages = {name: stage(name) for name in Explanation.STAGES}
         return Explanation(**vars(joined(said)), **stages)
 
     def _batches(

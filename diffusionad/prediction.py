@@ -201,8 +201,8 @@ class Explanation(Prediction):
     x_b: Floats | None = field(kw_only=True)
     x0_b: Floats | None = field(kw_only=True)
 
-    _STAGES: ClassVar[Sequence[str]] = ("x_s", "x0_s", "x_b", "x0_b")
-    _BY_IMAGE: ClassVar[Sequence[str]] = (*Prediction._BY_IMAGE, *_STAGES)
+    STAGES: ClassVar[Sequence[str]] = ("x_s", "x0_s", "x_b", "x0_b")
+    _BY_IMAGE: ClassVar[Sequence[str]] = (*Prediction._BY_IMAGE, *STAGES)
 
     @property
     def seen(self) -> Floats:
@@ -216,7 +216,7 @@ class Explanation(Prediction):
         return self.reconstructions
 
     def _stages(self, index: int) -> Mapping[str, Floats | None]:
-        stages = {name: getattr(self, name) for name in self._STAGES}
+        stages = {name: getattr(self, name) for name in self.STAGES}
         return {name: None if one is None else one[index] for name, one in stages.items()}
 
 

@@ -70,9 +70,12 @@ class TrainingImages:
 
     def spread(self, count: int) -> Floats:
         """Up to `count` of them, evenly over all."""
-        total = len(self.pixels)
-        chosen = np.linspace(0, total - 1, min(total, count)).astype(int)
-        return as_floats(self.pixels[np.unique(chosen)])
+        return as_floats(self.pixels[evenly(len(self.pixels), count)])
+
+
+def evenly(total: int, count: int) -> npt.NDArray[np.intp]:
+    """Up to `count` of the first `total` whole numbers, from the first to the last."""
+    return np.unique(np.linspace(0, total - 1, min(total, count)).astype(np.intp))
 
 
 def load_images(source: Any, size: int) -> TrainingImages:

@@ -10,7 +10,6 @@ from fastapi import HTTPException, Request
 from starlette.datastructures import UploadFile
 
 from diffusionad.console import printable
-from diffusionad.errors import InputError
 from diffusionad.images import Bytes, decode_image, resize
 
 FORM = "multipart/form-data"
@@ -81,10 +80,7 @@ def decode(data: bytes, name: str, max_pixels: int, size: int, show: bool) -> De
     """
     pixels = decode_image(data, name, max_pixels)
     height, width = pixels.shape[:2]
-    try:
-        seen = resize(pixels, size, size)
-    except ValueError as error:  # sides that the core does not take
-        raise InputError(f"{name}: {width}x{height} pixels: {error}") from error
+    seen = resize(pixels, size, size)
     return Decoded(width, height, seen, _reduced(pixels) if show else None)
 
 
