@@ -531,14 +531,13 @@ class _Version(argparse.Action):
 
 
 def _run(args: argparse.Namespace) -> int:
-    from diffusionad import _core
-    from diffusionad.commands import COMMANDS
+    from diffusionad import _core, commands
 
     if args.threads is not None:
         if args.threads > 1024:
             raise InputError(f"--threads: expected 1 to 1024, got {args.threads}")
         _core.set_num_threads(args.threads)
-    return COMMANDS[args.command](args)
+    return commands.run(args)
 
 
 def _exit_code(error: BaseException) -> int:

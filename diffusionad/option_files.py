@@ -16,10 +16,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import fields
 from typing import Any
 
-from diffusionad.config import TABLES, of_today, preset, read_toml
+from diffusionad.config import TABLES, of_today, preset, read_toml, without_size
 from diffusionad.errors import InputError
+from diffusionad.synthesis import without_kind
 
 NOT_IN_FILES = {"help", "config"}
+SETTINGS = (  # that are options, too
+    "preset", "image_size", "batch_size", "memory_budget", "seed", "kind",
+)  # fmt: skip
 
 
 def parse(
@@ -70,6 +74,19 @@ def commands_of(parser: argparse.ArgumentParser) -> Mapping[str, argparse.Argume
         if isinstance(action, argparse._SubParsersAction):
             return action.choices
     return {}
+
+
+def settings_of(args: argparse.Namespace) -> dict[str, Any]:
+    """Settings of the file of --config; what options say goes before them."""
+    options = {name: getattr(args, name, None) for name in SETTINGS}
+    options = {name: value for name, value in options.items() if value is not None}
+    settings = args.settings
+    if "image_size" in options:
+        preset = settings.get("preset", options.get("preset", "compact"))
+        settings = without_size(preset, settings)
+    if "kind" in options and options["kind"] != settings.get("kind"):
+        settings = without_kind(settings)
+    return {**settings, **options}
 
 
 def _file_named(arguments: Sequence[str]) -> tuple[str | None, Sequence[str]]:
@@ -215,11 +232,9 @@ def _settings(
 
 def _check_settings(file: str, command: argparse.ArgumentParser, args: argparse.Namespace) -> None:
     """End as bad usage does where the model that is asked for cannot have these settings."""
-    from diffusionad.commands import SETTINGS, _wanted
-
     try:
         preset(str(args.settings.get("preset", "compact")))  # there is one of that name
-        wanted = _wanted(args)
+        wanted = settings_of(args)
         preset(wanted.pop("preset", "compact"), **wanted)
     except InputError as error:
         name = str(error).partition(":")[0]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import csv
+import importlib
 import json
 import os
 import subprocess
@@ -17,8 +18,9 @@ from pages import Page
 from PIL import Image
 
 import diffusionad
-from diffusionad import _core, checkpoints, commands
-from diffusionad.cli import main, parse_duration
+from diffusionad import _core, checkpoints, commands, option_files
+from diffusionad.cli import build_parser, main, parse_duration
+from diffusionad.commands import training
 
 COMMANDS = (
     "demo", "train", "evaluate", "predict", "benchmark", "ablate", "datasets", "synthesize",
@@ -81,6 +83,13 @@ def fails(capsys: pytest.CaptureFixture[str], code: int, *arguments: object) -> 
     lines = captured.err.splitlines()
     assert len(lines) == 1, captured.err
     return lines[0]
+
+
+def test_every_command_of_the_parser_has_its_function():
+    assert set(commands.THEMES) == set(option_files.commands_of(build_parser()))
+    for name, theme in commands.THEMES.items():
+        module = importlib.import_module(f"diffusionad.commands.{theme}")
+        assert callable(getattr(module, name))
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -524,10 +533,13 @@ def test_nothing_is_written_among_the_images_to_train_on(capsys, tmp_path, data)
         assert f"--out {good}: {words}" in line
         line = fails(capsys, 2, "synthesize", source, "--out", good / "x.png")
         assert f"--out {good / 'x.png'}: {words}" in line
+        for study in ("benchmark", "ablate"):
+            assert f"--out {good}: {words}" in fails(capsys, 2, study, source, "--out", good)
     textures = picture(tmp_path / "textures" / "a.png").parent
     out = textures / "runs"
-    line = fails(capsys, 2, "train", data, "--anomaly-source", textures, "--out", out)
-    assert f"--out {out}: {words}" in line
+    for command in ("train", "benchmark", "ablate"):
+        line = fails(capsys, 2, command, data, "--anomaly-source", textures, "--out", out)
+        assert f"--out {out}: {words}" in line
     assert sorted(data.rglob("*")) == before
     assert not out.exists()
     assert run("train", data, "--out", data / "runs", "--quiet") == 0  # which no layout reads
@@ -570,8 +582,8 @@ def test_an_interrupt_keeps_what_is_finished(capsys, tmp_path, model, monkeypatc
 
 @pytest.mark.usefixtures("fake")
 def test_demo(capsys, tmp_path, data, monkeypatch):
-    monkeypatch.setattr(commands, "bundled", lambda: commands.open_dataset(data))
-    monkeypatch.setattr(commands.evaluation, "nearest_training_image", lambda _: 0.75)
+    monkeypatch.setattr(training, "bundled", lambda: training.open_dataset(data))
+    monkeypatch.setattr(training.evaluation, "nearest_training_image", lambda _: 0.75)
     out = tmp_path / "demo"
     assert run("demo", "--out", out, "--image-size", 32, "--json", tmp_path / "d.json") == 0
     text = capsys.readouterr().out
@@ -597,7 +609,7 @@ def test_failures_inside_are_one_line_unless_debugging(capsys, model, monkeypatc
     def broken(path: str) -> None:
         raise MemoryError("cannot hold 9 GB")
 
-    monkeypatch.setattr(commands.checkpoints, "read_header", broken)
+    monkeypatch.setattr(checkpoints, "read_header", broken)
     assert "not enough memory: cannot hold 9 GB" in fails(capsys, 1, "info", model)
     monkeypatch.setenv("DIFFUSIONAD_DEBUG", "1")
     with pytest.raises(MemoryError):

@@ -18,7 +18,7 @@ from test_cli import fails, run
 from test_evaluation import FIELDS
 
 import diffusionad as dad
-from diffusionad import _core, ablation, checkpoints, commands, datasets, fitting
+from diffusionad import _core, ablation, checkpoints, datasets, fitting, system
 
 SMALL = ("--image-size", "64", "--batch-size", "2")
 MODEL = "model.safetensors"
@@ -285,8 +285,9 @@ def test_a_broken_state_is_named(capsys, tmp_path, data):
 
 def test_demo_in_a_process_of_its_own(tmp_path, data):
     script = (
-        "import sys; from diffusionad import cli, commands, datasets;"
-        "commands.bundled = lambda: datasets.open(sys.argv[1]);"
+        "import sys; from diffusionad import cli, datasets;"
+        "from diffusionad.commands import training;"
+        "training.bundled = lambda: datasets.open(sys.argv[1]);"
         "sys.exit(cli.main(sys.argv[2:]))"
     )
     demo = ["demo", "--steps", "2", *SMALL, "--json", "d.json"]
@@ -459,7 +460,7 @@ def test_failures_of_training_are_one_line(capsys, tmp_path, data, monkeypatch):
 
 
 def test_more_memory_than_there_is_is_said_before(caplog, tmp_path, data, monkeypatch):
-    monkeypatch.setattr(commands.system, "memory_bytes", lambda: 10**7)
+    monkeypatch.setattr(system, "memory_bytes", lambda: 10**7)
     out = tmp_path / "run"
     assert run("train", data, "--out", out, "--steps", 1, *SMALL, "--quiet") == 0
     assert "this machine has 10 MB: a smaller memory_budget, batch_size or" in caplog.text

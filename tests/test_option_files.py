@@ -6,8 +6,9 @@ import pytest
 import tomlkit
 from test_cli import fails
 
-from diffusionad import commands, option_files
+from diffusionad import option_files
 from diffusionad.cli import build_parser
+from diffusionad.commands import training
 from diffusionad.config import preset, to_toml
 
 
@@ -170,7 +171,7 @@ def test_settings_start_from_their_preset_and_options_go_before_them(file):
         "image-size = 32\n[model]\nimage_size = 96\nt_s = 150\nseed = 4\n"
         "[train]\nsteps = 2\nbatch_size = 3"
     )
-    made = commands._new_model(
+    made = training.new_model(
         parsed("train", "d", "--out", "o", "--config", path, "--batch-size", 5)
     )
     assert (made.config.image_size, made.config.t_s, made.config.base_channels) == (32, 150, 32)
@@ -191,21 +192,21 @@ def test_another_size_takes_along_what_belongs_to_it(file, settings, attention, 
     """The file that a training leaves names all settings, those that follow from the size too."""
     path = file(to_toml(*preset("compact", t_s=150, **settings)))
     command = ("train", "d", "--out", "o", "--config", path)
-    wanted = commands._wanted(parsed(*command, "--image-size", 256))
+    wanted = option_files.settings_of(parsed(*command, "--image-size", 256))
     model, _ = preset(wanted.pop("preset"), **wanted)
     assert (model.image_size, model.t_s) == (256, 150)
     assert (model.attention_resolutions, model.top_k) == (attention, top_k)
-    alone = commands._wanted(parsed(*command))
+    alone = option_files.settings_of(parsed(*command))
     assert preset(alone.pop("preset"), **alone) == preset("compact", t_s=150, **settings)
 
 
 def test_a_preset_of_the_command_line_says_what_belongs_to_the_files_size(file):
     path = file("[model]\nimage_size = 64\ntop_k = 3\n")
     args = parsed("demo", "--config", path, "--preset", "tiny", "--image-size", 128)
-    assert commands._wanted(args) == {"preset": "tiny", "image_size": 128}
+    assert option_files.settings_of(args) == {"preset": "tiny", "image_size": 128}
     path = file("[model]\npreset = 'paper'\nimage_size = 128\ntop_k = 12\n")
     args = parsed("demo", "--config", path, "--image-size", 256)
-    assert commands._wanted(args) == {"preset": "paper", "image_size": 256, "top_k": 12}
+    assert option_files.settings_of(args) == {"preset": "paper", "image_size": 256, "top_k": 12}
 
 
 def test_a_preset_that_contradicts_the_settings(capsys, file):
@@ -220,7 +221,7 @@ def test_settings_are_checked_with_what_the_command_line_asks_for(capsys, file):
     train = ("train", "d", "--out", "o", "--config", path)
     assert "c.toml: preconditioned: " in fails(capsys, 2, *train)
     args = parsed(*train, "--preset", "paper")
-    assert commands._new_model(args).config.mode == "autoencoder"
+    assert training.new_model(args).config.mode == "autoencoder"
     path = file("[model]\ntop_k = 5\nimage_size = 64\n")
     line = fails(capsys, 2, *train, "--image-size", 40)
     assert "c.toml" not in line

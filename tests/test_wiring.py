@@ -30,7 +30,6 @@ import diffusionad as dad
 from diffusionad import (
     bootstrap,
     checkpoints,
-    commands,
     datasets,
     evaluation,
     fitting,
@@ -42,6 +41,7 @@ from diffusionad import (
     validation,
 )
 from diffusionad.cli import build_parser
+from diffusionad.commands.studies import recipe
 from diffusionad.config import TrainConfig
 from diffusionad.kept import Kept
 from diffusionad.preview import preview
@@ -441,7 +441,7 @@ def test_masks_of_a_table_are_resized_where_that_is_asked_for(tmp_path):
 def test_the_command_lines_memory_budget_is_the_recipes():
     args = build_parser().parse_args(["benchmark", "d", "--out", "o", "--memory-budget", "2"])
     args.settings = {}
-    assert commands._recipe(args).memory_budget == 2.0
+    assert recipe(args).memory_budget == 2.0
 
 
 def test_an_onnx_file_says_where_the_model_comes_from(tmp_path):

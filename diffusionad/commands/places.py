@@ -1,0 +1,92 @@
+"""Where images lie and results may: nothing that a command writes replaces or joins an image."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from diffusionad.datasets import Dataset
+from diffusionad.errors import InputError
+from diffusionad.files import PathLike
+from diffusionad.images import is_image_name, list_images
+from diffusionad.result_files import TABLE, files_of, has_results, require_other_files
+
+NAMED = ("table", "visa_raw")  # layouts in which a table names the images, whatever else is there
+
+
+def collect(given: Sequence[str], out: Path) -> list[Path]:
+    """The images that files and folders stand for, each once, in the order given.
+
+    Folders are searched but for `out`, which may hold the pictures of an earlier call. Raises
+    InputError where a picture of the results would replace an image.
+    """
+    paths: list[Path] = []
+    for text in given:
+        path = Path(text)
+        if path.is_dir():
+            inside = _place_in(path, out)
+            found = [
+                image
+                for image in list_images(path, recursive=True)
+                if inside is None or inside not in image.parents
+            ]
+            if not found:
+                raise InputError(f"{path}: no images in this folder")
+            paths += found
+        elif not path.exists():
+            raise InputError(f"{path}: no such file or folder")
+        elif not is_image_name(path):
+            raise InputError(f"{path}: not an image file by its name")
+        elif path.resolve() == (out / f"{path.stem}.png").resolve():
+            raise _same_folder(out)
+        else:
+            paths.append(path)
+    return list(dict.fromkeys(paths))
+
+
+def require_free(out: Path, stems: Sequence[str], images: Sequence[Path]) -> None:
+    """Raise InputError where results would replace an image, or what no call of predict left."""
+    files = files_of(out, stems)
+    require_other_files(files, images)
+    if has_results(out):
+        return
+    for path in (out / TABLE, *files):
+        if path.is_file():
+            raise InputError(
+                f"{path}: a result would replace this file, which is no result itself "
+                f"(no {TABLE} of ours lies there); choose another --out"
+            )
+
+
+def files_of_dataset(dataset: Dataset) -> list[Path]:
+    """Images and masks."""
+    samples = (*dataset.train, *dataset.test, *dataset.left_out)
+    masks = [sample.mask_path for sample in samples if sample.mask_path is not None]
+    return [*(sample.path for sample in samples), *masks]
+
+
+def require_outside(
+    name: str, folder: Path, dataset: Dataset, sources: Sequence[PathLike | None] = ()
+) -> None:
+    """Raise InputError for a folder whose pictures are read as images of dataset or sources."""
+    place = folder.resolve()
+    listed = () if dataset.layout in NAMED else files_of_dataset(dataset)
+    inside = place in {path.resolve() for path in {path.parent for path in listed}}
+    tops = {Path(source).resolve() for source in sources if source is not None}
+    if inside or not tops.isdisjoint([place, *place.parents]):
+        raise InputError(f"{name}: expected another folder than that of the images")
+
+
+def _same_folder(out: Path) -> InputError:
+    return InputError(f"--out {out}: expected another folder than that of the images")
+
+
+def _place_in(folder: Path, out: Path) -> Path | None:
+    """The path of the results below a folder of images; None where they lie elsewhere.
+
+    Raises InputError where both are one folder.
+    """
+    top, results = folder.resolve(), out.resolve()
+    if results == top:
+        raise _same_folder(out)
+    return folder / results.relative_to(top) if results.is_relative_to(top) else None
