@@ -152,7 +152,8 @@ def test_memory_of_images_of_another_size() -> None:
     assert core.memory(2, True) == there
     with pytest.raises(MemoryError):
         core.memory(2, size=(2**28, 2**28))
-    for size in ((-1, 64), (-1, -1), (0, 0), (100, 64), (2**40, 2**40), (2**62, 2**62)):
+    sizes = ((-1, 64), (-(2**63), 32), (-1, -1), (0, 0), (100, 64), (2**40, 2**40), (2**62, 2**62))
+    for size in sizes:
         with pytest.raises(ValueError, match=r"size: this network .* cannot take images of"):
             core.memory(2, size=size)
     assert core.memory(2, True) == there
@@ -375,6 +376,25 @@ def test_two_callers_at_once(training: bool) -> None:
     with ThreadPoolExecutor(3) as pool:
         for got, expected in zip(pool.map(run, jobs), want, strict=True):
             np.testing.assert_array_equal(got, expected)
+
+
+def test_the_class_of_an_array_may_call_the_network() -> None:
+    """A copy that is made of an argument asks the array's class, whatever that does then."""
+    script = (
+        "import numpy as np\n"
+        "from diffusionad import _core\n"
+        "net, seen = _core.segmenter(32, 32, 1, 1, 1, 1), []\n"
+        "class Asked(np.ndarray):\n"
+        "    def __array_finalize__(self, other):\n"
+        "        seen.append(net.read('decoder_segment.fin_out.0.bias').shape)\n"
+        "x = np.zeros((1, 1, 32, 64), np.float32)[..., ::2].view(Asked)\n"
+        "del seen[:]\n"
+        "print(net.forward(x).shape, bool(seen))"
+    )
+    done = subprocess.run(  # a deadlock holds a lock without the interpreter's, and takes no signal
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=60
+    )
+    assert done.stdout.split("\n")[0] == "(1, 1, 32, 32) True"
 
 
 @pytest.mark.usefixtures("every_level")

@@ -13,8 +13,8 @@ static ptrdiff_t size_of(const dad_task *task) {
     return task->N * task->node->C * pixels(task->node);
 }
 
-static ptrdiff_t no_aux(const dad_graph *graph, const dad_node *node) {
-    (void)graph, (void)node;
+static ptrdiff_t no_aux(const dad_node *node) {
+    (void)node;
     return 0;
 }
 static ptrdiff_t no_scratch(const dad_task *task, bool backward) {
@@ -113,8 +113,8 @@ static dad_group_norm_shape group_shape(const dad_task *task) {
                                   .eps = EPSILON,
                                   .activation = task->node->activation};
 }
-static ptrdiff_t group_aux(const dad_graph *graph, const dad_node *node) {
-    (void)graph, (void)node;
+static ptrdiff_t group_aux(const dad_node *node) {
+    (void)node;
     return 2 * DAD_GROUPS;
 }
 static ptrdiff_t group_scratch(const dad_task *task, bool backward) {
@@ -158,8 +158,7 @@ static dad_batch_norm_shape batch_shape(const dad_task *task) {
                                   .momentum = MOMENTUM,
                                   .activation = task->node->activation};
 }
-static ptrdiff_t batch_aux(const dad_graph *graph, const dad_node *node) {
-    (void)graph;
+static ptrdiff_t batch_aux(const dad_node *node) {
     return 2 * node->C; /* one pair per channel would do; the plan counts per image */
 }
 static ptrdiff_t batch_scratch(const dad_task *task, bool backward) {
@@ -299,12 +298,11 @@ static void depth_to_space_backward(const dad_task *task) {
 }
 
 /* A byte per output element; evaluation has nowhere to keep it and uses the scratch. */
-static ptrdiff_t max_pool_aux(const dad_graph *graph, const dad_node *node) {
-    (void)graph;
+static ptrdiff_t max_pool_aux(const dad_node *node) {
     return dad_ceil_div(node->C * pixels(node), (ptrdiff_t)sizeof(float));
 }
 static ptrdiff_t max_pool_scratch(const dad_task *task, bool backward) {
-    return backward ? 0 : task->N * max_pool_aux(NULL, task->node);
+    return backward ? 0 : task->N * max_pool_aux(task->node);
 }
 static void max_pool_forward(const dad_task *task) {
     dad_map_shape shape = map_shape(task);
@@ -318,39 +316,37 @@ static void max_pool_backward(const dad_task *task) {
 
 /* name, backward reads x, y, cheap, aux, scratch, forward, backward */
 static const dad_op_kind kinds[DAD_OPS] = {
-    [DAD_OP_INPUT] = {"input", false, false, false, no_aux, no_scratch, nothing, nothing},
-    [DAD_OP_TIME_EMBEDDING] = {"time embedding", false, false, false, no_aux, no_scratch,
-                               time_forward, nothing},
-    [DAD_OP_LINEAR] = {"linear", true, false, false, no_aux, no_scratch, linear_forward,
+    [DAD_OP_INPUT] = {false, false, false, no_aux, no_scratch, nothing, nothing},
+    [DAD_OP_TIME_EMBEDDING] = {false, false, false, no_aux, no_scratch, time_forward,
+                               nothing},
+    [DAD_OP_LINEAR] = {true, false, false, no_aux, no_scratch, linear_forward,
                        linear_backward},
-    [DAD_OP_CONV2D] = {"conv2d", true, false, false, no_aux, conv_scratch, conv_forward,
+    [DAD_OP_CONV2D] = {true, false, false, no_aux, conv_scratch, conv_forward,
                        conv_backward},
-    [DAD_OP_GROUP_NORM] = {"group norm", true, false, true, group_aux, group_scratch,
-                           group_forward, group_backward},
-    [DAD_OP_BATCH_NORM] = {"batch norm", true, false, true, batch_aux, batch_scratch,
-                           batch_forward, batch_backward},
-    [DAD_OP_ATTENTION] = {"attention", true, false, false, no_aux, attention_scratch,
-                          attention_forward, attention_backward},
-    [DAD_OP_SILU] = {"silu", true, false, true, no_aux, no_scratch, silu_forward,
-                     silu_backward},
-    [DAD_OP_SIGMOID] = {"sigmoid", false, true, false, no_aux, no_scratch, sigmoid_forward,
+    [DAD_OP_GROUP_NORM] = {true, false, true, group_aux, group_scratch, group_forward,
+                           group_backward},
+    [DAD_OP_BATCH_NORM] = {true, false, true, batch_aux, batch_scratch, batch_forward,
+                           batch_backward},
+    [DAD_OP_ATTENTION] = {true, false, false, no_aux, attention_scratch, attention_forward,
+                          attention_backward},
+    [DAD_OP_SILU] = {true, false, true, no_aux, no_scratch, silu_forward, silu_backward},
+    [DAD_OP_SIGMOID] = {false, true, false, no_aux, no_scratch, sigmoid_forward,
                         sigmoid_backward},
-    [DAD_OP_UPSAMPLE_NEAREST] = {"upsample nearest", false, false, true, no_aux, no_scratch,
+    [DAD_OP_UPSAMPLE_NEAREST] = {false, false, true, no_aux, no_scratch,
                                  upsample_nearest_forward, upsample_nearest_backward},
-    [DAD_OP_UPSAMPLE_BILINEAR] = {"upsample bilinear", false, false, true, no_aux,
-                                  no_scratch, upsample_bilinear_forward,
-                                  upsample_bilinear_backward},
-    [DAD_OP_SPACE_TO_DEPTH] = {"space to depth", false, false, true, no_aux, no_scratch,
+    [DAD_OP_UPSAMPLE_BILINEAR] = {false, false, true, no_aux, no_scratch,
+                                  upsample_bilinear_forward, upsample_bilinear_backward},
+    [DAD_OP_SPACE_TO_DEPTH] = {false, false, true, no_aux, no_scratch,
                                space_to_depth_forward, space_to_depth_backward},
-    [DAD_OP_DEPTH_TO_SPACE] = {"depth to space", false, false, true, no_aux, no_scratch,
+    [DAD_OP_DEPTH_TO_SPACE] = {false, false, true, no_aux, no_scratch,
                                depth_to_space_forward, depth_to_space_backward},
-    [DAD_OP_AVG_POOL] = {"average pool", false, false, true, no_aux, no_scratch,
-                         avg_pool_forward, avg_pool_backward},
-    [DAD_OP_MAX_POOL] = {"max pool", false, false, false, max_pool_aux, max_pool_scratch,
+    [DAD_OP_AVG_POOL] = {false, false, true, no_aux, no_scratch, avg_pool_forward,
+                         avg_pool_backward},
+    [DAD_OP_MAX_POOL] = {false, false, false, max_pool_aux, max_pool_scratch,
                          max_pool_forward, max_pool_backward},
-    [DAD_OP_CONCAT] = {"concat", false, false, true, no_aux, no_scratch, concat_forward,
+    [DAD_OP_CONCAT] = {false, false, true, no_aux, no_scratch, concat_forward,
                        concat_backward},
-    [DAD_OP_DROPOUT] = {"dropout", false, false, true, no_aux, no_scratch, dropout_forward,
+    [DAD_OP_DROPOUT] = {false, false, true, no_aux, no_scratch, dropout_forward,
                         dropout_backward},
 };
 

@@ -32,11 +32,9 @@ typedef struct {
 } dad_task;
 
 typedef struct {
-    const char *name;
     bool backward_reads_x, backward_reads_y;
     bool cheap; /* to make again: little more than a copy */
-    ptrdiff_t (*aux_size)(const dad_graph *graph,
-                          const dad_node *node);               /* floats per image */
+    ptrdiff_t (*aux_size)(const dad_node *node);               /* floats per image */
     ptrdiff_t (*scratch)(const dad_task *task, bool backward); /* floats */
     void (*forward)(const dad_task *task);
     void (*backward)(const dad_task *task);

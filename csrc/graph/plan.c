@@ -153,7 +153,7 @@ static void need_value(planner *p, dad_value value) {
 static ptrdiff_t saved_size(const planner *p, int index) {
     const dad_node *node = &p->graph->nodes[index];
     if (p->plan->options.training) {
-        return dad_op_of(node)->aux_size(p->graph, node);
+        return dad_op_of(node)->aux_size(node);
     }
     return p->fusions[index].moments ? moment_slices(p, index) * DAD_MOMENTS * node->C : 0;
 }

@@ -20,8 +20,8 @@
  *   - Tensors are float32, contiguous, NHWC; parameters have PyTorch's layout but for the
  *     filters, which are panels (conv2d.c). P = H * W pixels.
  *   - Arguments: outputs, inputs, shape, scratch. Gradients are named dx, dw, db, dy.
- *   - Activation gradients are written (=), parameter gradients accumulated (+=). NULL: not
- * wanted.
+ *   - Activation gradients are written (=), parameter gradients accumulated (+=).
+ *     NULL: not wanted.
  *   - Kernels cannot fail and never allocate; `scratch` holds as many floats as the
  * function named
  *     *_scratch says for the current thread count (0: pass NULL), from a multiple of 8

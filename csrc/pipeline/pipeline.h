@@ -35,6 +35,7 @@ typedef struct {
 ptrdiff_t dad_resize_scratch(const dad_resize_shape *shape);
 void dad_resize_bytes(uint8_t *y, const uint8_t *x, const dad_resize_shape *shape,
                       float *scratch);
+/* C = 1. */
 void dad_resize_floats(float *y, const float *x, const dad_resize_shape *shape,
                        float *scratch);
 

@@ -77,23 +77,10 @@ static void widen_bytes(int16_t *row, const uint8_t *x, const tap *columns,
     }
 }
 
-static inline void widen_channels_floats(float *row, const float *x, const tap *columns,
-                                         ptrdiff_t WO, ptrdiff_t C) {
+static void widen_floats(float *row, const float *x, const tap *columns, ptrdiff_t WO) {
     for (ptrdiff_t i = 0; i < WO; i++) {
-        const float *first = x + columns[i].first * C, *second = x + columns[i].second * C;
         float b = columns[i].fraction;
-        for (ptrdiff_t c = 0; c < C; c++) {
-            row[i * C + c] = first[c] * (1.0f - b) + second[c] * b;
-        }
-    }
-}
-
-static void widen_floats(float *row, const float *x, const tap *columns,
-                         const dad_resize_shape *s) {
-    if (s->C == 3) {
-        widen_channels_floats(row, x, columns, s->WO, 3);
-    } else {
-        widen_channels_floats(row, x, columns, s->WO, 1);
+        row[i] = x[columns[i].first] * (1.0f - b) + x[columns[i].second] * b;
     }
 }
 
@@ -152,14 +139,14 @@ static void resize_strip_bytes(uint8_t *y, const uint8_t *x, const tap *columns,
 
 static void resize_strip_floats(float *y, const float *x, const tap *columns, strip part,
                                 const dad_resize_shape *s, float *rows) {
-    ptrdiff_t width = s->WO * s->C;
+    ptrdiff_t width = s->WO;
     int32_t held[2] = {-1, -1};
     for (ptrdiff_t i = part.begin; i < part.end; i++) {
         tap t = tap_at(i, s->H, s->HO);
         for (int k = 0; k < 2; k++) {
             int32_t r = k == 0 ? t.first : t.second;
             if (held[r & 1] != r) {
-                widen_floats(rows + (r & 1) * width, x + r * s->W * s->C, columns, s);
+                widen_floats(rows + (r & 1) * width, x + r * s->W, columns, width);
                 held[r & 1] = r;
             }
         }
@@ -220,12 +207,12 @@ void dad_resize_bytes(uint8_t *y, const uint8_t *x, const dad_resize_shape *s,
 void dad_resize_floats(float *y, const float *x, const dad_resize_shape *s,
                        float *scratch) {
     const tap *columns = place_columns(scratch, s);
-    ptrdiff_t strips = s->N * dad_ceil_div(s->HO, STRIP), row_pair = 2 * s->WO * s->C;
+    ptrdiff_t strips = s->N * dad_ceil_div(s->HO, STRIP), row_pair = 2 * s->WO;
 #pragma omp parallel for num_threads(dad_num_threads())
     for (ptrdiff_t i = 0; i < strips; i++) {
         strip part = strip_at(i, s);
         float *rows = scratch + s->WO * TAP_FLOATS + dad_thread_id() * row_pair;
-        resize_strip_floats(y + part.image * s->HO * s->WO * s->C,
-                            x + part.image * s->H * s->W * s->C, columns, part, s, rows);
+        resize_strip_floats(y + part.image * s->HO * s->WO, x + part.image * s->H * s->W,
+                            columns, part, s, rows);
     }
 }

@@ -10,6 +10,7 @@
 #include <math.h>
 #include <string.h>
 
+#include "base/memory.h"
 #include "pipeline/pipeline.h"
 
 enum {
@@ -383,10 +384,11 @@ static void scratch(float *texture, const surface *s, ptrdiff_t H, ptrdiff_t W,
         x += cos(angle);
         y += sin(angle);
         angle += bend;
-        for (ptrdiff_t t = 0; t < thickness * thickness; t++) {
-            ptrdiff_t i = (ptrdiff_t)floor(y) + t / thickness;
-            ptrdiff_t j = (ptrdiff_t)floor(x) + t % thickness;
-            if (i >= 0 && i < H && j >= 0 && j < W) {
+        ptrdiff_t top = (ptrdiff_t)floor(y), left = (ptrdiff_t)floor(x);
+        ptrdiff_t bottom = dad_min(top + thickness, H),
+                  right = dad_min(left + thickness, W);
+        for (ptrdiff_t i = dad_max(top, 0); i < bottom; i++) {
+            for (ptrdiff_t j = dad_max(left, 0); j < right; j++) {
                 float *pixel = texture + 3 * (i * W + j);
                 for (int c = 0; c < 3; c++) {
                     pixel[c] = mix(pixel[c], colour[c], strength);

@@ -1,9 +1,11 @@
 /* Between NumPy and C: what comes in is checked and made contiguous, what goes out is
  * fresh.
  *
- *   dad_input_*      a contiguous, aligned array of one type and dimension; errors name the
- * argument dad_output       a new array dad_scratch      a temporary buffer; NULL with
- * MemoryError set dad_raise        a status as a Python exception
+ *   - dad_input_*: a contiguous, aligned array of one type and dimension; errors name the
+ *     argument
+ *   - dad_output: a new array
+ *   - dad_scratch: a temporary buffer; NULL with MemoryError set
+ *   - dad_raise: a status as a Python exception
  *
  * Every wrapper follows one order: parse, convert, check, size scratch, release the GIL,
  * call, build, `done:`. */

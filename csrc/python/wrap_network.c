@@ -216,14 +216,16 @@ static PyObject *network_forward(PyObject *object, PyObject *args, PyObject *key
         !check_share(recompute) || (seed_object != NULL && !dad_seed(&seed, seed_object))) {
         return NULL;
     }
-    PyArrayObject *x = NULL, *t = NULL, *y = NULL;
+    /* Before the lock: an array's own class may be asked, and that may call this network.
+     */
+    PyArrayObject *t = NULL, *y = NULL, *x = dad_input_float(x_object, "x", 4);
+    if (x == NULL || !dad_input_float_optional(&t, t_object, "t", 1)) {
+        Py_XDECREF(x);
+        return NULL;
+    }
     const dad_node *input = first_node(graph, DAD_OP_INPUT);
     const dad_node *output = &graph->nodes[graph->output];
     enter(self);
-    x = dad_input_float(x_object, "x", 4);
-    if (x == NULL || !dad_input_float_optional(&t, t_object, "t", 1)) {
-        goto done;
-    }
     npy_intp N = PyArray_DIM(x, 0);
     const npy_intp x_shape[4] = {-1, input->C, -1, -1};
     if ((bfloat16 && !dad_check_bfloat16()) || !dad_check_shape(x, "x", 4, x_shape) ||
@@ -257,7 +259,7 @@ static PyObject *network_forward(PyObject *object, PyObject *args, PyObject *key
     result = Py_NewRef((PyObject *)y);
 done:
     leave(self);
-    Py_XDECREF(x);
+    Py_DECREF(x);
     Py_XDECREF(t);
     Py_XDECREF(y);
     return result;
@@ -397,12 +399,15 @@ static PyObject *network_swap_average(PyObject *object, PyObject *args) {
 static PyObject *network_memory(PyObject *object, PyObject *args, PyObject *keywords) {
     static char *names[] = {"batch_size", "training", "recompute", "size", NULL};
     network_object *self = (network_object *)object;
-    Py_ssize_t N, H = PY_SSIZE_T_MIN, W = PY_SSIZE_T_MIN; /* the size of the last images */
+    Py_ssize_t N, H, W;
+    PyObject *size = NULL;
     int training = 0;
     double recompute = 0.0;
-    if (!PyArg_ParseTupleAndKeywords(args, keywords, "n|pd$(nn):memory", names, &N,
-                                     &training, &recompute, &H, &W) ||
-        !check_share(recompute)) {
+    if (!PyArg_ParseTupleAndKeywords(args, keywords, "n|pd$O!:memory", names, &N, &training,
+                                     &recompute, &PyTuple_Type, &size) ||
+        !check_share(recompute) ||
+        (size != NULL &&
+         !PyArg_ParseTuple(size, "nn;size: expected (height, width)", &H, &W))) {
         return NULL;
     }
     if (N < 1) {
@@ -414,7 +419,7 @@ static PyObject *network_memory(PyObject *object, PyObject *args, PyObject *keyw
     ptrdiff_t arena = 0, scratch = 0;
     enter(self);
     const dad_node *input = first_node(&self->network.graph, DAD_OP_INPUT);
-    if (H == PY_SSIZE_T_MIN) {
+    if (size == NULL) { /* that of the last images */
         H = input->H;
         W = input->W;
     }

@@ -229,7 +229,6 @@ extern const dad_winograd_ops DAD_AT_LEVEL(dad_winograd_doubled_ops);
 
 extern const dad_conv_ops DAD_AT_LEVEL(dad_conv_ops);
 const dad_conv_ops DAD_AT_LEVEL(dad_conv_ops) = {
-    .lanes = VL,
     .product = product,
 #if DAD_BFLOAT16
     .product_bfloat16 = DAD_AT_LEVEL(dad_product_bfloat16),

@@ -87,7 +87,6 @@ typedef struct {
 } dad_winograd_ops;
 
 typedef struct {
-    int lanes; /* floats in a vector of this level */
     dad_product *product;
     dad_product *product_bfloat16; /* K pairs; NULL at levels that have none, and only to be
                                       called where dad_simd_has_bfloat16() */

@@ -11,7 +11,6 @@ extern const dad_loss_ops DAD_AT_LEVEL(dad_loss_ops);
 
 extern const dad_layer_ops DAD_AT_LEVEL(dad_layer_ops);
 const dad_layer_ops DAD_AT_LEVEL(dad_layer_ops) = {
-    .lanes = VL,
     .elementwise = &DAD_AT_LEVEL(dad_elementwise_ops),
     .norm = &DAD_AT_LEVEL(dad_norm_ops),
     .map = &DAD_AT_LEVEL(dad_map_ops),

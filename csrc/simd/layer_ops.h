@@ -111,7 +111,6 @@ typedef struct {
 } dad_loss_ops;
 
 typedef struct {
-    int lanes; /* floats in a vector of this level */
     const dad_elementwise_ops *elementwise;
     const dad_norm_ops *norm;
     const dad_map_ops *map;

@@ -1,14 +1,16 @@
 /* Vectors of floats, as wide as the level this file is compiled for. Only files in simd/
  * include this: each is compiled once per level, with DAD_LEVEL set to its name.
  *
- *   VL                 lanes: 4 (baseline), 8 (AVX2), 16 (AVX-512)
- *   vf, vi             float and int32 vectors
- *   vstream            past the caches, where p is aligned and VL floats are a cache line
- *   vload, vstore      unaligned; vload_n, vstore_n the first n lanes (the rest zero /
- * untouched) vset1              every lane the same vd, vlower, ...    double vectors of
- * half as many lanes: for sums of many floats vexp, vsilu, ...   polynomial exponential
- * (max. relative error 2e-7), and what uses it vlog, vlog1p       polynomial logarithm
- * (max. relative error 2e-7) DAD_AT_LEVEL(name) name_avx2, ...: the symbol of this level
+ *   - VL: lanes, 4 (baseline), 8 (AVX2), 16 (AVX-512)
+ *   - vf, vi: float and int32 vectors
+ *   - vstream: past the caches, where p is aligned and VL floats are a cache line
+ *   - vload, vstore: unaligned; vload_n, vstore_n the first n lanes (the rest zero, or
+ *     untouched)
+ *   - vset1: every lane the same
+ *   - vd, vlower, ...: double vectors of half as many lanes, for sums of many floats
+ *   - vexp, vsilu, ...: polynomial exponential (max. relative error 2e-7), and what uses it
+ *   - vlog, vlog1p: polynomial logarithm (max. relative error 2e-7)
+ *   - DAD_AT_LEVEL(name): name_avx2, ..., the symbol of this level
  */
 #ifndef DAD_VEC_H
 #define DAD_VEC_H
