@@ -6,6 +6,7 @@ files are shown with escapes for what a terminal would act on.
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import sys
@@ -22,13 +23,15 @@ if TYPE_CHECKING:
 
 FINDINGS_SHOWN = 20  # of each kind; the JSON file has them all
 DIRECTIONS = ("LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI")  # of Unicode
+GONE = (errno.EPIPE, errno.ECONNRESET, errno.EIO)  # pipe, socket, terminal without a reader
 PLAIN_INTERVAL = 10.0  # seconds between progress lines where there is no terminal
 
 
 class Console:
     """Output of one command; nothing but errors with `quiet`, no results without `results`.
 
-    Where the reader of stdout leaves (`| head`), it ends there and the command goes on.
+    Where the reader of stdout leaves (`| head`), or its terminal goes away, it ends there and the
+    command goes on.
     """
 
     def __init__(self, quiet: bool = False, results: bool = True) -> None:
@@ -44,7 +47,9 @@ class Console:
             return
         try:
             print(text, flush=True)
-        except BrokenPipeError:
+        except OSError as error:
+            if error.errno not in GONE:
+                raise
             self.results = False
             drop(sys.stdout)
 

@@ -13,8 +13,8 @@ from typing import TextIO
 import numpy as np
 
 from diffusionad.errors import InputError, WriteError
-from diffusionad.files import PathLike, atomic_path, make_folder, reason
-from diffusionad.images import write_png
+from diffusionad.files import PathLike, atomic_path, make_folder, reason, run_folder
+from diffusionad.images import is_image_name, write_png
 from diffusionad.prediction import ImageResult
 
 TABLE = "scores.csv"
@@ -26,7 +26,8 @@ class ResultFolder:
 
     Each gets a row of scores.csv (path, score, label) at once, and the files ``<stem>.npy`` (its
     map, float32) and ``<stem>.png`` (its panel). Files of these names are replaced, but for the
-    image itself: that raises InputError. Raises WriteError.
+    image itself: that raises InputError, as does a folder that another run or call is writing to.
+    Raises WriteError.
 
     >>> import tempfile, diffusionad
     >>> model, frames = diffusionad.DiffusionAD(image_size=32), np.zeros((2, 40, 40, 1), np.uint8)
@@ -42,14 +43,18 @@ class ResultFolder:
         self._taken: set[str] = set()
         self._last: dict[str, int] = {}  # number behind each stem
         self._table: TextIO
+        self._lock: contextlib.ExitStack  # of the folder
 
     def __enter__(self) -> ResultFolder:
         make_folder(self.path)
-        with self._named():
-            self._table = (self.path / TABLE).open(
-                "w", encoding="utf-8", errors="surrogateescape", newline=""
-            )
-        self._row(COLUMNS)
+        with contextlib.ExitStack() as lock:
+            with self._named():
+                lock.enter_context(run_folder(self.path))
+                self._table = (self.path / TABLE).open(
+                    "w", encoding="utf-8", errors="surrogateescape", newline=""
+                )
+            self._row(COLUMNS)
+            self._lock = lock.pop_all()
         return self
 
     def __exit__(
@@ -59,7 +64,7 @@ class ResultFolder:
         traceback: TracebackType | None,
     ) -> None:
         # What could not be written has been told by write().
-        with contextlib.suppress(OSError):
+        with self._lock, contextlib.suppress(OSError):
             self._table.close()
 
     def write(self, result: ImageResult, stem: str | None = None) -> None:
@@ -88,6 +93,8 @@ class ResultFolder:
         try:
             yield
         except OSError as error:
+            if isinstance(error.__cause__, OSError):  # of run_folder()
+                error = error.__cause__
             raise WriteError(f"{self.path / TABLE}: cannot write: {reason(error)}") from error
 
 
@@ -113,8 +120,9 @@ def require_other_files(files: Iterable[Path], inputs: Iterable[PathLike | None]
         return
     for given in inputs:
         if given is not None and (identity := _identity(given)) in there:
+            what = "image" if is_image_name(Path(given)) else "file"
             raise InputError(
-                f"{there[identity]}: a result would replace this image, which is one of the "
+                f"{there[identity]}: a result would replace this {what}, which is one of the "
                 "inputs; choose another folder"
             )
 
@@ -126,6 +134,11 @@ def _identity(path: PathLike) -> tuple[int, int] | None:
     except (OSError, ValueError):
         return None
     return (found.st_dev, found.st_ino) if found.st_ino else None  # some have no numbers
+
+
+def is_panel(path: Path) -> bool:
+    """Whether a picture is a result's: its map lies beside it, in a folder that has results."""
+    return path.suffix == ".png" and path.with_suffix(".npy").is_file() and has_results(path.parent)
 
 
 def has_results(folder: Path) -> bool:

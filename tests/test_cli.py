@@ -459,6 +459,35 @@ def test_predict_does_not_score_its_own_pictures(capsys, tmp_path, model, monkey
 
 
 @pytest.mark.usefixtures("fake")
+def test_predict_does_not_score_the_pictures_of_other_calls(capsys, tmp_path, model):
+    folder = tmp_path / "photos"
+    photos = [picture(folder / "a.png"), picture(folder / "line" / "b.jpg")]
+    for images, out in ((folder, "model_a"), (photos[1], "line"), (folder, "model_b")):
+        assert run("predict", model, images, "--out", folder / out) == 0
+    said = capsys.readouterr()
+    assert "2 images scored" in said.out.splitlines()[-1]
+    for name in ("model_a", "line"):
+        words = f"{folder / name}: holds results of an earlier call; their pictures are left out"
+        assert said.err.count(words) == 1
+    with (folder / "model_b" / "scores.csv").open(newline="") as table:
+        assert [row["path"] for row in csv.DictReader(table)] == [str(path) for path in photos]
+    assert run("predict", model, folder / "model_a", "--out", tmp_path / "p", "--quiet") == 0
+
+
+@pytest.mark.usefixtures("fake")
+def test_two_calls_of_predict_keep_apart(capsys, tmp_path, model):
+    image, out = picture(tmp_path / "a.png"), tmp_path / "out"
+    predict = ("predict", model, image, "--out", out)
+    with diffusionad.ResultFolder(out) as folder:
+        before = (out / "scores.csv").read_bytes()
+        assert "out: another run is writing to this folder" in fails(capsys, 2, *predict)
+        assert (out / "scores.csv").read_bytes() == before
+        folder.write(fakes.load(model).explain([image])[0])
+    assert len((out / "scores.csv").read_text().splitlines()) == 2
+    assert run(*predict, "--quiet") == 0
+
+
+@pytest.mark.usefixtures("fake")
 def test_predict_does_not_write_over_a_folder_of_images(capsys, tmp_path, model):
     photo = picture(tmp_path / "photos" / "a.png")
     before = photo.read_bytes()
@@ -549,6 +578,23 @@ def test_nothing_is_written_among_the_images_to_train_on(capsys, tmp_path, data)
     assert run("train", tmp_path / "x" / "t.csv", "--out", tmp_path / "x", "--quiet") == 0
 
 
+@pytest.mark.usefixtures("fake")
+def test_a_run_replaces_nothing_that_it_is_trained_on(capsys, tmp_path):
+    for name in ("curves", "1"):
+        picture(tmp_path / f"{name}.png")
+    text = "path,label\ncurves.png,0\n1.png,0\n"
+    before = (tmp_path / "curves.png").read_bytes()
+    for table in ("log.csv", "config.toml", "t.csv"):
+        (tmp_path / table).write_text(text)
+        command = ("train", tmp_path / table, "--layout", "table", "--out", tmp_path)
+        named, what = (table, "file") if table != "t.csv" else ("curves.png", "image")
+        assert f"{named}: a result would replace this {what}" in fails(capsys, 2, *command)
+        assert (tmp_path / table).read_text() == text
+        (tmp_path / table).unlink()
+    assert {path.name for path in tmp_path.iterdir()} == {"1.png", "curves.png"}
+    assert (tmp_path / "curves.png").read_bytes() == before
+
+
 def test_a_sheet_of_anomalies_replaces_no_image_of_a_table(capsys, tmp_path):
     image = picture(tmp_path / "images" / "0.png")
     picture(tmp_path / "images" / "1.png")
@@ -594,6 +640,32 @@ def test_demo(capsys, tmp_path, data, monkeypatch):
     assert (out / "heatmaps.png").exists()
     assert len(list((out / "heatmaps").iterdir())) == 3
     assert "without training 0.7500" in Page.read(out / "report.html").text
+
+
+@pytest.mark.usefixtures("fake")
+def test_a_demo_replaces_no_model_but_a_demo(capsys, tmp_path, data, monkeypatch):
+    dataset = training.open_dataset(data)
+    monkeypatch.setattr(training, "bundled", lambda: dataset)
+    monkeypatch.setattr(training.evaluation, "nearest_training_image", lambda _: 0.75)
+    out = tmp_path / "demo"
+    model, state = out / "model.safetensors", out / "state.safetensors"
+    demo = ("demo", "--out", out, "--image-size", 32)
+    assert run("train", data, "--out", out, "--quiet") == 0
+    for images, ours in (("other", False), (dataset.fingerprint(train_only=True), True)):
+        made = fakes.load(model)
+        made.provenance["data"] = {"images": images}
+        made.save(model)
+        checkpoints.save_state(state, {}, {"images": "other"})
+        before = [path.read_bytes() for path in (model, state)]
+        named = state if ours else model
+        words = f"{named}: exists already, and is no demo's; choose another --out"
+        assert words in fails(capsys, 2, *demo)
+        assert [path.read_bytes() for path in (model, state)] == before
+    checkpoints.save_state(state, {}, {"images": images})
+    assert run(*demo, "--quiet") == 0
+    assert model.read_bytes() != before[0]
+    model.write_bytes(b"broken")
+    assert f"{model}: exists already" in fails(capsys, 2, *demo)
 
 
 @pytest.mark.usefixtures("fake")

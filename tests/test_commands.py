@@ -209,6 +209,29 @@ def test_a_time_budget_does_not_count_for_a_run_that_is_resumed(
     assert dad.load(tmp_path / MODEL).provenance["train_steps"] == 4
 
 
+@pytest.mark.parametrize("length", [("--steps", 4), ("--time-budget", "5s")])
+def test_a_run_is_resumed_with_the_options_that_began_it(
+    capsys, tmp_path, data, monkeypatch, length
+):
+    file, out = tmp_path / "c.toml", tmp_path / "run"
+    file.write_text("[train]\nsteps = 3\ncheckpoint_every = 2\n")
+    begin = ("train", data, "--out", out, "--config", file, *length, *SMALL, "--quiet")
+
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(fitting.Fit, "_save_results", killed)
+        patch.setattr(fitting.Fit, "_steps_within", lambda *_: 4)
+        patch.setattr(fitting.Fit, "_keep_to_budget", lambda *_: None)
+        assert run(*begin) == 130
+    assert run(*begin, "--resume") == 0
+    assert dad.load(out / MODEL).provenance["train_steps"] == 4
+    capsys.readouterr()
+    again = ("train", data, "--out", out, "--config", file, "--resume", "--quiet")
+    assert "c.toml: steps: this run has 4 and keeps it" in fails(capsys, 2, *again)
+
+
 @pytest.mark.parametrize("left", ["nothing more", "an earlier model"])
 def test_a_state_alone_is_resumed_and_not_overwritten(
     capsys, tmp_path, data, trained, monkeypatch, left

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import sys
 
 import pytest
 from programs import on_terminal
@@ -47,6 +48,19 @@ def test_control_characters_of_files_are_shown_as_escapes(capsys):
     assert len({len(line) for line in text.splitlines()[-2:]}) == 1
     console.say(f"two\nlines\t{odd}")
     assert capsys.readouterr().out == "two\nlines\tgröße\\x1b[2J\\r\n\\x9b\\u202e\n"
+
+
+def test_a_terminal_that_goes_away_ends_what_is_printed_and_no_more(monkeypatch):
+    terminal, stream = os.openpty()
+    with open(stream, "w", encoding="utf-8") as stdout:
+        monkeypatch.setattr(sys, "stdout", stdout)
+        console = Console()
+        console.say("here")
+        os.close(terminal)
+        for _ in range(2):
+            console.say("gone")
+            console.table("all", ("name",), [("gone",)])
+    assert not console.results
 
 
 def test_bars_end_full_and_fit_the_terminal():

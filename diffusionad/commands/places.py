@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -9,7 +10,15 @@ from diffusionad.datasets import Dataset
 from diffusionad.errors import InputError
 from diffusionad.files import PathLike
 from diffusionad.images import is_image_name, list_images
-from diffusionad.result_files import TABLE, files_of, has_results, require_other_files
+from diffusionad.result_files import (
+    TABLE,
+    files_of,
+    has_results,
+    is_panel,
+    require_other_files,
+)
+
+log = logging.getLogger(__name__)
 
 NAMED = ("table", "visa_raw")  # layouts in which a table names the images, whatever else is there
 
@@ -17,8 +26,8 @@ NAMED = ("table", "visa_raw")  # layouts in which a table names the images, what
 def collect(given: Sequence[str], out: Path) -> list[Path]:
     """The images that files and folders stand for, each once, in the order given.
 
-    Folders are searched but for `out`, which may hold the pictures of an earlier call. Raises
-    InputError where a picture of the results would replace an image.
+    Folders are searched but for `out`, and for pictures of results in folders below: those of
+    earlier calls. Raises InputError where a picture of the results would replace an image.
     """
     paths: list[Path] = []
     for text in given:
@@ -30,6 +39,11 @@ def collect(given: Sequence[str], out: Path) -> list[Path]:
                 for image in list_images(path, recursive=True)
                 if inside is None or inside not in image.parents
             ]
+            left_out = {image for image in found if image.parent != path and is_panel(image)}
+            for folder in sorted({image.parent for image in left_out}):
+                words = "holds results of an earlier call; their pictures are left out"
+                log.warning("%s: %s", folder, words)
+            found = [image for image in found if image not in left_out]
             if not found:
                 raise InputError(f"{path}: no images in this folder")
             paths += found

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import diffusionad as dad
 from diffusionad import checkpoints, evaluation, plots, system
 from diffusionad.cli import DEMO_BUDGET
-from diffusionad.commands.places import require_outside
+from diffusionad.commands.places import files_of_dataset, require_outside
 from diffusionad.commands.results import (
     measure,
     open_console,
@@ -29,9 +29,10 @@ from diffusionad.datasets import Dataset, bundled
 from diffusionad.datasets import open as open_dataset
 from diffusionad.errors import InputError
 from diffusionad.files import make_folder, run_folder, write_json
-from diffusionad.fitting import STATE_FILE, Fit, model_to_resume
+from diffusionad.fitting import RUN_FILES, STATE_FILE, Fit, model_to_resume
 from diffusionad.images import list_images, write_png
 from diffusionad.option_files import settings_of
+from diffusionad.result_files import require_other_files
 from diffusionad.saliency_network import SaliencyNetwork, is_network
 
 if TYPE_CHECKING:
@@ -47,8 +48,9 @@ SHEET_ROWS = 12
 def demo(args: Namespace) -> int:
     """Train on the bundled images, evaluate, draw, report: everything under --out."""
     console = open_console(args)
-    folder = make_folder(args.out)
     dataset = bundled()
+    _require_no_other_model(Path(args.out), dataset)
+    folder = make_folder(args.out)
     console.say(f"bundled images of ball screws (BSData, CC BY-SA 4.0): {dataset}")
     budget = args.time_budget
     if budget is None and args.steps is None and "steps" not in args.settings:
@@ -81,6 +83,9 @@ def train(args: Namespace) -> int:
         if folder is not None and not list_images(folder, recursive=True):
             raise InputError(f"{folder}: no images in this folder")
     require_outside(f"--out {args.out}", Path(args.out), dataset, folders)
+    require_other_files(
+        [Path(args.out) / name for name in RUN_FILES], [args.data, *files_of_dataset(dataset)]
+    )
     file, state = (Path(args.out) / name for name in (MODEL_FILE, STATE_FILE))
     there = [path for path in (file, state) if path.exists()]
     if args.resume:
@@ -117,6 +122,24 @@ def train(args: Namespace) -> int:
     return 0
 
 
+def _require_no_other_model(folder: Path, dataset: Dataset) -> None:
+    """Raise InputError where a model, or a state, of other images than the dataset's lies."""
+    for name in (MODEL_FILE, STATE_FILE):
+        path = folder / name
+        if path.exists() and _images_of(path) != dataset.fingerprint(train_only=True):
+            raise InputError(f"{path}: exists already, and is no demo's; choose another --out")
+
+
+def _images_of(path: Path) -> object:
+    """The fingerprint of what a model or a state was trained on; None where it does not tell."""
+    try:
+        if path.name == STATE_FILE:
+            return checkpoints.read_state_values(path).get("images")
+        return checkpoints.read_header(path).provenance.get("data", {}).get("images")
+    except InputError:
+        return None
+
+
 def new_model(args: Namespace) -> DiffusionAD:
     return dad.DiffusionAD(**settings_of(args))
 
@@ -130,6 +153,8 @@ def _run_to_resume(args: Namespace, file: Path, state: Path) -> DiffusionAD:
     model = model_to_resume(state.parent) if state.exists() else load_model(file, seed=None)
     kept = {**to_dict(model.config), **to_dict(model.train_config)}
     given = {**settings_of(args), "kind": args.kind}
+    if args.steps is not None or args.time_budget is not None:
+        given.pop("steps", None)  # of the file; the run began without it, too
     free = {name: given.pop(name) for name in NO_RESULT & given.keys()}
     model.train_config = update(model.train_config, free)
     for name, value in given.items():
