@@ -43,12 +43,30 @@ def _load_core() -> None:
             f"{os.path.dirname(__file__)}: the C core is not built here; leave the source folder "
             "for one where the package is installed, or build it: pip install -e ."
         ) from error
+    except ImportError as error:
+        if "libscipy_openblas" not in str(error):
+            raise
+        _load_openblas()
+        importlib.import_module("._core", __name__)
     finally:
         for name, value in given.items():
             if value is None:
                 del os.environ[name]
             else:
                 os.environ[name] = value
+
+
+def _load_openblas() -> None:
+    """Where it lies in another folder of packages than this one, beside which the core looks."""
+    import ctypes
+
+    try:
+        package = importlib.import_module("scipy_openblas32")
+        ctypes.CDLL(os.path.join(package.get_lib_dir(), package.get_library(fullname=True)))
+    except (ImportError, OSError) as error:
+        raise ImportError(
+            "libscipy_openblas.so is not there: pip install scipy-openblas32"
+        ) from error
 
 
 _load_core()

@@ -98,8 +98,9 @@ def opened_model(path: PathLike) -> Iterator[Checkpoint]:
     Each is mapped from the file when it is its turn, so that a large model is in memory once.
     Raises InputError as load_model() does.
     """
-    shapes, metadata = _read_shapes(path, MODEL_FORMAT)  # the library's checks
+    _require_file(path)
     with open(path, "rb") as file:
+        shapes, metadata = _read_shapes(path, MODEL_FORMAT)  # the library's checks
         if not os.path.samestat(os.stat(path), os.fstat(file.fileno())):
             raise InputError(f"{path}: replaced by another file while it was read")
         tensors = _mapped(path, file)

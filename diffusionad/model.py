@@ -289,7 +289,10 @@ def _normality(path: PathLike, tensors: Mapping[str, Any], side: int) -> Normali
         shape = tuple(tensors[name].shape) if name in tensors else "nothing"
         if shape != wanted:
             raise InputError(f"{path}: normality.{name}: expected {list(wanted)}, got {shape}")
-    return Normality(*(np.array(tensors[name]) for name in ("mean", "deviation")))
+    mean, deviation = (np.array(tensors[name], np.float32) for name in ("mean", "deviation"))
+    if not (np.isfinite(mean).all() and np.isfinite(deviation).all() and (deviation >= 0).all()):
+        raise InputError(f"{path}: normality: expected finite means, and deviations from 0 on")
+    return Normality(mean, deviation)
 
 
 def _brightness(path: PathLike, value: npt.NDArray[Any]) -> float:

@@ -132,7 +132,18 @@ def test_a_file_replaced_while_it_is_read_is_refused(tmp_path, monkeypatch):
         checkpoints.save_model(path, example())
         return handle
 
-    monkeypatch.setattr(checkpoints, "open", late, raising=False)
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoints, "open", late, raising=False)
+        with pytest.raises(InputError, match=r"m\.safetensors: replaced by another file"):
+            checkpoints.load_model(path)
+    read = checkpoints._read_shapes
+
+    def early(*arguments):
+        found = read(*arguments)
+        checkpoints.save_model(path, example())
+        return found
+
+    monkeypatch.setattr(checkpoints, "_read_shapes", early)
     with pytest.raises(InputError, match=r"m\.safetensors: replaced by another file"):
         checkpoints.load_model(path)
 

@@ -236,6 +236,27 @@ def test_a_file_with_another_size_of_it_is_refused(
         dad.load(tmp_path / "m.safetensors")
 
 
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, -0.5])
+def test_a_file_with_deviations_that_are_none_is_refused(value, tmp_path, images) -> None:
+    model = tiny(standardised=True).fit(images, steps=1)
+    mean, deviation = model.normality.mean, model.normality.deviation.copy()
+    deviation.flat[1] = value
+    model.normality = normality.Normality(mean, deviation)
+    model.save(tmp_path / "m.safetensors")
+    with pytest.raises(InputError, match=r"m\.safetensors: normality: expected finite means, and"):
+        dad.load(tmp_path / "m.safetensors")
+
+
+def test_normality_of_another_type_is_converted_as_weights_are(tmp_path, images) -> None:
+    model = tiny(standardised=True).fit(images, steps=1)
+    want = model.predict(images)
+    mean, deviation = model.normality.mean, model.normality.deviation
+    model.normality = normality.Normality(mean.astype(np.float64), deviation.astype(np.float64))
+    model.save(tmp_path / "m.safetensors")
+    got = dad.load(tmp_path / "m.safetensors").predict(images)
+    np.testing.assert_array_equal(got.scores, want.scores)
+
+
 # ---- other settings -----------------------------------------------------------------------------
 
 

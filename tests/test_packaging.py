@@ -106,6 +106,28 @@ import diffusionad
     assert line.startswith(f"ImportError: {tmp_path / 'diffusionad'}: the C core is not built here")
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="edits the run path of an ELF file")
+def test_openblas_in_another_folder_of_packages(tmp_path):
+    """As where pip installs for one user only, beside what the system has."""
+    core = Path(dad._core.__file__)
+    content = core.read_bytes()
+    looked_in = b"/scipy_openblas32/lib"
+    if looked_in not in content:
+        pytest.skip("the core is not linked with scipy-openblas32")
+    shutil.copytree(core.parent, tmp_path / "diffusionad", ignore=lambda *_: [core.name])
+    elsewhere = content.replace(looked_in, b"/scipy_openblas32/nil")
+    (tmp_path / "diffusionad" / core.name).write_bytes(elsewhere)
+    script = f"import sys; sys.path.insert(0, {str(tmp_path)!r}); "
+    load = "import diffusionad; print(diffusionad._core.__file__)"
+    done = python(script + load)
+    assert done.stdout.strip() == str(tmp_path / "diffusionad" / core.name), done.stderr
+    missing = python(f"{script} sys.modules['scipy_openblas32'] = None; {load}")
+    assert missing.returncode == 1
+    assert missing.stderr.splitlines()[-1] == (
+        "ImportError: libscipy_openblas.so is not there: pip install scipy-openblas32"
+    )
+
+
 @pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="counts threads in /proc")
 @pytest.mark.parametrize("given", [{}, {"OPENBLAS_NUM_THREADS": "2", "GOMP_SPINCOUNT": "7"}])
 @pytest.mark.parametrize("modules", ["numpy, diffusionad", "diffusionad"])

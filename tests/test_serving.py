@@ -25,6 +25,8 @@ import numpy as np
 import pytest
 from fastapi.testclient import TestClient
 from PIL import Image
+from python_multipart.exceptions import MultipartParseError
+from starlette.requests import Request
 from test_cli import fails, run
 
 import diffusionad as dad
@@ -256,6 +258,15 @@ def test_forms_that_hold_no_single_image(client):
     text = refused(client.post("/predict", files={"image": (name, PNG[:99])}), 422)
     assert len(text) < 250
     assert "etc" not in text
+
+
+def test_what_older_parsers_of_forms_raise_is_a_bad_request(client, monkeypatch):
+    def form(*_args, **_options):
+        raise MultipartParseError("expected a boundary")
+
+    monkeypatch.setattr(Request, "form", form)
+    text = refused(client.post("/predict", files={"image": ("a.png", PNG)}), 400)
+    assert text == "expected a form of type multipart/form-data: expected a boundary"
 
 
 def test_queries_and_addresses_that_there_are_not(client):

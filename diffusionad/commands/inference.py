@@ -27,7 +27,7 @@ from diffusionad.commands.running import (
     wanted_tiles,
     warn_of_threshold,
 )
-from diffusionad.console import complain
+from diffusionad.console import complain, printable
 from diffusionad.datasets import open as open_dataset
 from diffusionad.errors import InputError
 from diffusionad.images import Bytes, pixels_of, unique_stems
@@ -112,7 +112,7 @@ def serve(args: Namespace) -> int:
     console = open_console(args)
     model = load_to_run(args)
     warn_of_threshold(model, None)
-    name = Path(args.model).name
+    name = printable(Path(args.model).name)
 
     def ready(url: str) -> None:
         console.say(f"{name} at {url}; Ctrl-C ends it")

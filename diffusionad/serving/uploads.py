@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import PurePath
 
 from fastapi import HTTPException, Request
+from python_multipart.exceptions import FormParserError
 from starlette.datastructures import UploadFile
 
 from diffusionad.console import printable
@@ -65,11 +66,16 @@ async def read_upload(request: Request, most: int) -> tuple[str, bytes]:
 
 
 async def _from_form(request: Request) -> tuple[str, bytes]:
-    async with request.form(max_files=1, max_fields=16) as form:
-        for value in form.values():
-            if isinstance(value, UploadFile):
-                name = printable(PurePath(value.filename or "").name)[-100:]
-                return name or "image", await value.read()
+    try:
+        async with request.form(max_files=1, max_fields=16) as form:
+            for value in form.values():
+                if isinstance(value, UploadFile):
+                    name = printable(PurePath(value.filename or "").name)[-100:]
+                    return name or "image", await value.read()
+    except FormParserError as error:  # which starlette answers itself since 0.40
+        raise HTTPException(
+            400, f"expected a form of type {FORM}: {printable(str(error))}"
+        ) from error
     raise HTTPException(400, "expected an image as a file in the form, got none")
 
 
