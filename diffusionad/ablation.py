@@ -34,6 +34,7 @@ from diffusionad.evaluation import IMAGE_METRICS, PIXEL_METRICS
 from diffusionad.files import PathLike, remove_temporaries, run_folder, write_text
 from diffusionad.fitting import MODEL_FILE
 from diffusionad.images import Bytes, to_network, write_png
+from diffusionad.result_files import require_other_files
 from diffusionad.studies import Recipe, Row, Study, mean, spread
 from diffusionad.tables import PLUS_MINUS, Table, csv_text, percent
 from diffusionad.torch_files import is_torch_file
@@ -48,6 +49,12 @@ COLUMNS = {**CURVES, "pixel_ap": "pixel AP"}
 DEFAULT_T_S = (25, 50, 100, 150, 200, 250, 300)
 DEFAULT_T_B = (250, 300, 400, 500, 600, 700, 800)
 SWEEPS = {"t_s": "smaller noise scale t_s", "t_b": "bigger noise scale t_b"}
+FILES = (
+    "ablation.json",
+    *(f"{name}.{kind}" for name in ("ablation", "changes") for kind in ("csv", "md", "tex")),
+    *(f"sweep_{name}.{kind}" for name in SWEEPS for kind in ("csv", "png")),
+    *(f"repairs_{name}.png" for name in SWEEPS),
+)
 REPAIR_ROWS, TILE = 4, 96
 PANEL_HEIGHT = 260  # of one metric's curve
 
@@ -123,6 +130,7 @@ def ablate(
     dataset = open_dataset(data, layout, category, kind=recipe.kind)
     if not dataset.test:
         raise InputError(f"{dataset.root}: no test images to evaluate on")
+    require_other_files([Path(out) / file for file in FILES], [data, *dataset.files()])
     files = studies.files_of(dataset)
     if test_images is not None:
         dataset = dataclasses.replace(dataset, test=_chosen(dataset.test, test_images))
@@ -140,8 +148,7 @@ def ablate(
         raise InputError("seeds: expected at least one seed, got none")
     settings = _settings(plan, models)
     with run_folder(out) as folder:
-        remove_temporaries(folder, [f"{name}.{kind}" for name in ("ablation", "changes")
-                                    for kind in ("csv", "md", "tex")])  # fmt: skip
+        remove_temporaries(folder, FILES)
         study = Study(folder, NAME, settings)
         plan.console.say(str(dataset))
         for seed in plan.seeds:

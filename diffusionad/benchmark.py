@@ -9,9 +9,10 @@ reference code chooses it.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -36,10 +37,12 @@ from diffusionad.datasets import open as open_dataset
 from diffusionad.errors import InputError, WriteError, words_of
 from diffusionad.evaluation import IMAGE_METRICS, PIXEL_METRICS, PROTOCOLS
 from diffusionad.files import PathLike, make_folder, remove_temporaries, run_folder, write_text
+from diffusionad.fitting import MODEL_FILE
 from diffusionad.images import Bytes, read_image, write_png
 from diffusionad.inference import THRESHOLD_NOTES
 from diffusionad.models import averaged
 from diffusionad.report import write_benchmark_report, write_report
+from diffusionad.result_files import require_other_files
 from diffusionad.sources import evenly
 from diffusionad.studies import Recipe, Row, Study, mean, spread
 from diffusionad.tables import INDENT, Table, csv_text, percent
@@ -52,6 +55,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 NAME, REPORT_FILE = "benchmark", "report.html"
+FILES = ("benchmark.json", "table.csv", "table.md", "table.tex", "figure.png")
 METRICS = (*IMAGE_METRICS, *PIXEL_METRICS)
 MEASURES = (*METRICS, "nearest_training_image_auroc")
 COSTS = ("images_per_second", "train_seconds", "evaluate_seconds", "peak_memory_mb")
@@ -124,24 +128,35 @@ def benchmark(
     chosen = _chosen(data, layout, names)
     plan = Plan(data, layout, chosen, recipe, tuple(dict.fromkeys(seeds)), protocol)
     settings = plan.settings
+    page = Path(report_file) if report_file is not None else Path(out) / REPORT_FILE
+    require_other_files([page, *(Path(out) / file for file in FILES)], _inputs(plan))
     with run_folder(out) as folder:
         _remove_temporaries(folder, plan)
         study = Study(folder, NAME, settings)
         for name in plan.categories:
             for seed in plan.seeds:
-                _do(study, plan, name, seed, console)
+                said = _do(study, plan, name, seed, console)
                 report = _report(study, plan)
                 study.save(**report)
+                if said is not None:
+                    console.say(said)
                 _write_tables(folder, report)
-                _write_page(report_file or folder / REPORT_FILE, folder, study.values)
+                _write_page(page, folder, study.values)
         _write_figure(folder, plan)
     return study.values
 
 
+def _inputs(plan: Plan) -> Iterator[PathLike]:
+    """The data, and the files of all categories that can be read."""
+    yield plan.data
+    for name in plan.categories:
+        with contextlib.suppress(InputError):  # its row says what is wrong with it
+            yield from open_dataset(plan.data, plan.layout, name).files()
+
+
 def _remove_temporaries(folder: Path, plan: Plan) -> None:
     """What a killed process has left of these files."""
-    tables = ("table.csv", "table.md", "table.tex")
-    remove_temporaries(folder, (*tables, "figure.png", REPORT_FILE))
+    remove_temporaries(folder, (*FILES, REPORT_FILE))
     for name in plan.categories:
         page = _page_file(folder, name)
         remove_temporaries(page.parent, [page.name])
@@ -158,8 +173,8 @@ def _chosen(data: PathLike, layout: str, names: Sequence[str] | None) -> tuple[s
 # ---- one category, one seed --------------------------------------------------------------------
 
 
-def _do(study: Study, plan: Plan, name: str, seed: int, console: Console) -> None:
-    """Put the row of a category and seed into the study, unless it is there."""
+def _do(study: Study, plan: Plan, name: str, seed: int, console: Console) -> str | None:
+    """Put the row of a category and seed into the study, unless it is there; gives its words."""
     title = name if len(plan.seeds) == 1 else f"{name}, seed {seed}"
     row: Row | None
     try:
@@ -172,8 +187,7 @@ def _do(study: Study, plan: Plan, name: str, seed: int, console: Console) -> Non
                 f"{plan.data} has: choose another folder"
             )
         if row is not None:
-            console.say(f"{title}: finished before")
-            return
+            return f"{title}: finished before"
         console.say(str(dataset) if seed == plan.seeds[0] else title)
         row = {**_measured(study, plan, dataset, seed, console), "files": files}
     except (_Changed, WriteError):
@@ -181,12 +195,12 @@ def _do(study: Study, plan: Plan, name: str, seed: int, console: Console) -> Non
     except (ValueError, ArithmeticError, MemoryError) as error:
         reason = words_of(error)
         log.warning("%s: %s", title, reason)
-        row = _failed(plan, name, seed, reason)
+        study.put(_failed(plan, name, seed, reason), "category", "seed")
+        return None
     study.put(row, "category", "seed")
-    if "error" not in row:
-        studies.forget_state(_run_folder(study.path.parent, name, seed))
-        values = ", ".join(f"{COLUMNS[key]} {percent(row[key])}" for key in list(COLUMNS)[:5])
-        console.say(f"{title}: {values}")
+    studies.forget_state(_run_folder(study.path.parent, name, seed))
+    values = ", ".join(f"{COLUMNS[key]} {percent(row[key])}" for key in list(COLUMNS)[:5])
+    return f"{title}: {values}"
 
 
 class _Changed(InputError):
@@ -218,9 +232,14 @@ def _measured(study: Study, plan: Plan, dataset: Dataset, seed: int, console: Co
     name = dataset.category
     folder = _run_folder(study.path.parent, name, seed)
     first = next((row for row in study.rows() if row["category"] == name and "steps" in row), None)
-    steps = first["steps"] if first else None
+    steps = first["steps"] if first else _length(study, plan, name)
     model = plan.recipe.model(seed)
-    watch = _Selection(model, dataset, folder) if plan.protocol == "reference" else None
+    watch = None
+    if plan.protocol == "reference":
+        if not studies.goes_on(folder):  # what a killed training chose is no choice of this one
+            for left in (STAGE_FILE, BEST_FILE):
+                (folder / left).unlink(missing_ok=True)
+        watch = _Selection(model, dataset, folder)
     model = studies.trained(folder, model, dataset, plan.recipe, steps, console, watch)
     steps = model.train_config.steps
     notes = _notes(dataset)
@@ -281,6 +300,15 @@ def _notes(dataset: Dataset) -> list[str]:
 
 
 # ---- the reference's choice on test data -------------------------------------------------------
+
+
+def _length(study: Study, plan: Plan, name: str) -> int | None:
+    """The steps of a category's first training that came to its end, though its row failed."""
+    for seed in plan.seeds:
+        file = _run_folder(study.path.parent, name, seed) / MODEL_FILE
+        if file.exists() and (header := checkpoints.read_header(file)).provenance.get("finished"):
+            return int(header.config["train"]["steps"])
+    return None
 
 
 class _Selection:

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 import diffusionad as dad
-from diffusionad import normality, system
+from diffusionad import checkpoints, normality, system
 from diffusionad.config import NO_RESULT, ModelConfig, TrainConfig, of_today, to_dict, update
 from diffusionad.datasets import Dataset, Sample
 from diffusionad.datasets.samples import relative_name, size_fingerprint
@@ -237,6 +237,14 @@ def trained(
     return model
 
 
+def goes_on(folder: Path) -> bool:
+    """Whether trained() takes up, or takes over, the training that lies in a folder."""
+    file = folder / MODEL_FILE
+    if (folder / STATE_FILE).exists():
+        return True
+    return file.exists() and bool(checkpoints.read_header(file).provenance.get("finished"))
+
+
 def _compare(file: Path, name: str, theirs: object, ours: object) -> None:
     """Refuse a training of something else, where the study says what."""
     if ours not in (None, theirs):
@@ -293,10 +301,19 @@ def _settings(config: ModelConfig, train_config: TrainConfig) -> dict[str, Any]:
 
 
 def files_of(dataset: Dataset) -> str:
-    """SHA-256 over the names and sizes of a dataset's files: quick, and the same for a copy."""
-    paths = {sample.path for sample in (*dataset.train, *dataset.test)}
-    paths |= {s.mask_path for s in (*dataset.train, *dataset.test) if s.mask_path is not None}
-    return size_fingerprint(sorted((relative_name(path, dataset.root), path) for path in paths))
+    """SHA-256 over the names and sizes of a dataset's files, and what each is taken for.
+
+    Quick, and the same for a copy.
+    """
+    files = []
+    for part, samples in (("train", dataset.train), ("test", dataset.test)):
+        for sample in samples:
+            name = relative_name(sample.path, dataset.root)
+            files.append((f"{part} {sample.label} {sample.defect} {name}", sample.path))
+            if sample.mask_path is not None:
+                mask = relative_name(sample.mask_path, dataset.root)
+                files.append((f"mask of {name}: {mask}", sample.mask_path))
+    return size_fingerprint(sorted(files))
 
 
 def spread_samples(samples: Sequence[Sample], count: int) -> list[Sample]:

@@ -89,7 +89,7 @@ def csv_text(columns: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> str:
     table = csv.DictWriter(text, columns, restval="", extrasaction="ignore", lineterminator="\n")
     table.writeheader()
     table.writerows({k: "" if v is None else v for k, v in row.items()} for row in rows)
-    return text.getvalue()
+    return text.getvalue().encode(errors="backslashreplace").decode()  # names of files may be odd
 
 
 def latex_text(text: str) -> str:

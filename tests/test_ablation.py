@@ -11,13 +11,14 @@ import layouts
 import numpy as np
 import pytest
 from PIL import Image
-from test_benchmark import in_a_training, killed, without_speed
+from test_benchmark import in_a_training, killed, table_of, without_speed
 from test_cli import fails, run
 from test_evaluation import FIELDS
 
 import diffusionad as dad
 from diffusionad import ablation, charts, config, evaluation, studies
 from diffusionad.datasets import Counts
+from diffusionad.errors import InputError
 
 pytestmark = pytest.mark.slow  # the fixture alone trains six models
 
@@ -276,6 +277,18 @@ def test_what_is_refused_is_one_line_that_names_it(capsys, tmp_path, data, done)
     bare = shutil.copytree(data, tmp_path / "bare")
     shutil.rmtree(bare / "gear" / "test")
     assert "no test images" in fails(capsys, 2, "ablate", bare, "--out", out, *SMALL)
+
+
+@pytest.mark.parametrize("name", ["ablation.csv", "changes.csv", "sweep_t_s.csv"])
+def test_results_that_would_replace_the_table_are_refused(capsys, tmp_path, name):
+    rows = (("a.png", "good", "train"), ("b.png", "good", "test"), ("c.png", "cut", "test"))
+    file = table_of(tmp_path, *rows).rename(tmp_path / name)
+    before = {path: path.read_bytes() for path in tmp_path.iterdir()}
+    line = fails(capsys, 2, "ablate", file, "--out", tmp_path, *SMALL)
+    assert f"{name}: a result would replace this" in line
+    with pytest.raises(InputError, match="a result would replace"):
+        ablation.ablate(file, tmp_path)
+    assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
 
 
 def test_two_at_once_in_one_folder_are_refused(capsys, tmp_path, data):

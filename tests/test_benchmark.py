@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 import os
 import shutil
 import signal
@@ -27,6 +28,7 @@ from test_evaluation import FIELDS
 import diffusionad
 from diffusionad import benchmark, checkpoints, evaluation, studies
 from diffusionad.datasets import Counts
+from diffusionad.errors import InputError
 from diffusionad.report import overview
 
 SMALL = ("--steps", 3, "--image-size", 64, "--batch-size", 2, "--quiet")
@@ -369,6 +371,17 @@ def test_a_stage_whose_judging_was_cut_short_is_judged_on_resume(tmp_path, data,
     assert not list(out.rglob("stage.safetensors"))
 
 
+def test_what_a_killed_training_chose_is_no_choice_of_the_next(tmp_path, data, monkeypatch):
+    folder = tmp_path / "b" / "runs" / "tile" / "seed-0"
+    folder.mkdir(parents=True)
+    other = diffusionad.DiffusionAD("tiny", image_size=32)
+    other.provenance["selected"] = {"step": 30, "score": 1.9}
+    for name in (benchmark.BEST_FILE, benchmark.STAGE_FILE):
+        other.save(folder / name)
+    judged(tmp_path / "b", data, monkeypatch, [1.0, 1.5, 1.2])
+    assert report(tmp_path / "b")["rows"][0]["train_steps"] == 2
+
+
 def test_an_interrupt_ends_with_130_and_keeps_rows(capsys, tmp_path, data, monkeypatch):
     measure = evaluation.evaluate
     calls = []
@@ -394,6 +407,20 @@ def test_a_time_budget_gives_every_seed_of_a_category_as_many_steps(tmp_path, da
     assert run("benchmark", data, "--out", tmp_path / "b", *arguments) == 0
     steps = [row["train_steps"] for row in report(tmp_path / "b")["rows"]]
     assert steps == [2, 2, 1, 1]
+
+
+def test_the_first_seeds_steps_are_the_others_though_its_row_failed(tmp_path, data, monkeypatch):
+    lengths = iter([2, 1])
+    monkeypatch.setattr(
+        diffusionad.fitting.Fit, "_steps_within", lambda self, budget: next(lengths)
+    )
+    monkeypatch.setattr(diffusionad.fitting.Fit, "_keep_to_budget", lambda self, per_step: None)
+    arguments = ["--categories", "tile", "--seeds", "0,1", "--time-budget", "5s", *SMALL[2:]]
+    with monkeypatch.context() as patch:
+        patch.setattr(evaluation, "evaluate", lambda *_, **__: math.log(-1))
+        assert run("benchmark", data, "--out", tmp_path / "b", *arguments) == 1
+    assert run("benchmark", data, "--out", tmp_path / "b", *arguments) == 0
+    assert [row["train_steps"] for row in report(tmp_path / "b")["rows"]] == [2, 2]
 
 
 def test_results_are_made_again_from_trainings_where_their_file_is_gone(tmp_path, data, done):
@@ -531,6 +558,35 @@ def test_what_is_refused_is_one_line_that_names_it(capsys, tmp_path, data, done)
     assert not out.exists()
 
 
+def table_of(root: Path, *named: tuple[str, str, str]) -> Path:
+    """A table of path, label and split, with pictures of these names."""
+    root.mkdir(parents=True, exist_ok=True)
+    for name, _, _ in named:
+        Image.new("RGB", (16, 16)).save(root / name)
+    file = root / "table.csv"
+    file.write_text("\n".join(map(",".join, [("path", "label", "split"), *named])) + "\n")
+    return file
+
+
+@pytest.mark.parametrize("name", ["a.png", "figure.png"])
+def test_results_that_would_replace_the_table_or_its_images_are_refused(capsys, tmp_path, name):
+    rows = ((name, "good", "train"), ("b.png", "good", "test"), ("c.png", "cut", "test"))
+    file = table_of(tmp_path, *rows)
+    before = {path: path.read_bytes() for path in tmp_path.iterdir()}
+    line = fails(capsys, 2, "benchmark", file, "--out", tmp_path, *SMALL)
+    assert "table.csv: a result would replace this" in line
+    with pytest.raises(InputError, match=r"table\.csv: a result would replace"):
+        benchmark.benchmark(file, tmp_path)
+    with pytest.raises(InputError, match=r"table\.csv: a result would replace"):
+        benchmark.benchmark(file, tmp_path / "b", report_file=file)
+    if name == "figure.png":
+        other = file.rename(tmp_path / "parts.csv")
+        line = fails(capsys, 2, "benchmark", other, "--out", tmp_path, *SMALL)
+        assert "figure.png: a result would replace this" in line
+        other.rename(file)
+    assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
 def test_other_files_than_the_results_are_of_are_refused(capsys, tmp_path, data, done):
     root = shutil.copytree(data, tmp_path / "parts")
     out = shutil.copytree(done, tmp_path / "b")
@@ -539,6 +595,14 @@ def test_other_files_than_the_results_are_of_are_refused(capsys, tmp_path, data,
     line = fails(capsys, 2, "benchmark", root, "--out", out, "--seeds", "0,1", *SMALL)
     assert "holds results of other files of screw than" in line
     assert report(out)["finished"]
+
+
+def test_a_corrected_label_is_another_dataset(capsys, tmp_path, fake):
+    rows = [("a.png", "good", "train"), ("b.png", "good", "test"), ("c.png", "cut", "test")]
+    file, arguments = table_of(tmp_path / "t", *rows), ("--out", tmp_path / "b", *SMALL)
+    assert run("benchmark", file, *arguments) == 0
+    table_of(tmp_path / "t", rows[0], ("b.png", "cut", "test"), ("c.png", "good", "test"))
+    assert "holds results of other files of" in fails(capsys, 2, "benchmark", file, *arguments)
 
 
 def test_a_damaged_results_file_is_refused_and_stays(capsys, tmp_path, data):

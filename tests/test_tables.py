@@ -99,3 +99,8 @@ def test_published_figures_are_of_public_datasets_only():
     assert (paper.image_auroc, paper.pixel_auroc, paper.aupro, paper.pixel_ap) == (
         0.997, 0.987, 0.957, 0.761,
     )  # fmt: skip
+
+
+def test_csv_of_names_that_are_no_text_can_be_written():
+    text = tables.csv_text(("error",), [{"error": "pi\udce8ce.png: broken"}])
+    assert text.encode() == b"error\npi\\udce8ce.png: broken\n"

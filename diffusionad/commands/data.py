@@ -6,7 +6,7 @@ from argparse import Namespace
 from pathlib import Path
 
 from diffusionad import plots, system
-from diffusionad.commands.places import files_of_dataset, require_outside
+from diffusionad.commands.places import require_outside
 from diffusionad.commands.results import open_console, write_result
 from diffusionad.datasets import categories, check
 from diffusionad.datasets import open as open_dataset
@@ -53,7 +53,7 @@ def synthesize(args: Namespace) -> int:
             raise InputError(f"--{name}: expected at most {most}, got {given}")
     dataset = open_dataset(args.data, args.layout, args.category, kind=args.kind)
     require_outside(f"--out {out}", out.parent, dataset, [args.anomaly_source, args.foreground])
-    require_other_files([out], files_of_dataset(dataset))
+    require_other_files([out], dataset.files())
     make_folder(out.parent)
     console.say(f"{dataset}, {dataset.kind}")
     seed = 0 if args.seed is None else args.seed

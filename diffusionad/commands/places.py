@@ -72,19 +72,12 @@ def require_free(out: Path, stems: Sequence[str], images: Sequence[Path]) -> Non
             )
 
 
-def files_of_dataset(dataset: Dataset) -> list[Path]:
-    """Images and masks."""
-    samples = (*dataset.train, *dataset.test, *dataset.left_out)
-    masks = [sample.mask_path for sample in samples if sample.mask_path is not None]
-    return [*(sample.path for sample in samples), *masks]
-
-
 def require_outside(
     name: str, folder: Path, dataset: Dataset, sources: Sequence[PathLike | None] = ()
 ) -> None:
     """Raise InputError for a folder whose pictures are read as images of dataset or sources."""
     place = folder.resolve()
-    listed = () if dataset.layout in NAMED else files_of_dataset(dataset)
+    listed = () if dataset.layout in NAMED else dataset.files()
     inside = place in {path.resolve() for path in {path.parent for path in listed}}
     tops = {Path(source).resolve() for source in sources if source is not None}
     if inside or not tops.isdisjoint([place, *place.parents]):

@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 
 from diffusionad import evaluation
-from diffusionad.commands.places import files_of_dataset
 from diffusionad.commands.running import look_with
 from diffusionad.console import Console, number
 from diffusionad.datasets import Dataset
@@ -127,5 +126,5 @@ def panel_files(dataset: Dataset, folder: Path) -> list[Path]:
     """A file for each test image. Raises InputError where one is a file of the dataset."""
     samples = dataset.test
     files = [folder / f"{stem}.png" for stem in unique_stems([s.path for s in samples])]
-    require_other_files(files, files_of_dataset(dataset))
+    require_other_files(files, dataset.files())
     return files

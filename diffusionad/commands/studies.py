@@ -12,6 +12,7 @@ from diffusionad.commands.results import open_console, show_table, write_result
 from diffusionad.datasets import categories
 from diffusionad.datasets import open as open_dataset
 from diffusionad.errors import InputError
+from diffusionad.images import list_images
 from diffusionad.studies import Recipe
 
 
@@ -63,7 +64,9 @@ def _require_outside(args: Namespace, category: str | None) -> None:
         dataset = open_dataset(args.data, args.layout, category)
     except InputError:
         return  # the study says what is wrong with it
-    require_outside(f"--out {args.out}", Path(args.out), dataset, [args.anomaly_source])
+    source = args.anomaly_source
+    pictures = source is not None and list_images(source, recursive=True)
+    require_outside(f"--out {args.out}", Path(args.out), dataset, [source] if pictures else [])
 
 
 def _seeds(args: Namespace) -> tuple[int, ...]:

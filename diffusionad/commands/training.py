@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import diffusionad as dad
 from diffusionad import checkpoints, evaluation, plots, system
 from diffusionad.cli import DEMO_BUDGET
-from diffusionad.commands.places import files_of_dataset, require_outside
+from diffusionad.commands.places import require_outside
 from diffusionad.commands.results import (
     measure,
     open_console,
@@ -84,7 +84,7 @@ def train(args: Namespace) -> int:
             raise InputError(f"{folder}: no images in this folder")
     require_outside(f"--out {args.out}", Path(args.out), dataset, folders)
     require_other_files(
-        [Path(args.out) / name for name in RUN_FILES], [args.data, *files_of_dataset(dataset)]
+        [Path(args.out) / name for name in RUN_FILES], [args.data, *dataset.files()]
     )
     file, state = (Path(args.out) / name for name in (MODEL_FILE, STATE_FILE))
     there = [path for path in (file, state) if path.exists()]

@@ -77,6 +77,12 @@ class Dataset:
         """Defective images without a mask, which count for image metrics only."""
         return [sample for sample in self.test if not sample.has_mask]
 
+    def files(self) -> list[Path]:
+        """All images and masks, those that are left out too."""
+        samples = (*self.train, *self.test, *self.left_out)
+        masks = [sample.mask_path for sample in samples if sample.mask_path is not None]
+        return [*(sample.path for sample in samples), *masks]
+
     def fingerprint(self, *, train_only: bool = False) -> str:
         """SHA-256 over name, size and content of every file of the dataset, names sorted.
 
