@@ -86,7 +86,8 @@ def _channels_last(array: npt.NDArray[Any]) -> npt.NDArray[Any] | None:
 
 
 def _in_unit_range(image: npt.NDArray[Any], name: str) -> npt.NDArray[np.float32]:
-    with np.errstate(over="ignore"):  # what float32 cannot hold is out of range, and said so
+    # What float32 cannot hold is out of range, and said so, or rounds to its nearest.
+    with np.errstate(over="ignore", under="ignore"):
         values = image.astype(np.float32, copy=False)
     low, high = float(values.min()), float(values.max())
     if not (low >= 0.0 and high <= 1.0):

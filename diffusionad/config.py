@@ -129,6 +129,8 @@ class ModelConfig:
             raise InputError(f"dropout: expected 0 to less than 1, got {self.dropout}")
         _one_of(self, "schedule", SCHEDULES)
         _one_of(self, "mode", MODES)
+        if self.mode == "iterative":
+            _at_least(self, 1, "t_s")  # it takes so many steps
         if self.mode == "autoencoder" and self.preconditioned:
             raise InputError("preconditioned: expected False, an autoencoder predicts no noise")
         if not self.t_s < self.t_b < self.timesteps:

@@ -339,6 +339,8 @@ class Fit:
                         vars(self.model).update(self.model_before)
                     elif isinstance(error, InputError):  # the batch could not be read
                         self._save_unfinished()
+                    elif isinstance(error, FloatingPointError):
+                        self._begin_again()
                     raise
                 step, now = self.trainer.iteration, time.monotonic()
                 row = {"step": step, **result.losses, **self.kept.update(step)}
@@ -376,6 +378,12 @@ class Fit:
             self._save_results(self.model.save, finished=True)
         if interrupts:
             raise KeyboardInterrupt
+
+    def _begin_again(self) -> None:
+        """Make the model what it was, if its first weights can be made again: for lower rates."""
+        if not self.model_before["_has_weights"]:
+            vars(self.model).update(self.model_before)
+            self.model._initialise()
 
     def _calibrate(self) -> None:
         """Take held-out images and, where they are too few for so small a rate, others as well."""

@@ -134,7 +134,7 @@ def list_images(folder: PathLike, *, recursive: bool = False) -> list[Path]:
     Links are followed, but not back to a folder that they lie in.
     Raises InputError when the folder is missing or cannot be read. An empty list is fine.
     """
-    top = Path(folder)
+    top = _path(folder)
     require_folder(top)
     return sorted(_images_in(top, recursive, frozenset()), key=natural_key)
 
@@ -188,12 +188,12 @@ def as_items(images: ImageSource) -> Sequence[Any]:
     Raises InputError where there are none, and for what is neither an image nor has any.
     """
     if isinstance(images, (str, os.PathLike)):
-        folder = Path(images)
+        folder = _path(images)
         listed = list_images(folder) if folder.is_dir() else [folder]
         if not listed:
             raise InputError(f"{folder}: no images in this folder")
         return listed
-    if _is_pillow(images):
+    if is_pillow(images):
         return [images]
     array = as_array(images, "images")
     items: Any
@@ -219,7 +219,7 @@ def pixels_of(item: Any, name: str) -> Pixels:
     array: npt.NDArray[Any] | None
     if isinstance(item, (str, os.PathLike)):
         name, array = os.fsdecode(item), read_image(item)
-    elif _is_pillow(item):
+    elif is_pillow(item):
         try:
             array = _to_rgb(item)
         except _BROKEN as error:
@@ -295,7 +295,7 @@ def _opened(
     """Open an image file of a known format; whatever Pillow raises, also later, names the file."""
     from PIL import Image, UnidentifiedImageError
 
-    file = source if isinstance(source, io.BytesIO) else Path(source)
+    file = source if isinstance(source, io.BytesIO) else _path(source)
     name = name or str(file)
     try:
         _require_content(file, name)
@@ -329,6 +329,13 @@ def _opened(
         raise InputError(f"{name}: the image is broken: {text}") from error
 
 
+def _path(given: PathLike) -> Path:
+    """As a Path, of which an empty one would be the current folder. Raises InputError."""
+    if not os.fspath(given):
+        raise InputError("expected a path, got ''")
+    return Path(given)
+
+
 def _require_content(file: Path | io.BytesIO, name: str) -> None:
     if isinstance(file, io.BytesIO):
         size = file.getbuffer().nbytes
@@ -340,7 +347,8 @@ def _require_content(file: Path | io.BytesIO, name: str) -> None:
         raise InputError(f"{name}: the file is empty")
 
 
-def _is_pillow(item: Any) -> bool:
+def is_pillow(item: Any) -> bool:
+    """Whether this is an image of Pillow, which is no array yet, and may be broken."""
     from PIL import Image
 
     return isinstance(item, Image.Image)

@@ -24,6 +24,7 @@ from .images import (
     as_items,
     batch_of,
     fit_to_network,
+    is_pillow,
     pixels_of,
 )
 from .models import SegmentationNet, UNet
@@ -245,7 +246,8 @@ class Detector:
         _check(batch_size, size)
         if max_latency is not None and not max_latency >= 0:
             raise InputError(f"max_latency: expected 0 or more seconds, got {max_latency!r}")
-        if isinstance(frames, (str, os.PathLike)) or as_array(frames, "frames") is not None:
+        one = isinstance(frames, (str, os.PathLike)) or is_pillow(frames)
+        if one or as_array(frames, "frames") is not None:
             frames = as_items(frames)
         if not hasattr(frames, "__iter__"):
             raise InputError(f"frames: expected images to go through, got {type(frames).__name__}")
@@ -412,6 +414,8 @@ class Detector:
             raise InputError(f"false_alarm_rate: expected 0 to below 1, got {false_alarm_rate}")
         said = images if isinstance(images, Prediction) else self.predict(images)
         scores = np.sort(said.scores)
+        if not len(scores):
+            raise InputError("images: expected at least one image, got none")
         allowed = int(false_alarm_rate * len(scores))
         threshold = float(np.nextafter(scores[len(scores) - 1 - allowed], np.inf))
         if threshold > 1.0:

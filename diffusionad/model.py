@@ -126,7 +126,11 @@ class DiffusionAD(Estimator):
             else:
                 run.plan(time_budget, steps)
             self._has_weights = True
-            run.train(progress)
+            try:
+                run.train(progress)
+            finally:  # a training pass holds several times what a look at images needs
+                for network in self.networks.values():
+                    network._core.trim()
         return self
 
     def training_memory(self) -> dict[str, int]:

@@ -388,6 +388,11 @@ class SegmentationNet(_Network):
         if seed is not None:
             self.initialise(seed)
 
+    def initialise(self, seed: Seed = 0) -> None:
+        """As UNet's; no batches have been counted then."""
+        super().initialise(seed)
+        self._batches_tracked = dict.fromkeys(self._batches_tracked, 0)
+
     def __call__(self, x: FloatArray, training: bool = False) -> FloatArray:
         """Mask (N, 1, H, W) in [0, 1]; ``training`` uses and moves the batch statistics."""
         if not training:

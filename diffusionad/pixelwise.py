@@ -29,6 +29,7 @@ _STEP_BYTES = 96  # with all that is held of it while it is counted
 _CURVE_STEPS = 1 << 13  # made into points at once
 _COARSE_STEPS = 1024  # of the bootstrap
 _IMAGES = 16  # counted at once for it
+_MOST_MB = 2**40  # more, or infinity, is the same
 NAMES = {
     "auroc": "pixel_auroc",
     "average_precision": "pixel_ap",
@@ -47,9 +48,9 @@ class PixelMetrics:
     Good pixels are kept as float32 and defect pixels as eight bytes: in memory up to a quarter of
     ``memory_mb``, beyond it in an unnamed temporary file in ``folder`` (the system's choice by
     default), which goes away with the object. The process takes at most about ``memory_mb`` MiB
-    more than it had, whatever is added, and what one call of `add` is given; but `intervals` takes
-    up to 100 KB for each image as well. Where the defects have more distinct scores than fit (about
-    ``memory_mb`` x 10,000), the file is read several times.
+    more than it had, whatever is added, and what one call of `add` is given; infinity is no limit.
+    `intervals` takes up to 100 KB for each image as well. Where the defects have more distinct
+    scores than fit (about ``memory_mb`` x 10,000), the file is read several times.
 
     >>> pixels = PixelMetrics()
     >>> pixels.add([[0, 1]], [[0.5, 0.25]], defect="dent")
@@ -61,7 +62,7 @@ class PixelMetrics:
     def __init__(self, memory_mb: float = 1024, folder: PathLike | None = None) -> None:
         if not memory_mb > 0:
             raise InputError(f"memory_mb: expected a positive number, got {memory_mb}")
-        self._memory = int(memory_mb * 2**20)
+        self._memory = int(float(min(memory_mb, _MOST_MB)) * 2**20)
         self._store = PixelStore(self._memory // 4, folder)
         self._defective: list[bool] = []
 
@@ -386,4 +387,6 @@ def _thresholds(keys: Keys) -> NDArray[np.float32]:
     """The scores that lead to just before and to each step."""
     bits = np.where(keys >> 31 != 0, keys, ~(keys | np.uint32(1 << 31)))
     scores = bits.astype(np.uint32).view(np.float32)
-    return np.stack([np.nextafter(scores, np.float32(np.inf)), scores], axis=1).ravel()
+    with np.errstate(over="ignore", under="ignore"):  # exact beside zero and infinity, too
+        above = np.nextafter(scores, np.float32(np.inf))
+    return np.stack([above, scores], axis=1).ravel()

@@ -33,13 +33,6 @@ class Frame:
     read_at: float  # by the monotonic clock
 
 
-@dataclass(frozen=True)
-class End:
-    """No more frames, because of an error or not."""
-
-    error: BaseException | None
-
-
 def stream(
     look: Callable[[Sequence[Frame]], Prediction],
     frames: Iterable[Any],
@@ -64,9 +57,10 @@ class FrameReader:
 
     def __init__(self, frames: Iterable[Any], size: int, ahead: int) -> None:
         self._frames, self._size = frames, size
-        self._queue: queue.Queue[Frame | End] = queue.Queue(ahead)
+        self._queue: queue.Queue[Frame | None] = queue.Queue(ahead)  # None: no more
         self._closed = threading.Event()
-        self._end: End | None = None
+        self._ended = False
+        self._errors: list[BaseException] = []  # what the source has raised, until it is raised on
         # A source that never returns must not keep the process from ending.
         self._thread = threading.Thread(target=self._read, name="diffusionad-frames", daemon=True)
         self._thread.start()
@@ -77,7 +71,7 @@ class FrameReader:
         Waits for the first; empty at the end. Raises there what the source has raised.
         """
         frames: list[Frame] = []
-        while len(frames) < most and self._end is None:
+        while len(frames) < most and not self._ended:
             wait = None
             if frames and max_latency is not None:
                 left = frames[0].read_at + max_latency - time.monotonic()
@@ -86,12 +80,13 @@ class FrameReader:
                 item = self._queue.get(timeout=wait)
             except queue.Empty:
                 break
-            if isinstance(item, End):
-                self._end = item
+            if item is None:
+                self._ended = True
             else:
                 frames.append(item)
-        if not frames and self._end is not None and self._end.error is not None:
-            raise self._end.error
+        if not frames and self._errors:
+            # An error holds the frames of its traceback: none of their variables may hold it.
+            raise self._errors.pop()
         return frames
 
     def close(self) -> None:
@@ -101,9 +96,9 @@ class FrameReader:
         while not self._queue.empty():
             self._queue.get_nowait()
         self._thread.join(CLOSING_SECONDS)
+        self._errors.clear()
 
     def _read(self) -> None:
-        error: BaseException | None = None
         try:
             for index, item in enumerate(self._frames):
                 frame = self._frame(item, index)
@@ -111,9 +106,10 @@ class FrameReader:
                     return
                 self._queue.put(frame)
         except BaseException as raised:  # also an interrupt: the consumer waits for an end
-            error = raised
+            if not self._closed.is_set():
+                self._errors.append(raised)
         if not self._closed.is_set():
-            self._queue.put(End(error))
+            self._queue.put(None)
 
     def _frame(self, item: Any, index: int) -> Frame:
         pixels = pixels_of(item, f"frames[{index}]")

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import numbers
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
@@ -38,10 +39,14 @@ class Tiles:
     overlap: float = OVERLAP
 
     def __post_init__(self) -> None:
-        if self.size is not None and (type(self.size) is not int or self.size < 1):
-            raise InputError(f"tile: expected a whole number of pixels, got {self.size!r}")
-        if not isinstance(self.overlap, (int, float)) or not 0 <= self.overlap <= MOST_OVERLAP:
+        if self.size is not None:
+            whole = isinstance(self.size, numbers.Integral) and not isinstance(self.size, bool)
+            if not whole or self.size < 1:
+                raise InputError(f"tile: expected a whole number of pixels, got {self.size!r}")
+            object.__setattr__(self, "size", int(self.size))  # numbers of NumPy are taken, too
+        if not isinstance(self.overlap, numbers.Real) or not 0 <= self.overlap <= MOST_OVERLAP:
             raise InputError(f"overlap: expected 0 to {MOST_OVERLAP}, got {self.overlap!r}")
+        object.__setattr__(self, "overlap", float(self.overlap))
 
     def of(self, image_size: int) -> Tiles:
         """The same with the size fixed, for a model of this image size."""

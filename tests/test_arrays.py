@@ -80,6 +80,11 @@ def test_floats_of_any_width_layout_and_size(pixels, dtype):
     assert network(np.ones((9, 9), dtype)).min() == 1.0
 
 
+def test_values_too_small_for_float32_are_zero_where_numpy_raises():
+    with np.errstate(all="raise"):
+        assert network(np.full((9, 9), 1e-300)).max() == 0
+
+
 def test_floats_of_the_right_size_are_taken_bit_for_bit():
     values = np.random.default_rng(0).random((2, 3, SIZE, SIZE), dtype=np.float32)
     assert network(values).tobytes() == values.tobytes()

@@ -73,6 +73,7 @@ def test_settings_are_frozen_and_none_changes_nothing():
         ({"base_channels": 48}, "base_channels: expected a multiple of 32"),
         ({"t_s": 400, "t_b": 400}, "t_s < t_b < 1000, got 400 and 400"),
         ({"t_b": 1000}, "t_s < t_b < 1000"),
+        ({"mode": "iterative", "t_s": 0}, "t_s: expected at least 1, got 0"),
         ({"w": float("nan")}, "w: expected a finite number"),
         ({"w": "1"}, "w: expected a finite number"),
         ({"schedule": "sigmoid"}, "schedule: expected linear or cosine, got 'sigmoid'"),

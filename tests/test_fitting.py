@@ -20,6 +20,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from test_model import SIZE, tiny
+from test_network import resident_mb
 
 import diffusionad as dad
 from diffusionad import (
@@ -1326,6 +1327,17 @@ def test_divergence_is_an_error_and_keeps_the_last_checkpoint(tmp_path, images, 
     assert dad.load(out / "model.safetensors").provenance["train_steps"] == 2
 
 
+def test_after_a_divergence_lower_rates_train_the_model(images):
+    rates = {"unet_lr": 1e-4, "seg_lr": 1e-4, "warmup": 0, "lr_steps": 0.0}
+    options = {"image_size": 32, "batch_size": 2, "kind": "texture", **rates}
+    model = dad.DiffusionAD("tiny", **{**options, "unet_lr": 1e12})
+    with pytest.raises(FloatingPointError, match=r"iteration [1-9]"):
+        model.fit(images, steps=20)
+    assert not model.__sklearn_is_fitted__()
+    assert model.set_params(unet_lr=1e-4).fit(images, steps=2).provenance["train_steps"] == 2
+    assert weights(model) == weights(dad.DiffusionAD("tiny", **options).fit(images, steps=2))
+
+
 # ---- the ablation's other ways to repair ------------------------------------------------------
 
 
@@ -1353,3 +1365,13 @@ def test_a_model_that_repairs_iteratively_takes_t_s_steps():
     model = small(mode="iterative", t_s=3, seed=4)
     wanted = dad.denoise(model.unet, x0, "iterative", t_s=3, seed=4, schedule=model.schedule)
     np.testing.assert_array_equal(model.predict(x0).reconstructions, wanted.x0)
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/statm"), reason="needs Linux's /proc")
+@pytest.mark.skipif("asan" in os.environ.get("LD_PRELOAD", ""), reason="it keeps freed memory")
+def test_a_trained_model_gives_back_the_memory_of_its_training(images):
+    model, sizes = small(image_size=192, batch_size=4), []
+    model.fit(images, steps=2, progress=lambda _: sizes.append(resident_mb()))
+    arenas = [n._core.memory(4, training=True)["arena"] for n in model.networks.values()]
+    assert min(arenas) > 2**25  # more than the C library keeps
+    assert sizes[-1] - resident_mb() > sum(arenas) / 2**21

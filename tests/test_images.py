@@ -226,6 +226,15 @@ def test_listing_is_natural_and_passes_over_other_files(tmp_path):
         images.list_images(tmp_path / "10.png")
 
 
+@pytest.mark.parametrize("read", [images.list_images, images.as_items, images.read_image])
+def test_an_empty_path_is_not_the_current_folder(tmp_path, monkeypatch, pixels, read):
+    save(tmp_path / "a.png", pixels)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputError, match="expected a path, got ''"):
+        read("")
+    assert images.list_images(".") == [Path("a.png")]
+
+
 def test_links_are_followed_to_all_depths_and_loops_end(tmp_path):
     for name in ("dtd/banded/old/1.png", "dtd/2.png", "source/3.png"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)

@@ -522,6 +522,20 @@ def test_bad_images_are_refused_and_change_nothing() -> None:
     assert pixels.result() == want
 
 
+@pytest.mark.parametrize("memory", [float("inf"), 1e300, 10**400, np.int32(4096)])
+def test_memory_may_be_without_limit(memory: Any) -> None:
+    masks, maps = saturated(17, (2, 5, 5))
+    found = collect(masks, maps, memory).result()
+    assert found == collect(masks, maps).result()
+
+
+def test_curves_where_numpy_raises_on_rounding() -> None:
+    pixels = collect([[[0, 1, 1]]], np.array([[[0.5, 0.0, 3.4028235e38]]], np.float32))
+    want = pixels.curves()["thresholds"].tolist()
+    with np.errstate(all="raise"):
+        assert pixels.curves()["thresholds"].tolist() == want
+
+
 def test_missing_classes_and_bad_arguments_are_refused() -> None:
     empty = metrics.PixelMetrics()
     asked = (empty.result, empty.curves, empty.intervals)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import queue
 import threading
+import weakref
 from collections.abc import Iterator
 
 import numpy as np
@@ -146,6 +148,50 @@ def test_whatever_the_source_raises_is_raised_here(model, error):
 
     with pytest.raises(error):
         list(model.predict_stream(source()))
+
+
+@pytest.mark.parametrize("seen", [True, False])
+def test_a_source_that_has_raised_is_let_go_of(model, frames, seen):
+    """Without the garbage collector, whether or not its error was waited for."""
+    raised = threading.Event()
+
+    def camera() -> Iterator[np.ndarray]:
+        try:
+            yield frames[0]
+            raise OSError("cable")
+        finally:
+            raised.set()
+
+    gc.disable()
+    try:
+        source = camera()
+        alive = weakref.ref(source)
+        stream = model.predict_stream(source, batch_size=2, max_latency=0.0)
+        del source
+        next(stream)
+        assert raised.wait(10)
+        if seen:
+            with contextlib.suppress(OSError):  # pytest.raises would keep it
+                next(stream)
+        else:
+            stream.close()
+        for thread in readers():
+            thread.join(10)
+        del stream
+        assert alive() is None
+    finally:
+        gc.enable()
+
+
+def test_a_pil_image_that_is_cut_off_is_named(tmp_path, model, frames):
+    path = tmp_path / "cut.png"
+    Image.fromarray(np.tile(frames[0], (40, 40, 1))).save(path)
+    path.write_bytes(path.read_bytes()[:40_000])
+    with (
+        Image.open(path) as image,
+        pytest.raises(InputError, match=r"frames\[0\]: this PIL image cannot be used: .*truncated"),
+    ):
+        list(model.predict_stream(image))
 
 
 def test_a_bad_frame_is_named_after_the_results_before_it(tmp_path, model, frames):

@@ -180,6 +180,13 @@ def test_cut_gives_what_predict_tiled_looks_at(model):
     assert trained.provenance["data"]["count"] == len(grid)
 
 
+@pytest.mark.parametrize("number", [np.int64, np.uint8])
+def test_numpys_numbers_are_taken(number):
+    tiles = tiling.Tiles(number(32), np.float32(0.25))
+    assert tiles == tiling.Tiles(32, 0.25)
+    assert (type(tiles.size), type(tiles.overlap)) == (int, float)
+
+
 def test_a_threshold_of_tiles_is_known_as_such():
     model = tiny()
     good = [drawn(40, 70, 3, seed=i) for i in range(4)]
@@ -193,6 +200,8 @@ def test_a_threshold_of_tiles_is_known_as_such():
     assert model.provenance["calibrated_on"] == "whole images"
     model.threshold = 0.5
     assert "calibrated_on" not in model.provenance
+    with pytest.raises(InputError, match="images: expected at least one image, got none"):
+        model.calibrate(model.predict(good)[:0])
 
 
 @pytest.mark.parametrize(
@@ -201,10 +210,12 @@ def test_a_threshold_of_tiles_is_known_as_such():
         ({"tile": 0}, "tile: expected a whole number of pixels, got 0"),
         ({"tile": 32.0}, "tile: expected a whole number of pixels, got 32.0"),
         ({"tile": True}, "tile: expected a whole number"),
+        ({"tile": "32"}, "tile: expected a whole number of pixels, got '32'"),
         ({"overlap": -0.1}, "overlap: expected 0 to 0.9, got -0.1"),
         ({"overlap": 1.0}, "overlap: expected 0 to 0.9, got 1.0"),
         ({"overlap": float("nan")}, "overlap: expected 0 to 0.9, got nan"),
         ({"overlap": "x"}, "overlap: expected 0 to 0.9, got 'x'"),
+        ({"overlap": "0.5"}, "overlap: expected 0 to 0.9, got '0.5'"),
         ({"batch_size": 0}, "batch_size: expected 1 or more"),
     ],
 )
