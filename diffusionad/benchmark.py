@@ -275,6 +275,17 @@ def _measured(study: Study, plan: Plan, dataset: Dataset, seed: int, console: Co
     }
 
 
+def _length(study: Study, plan: Plan, name: str) -> int | None:
+    """The steps of a category's first training, though its row failed, where a budget decides."""
+    if plan.recipe.steps is not None or plan.recipe.time_budget is None:
+        return None
+    for seed in plan.seeds:
+        file = _run_folder(study.path.parent, name, seed) / MODEL_FILE
+        if file.exists() and (header := checkpoints.read_header(file)).provenance.get("finished"):
+            return int(header.config["train"]["steps"])
+    return None
+
+
 def _run_folder(folder: Path, category: str, seed: int) -> Path:
     return folder / "runs" / studies.run_name(category) / f"seed-{seed}"
 
@@ -300,15 +311,6 @@ def _notes(dataset: Dataset) -> list[str]:
 
 
 # ---- the reference's choice on test data -------------------------------------------------------
-
-
-def _length(study: Study, plan: Plan, name: str) -> int | None:
-    """The steps of a category's first training that came to its end, though its row failed."""
-    for seed in plan.seeds:
-        file = _run_folder(study.path.parent, name, seed) / MODEL_FILE
-        if file.exists() and (header := checkpoints.read_header(file)).provenance.get("finished"):
-            return int(header.config["train"]["steps"])
-    return None
 
 
 class _Selection:

@@ -439,6 +439,14 @@ def test_results_are_made_again_from_trainings_where_their_file_is_gone(tmp_path
 # ---- what cannot be done ----------------------------------------------------------------------
 
 
+def test_trainings_of_another_length_are_not_taken_over(tmp_path, data, done):
+    out = shutil.copytree(done, tmp_path / "b")
+    (out / "benchmark.json").unlink()
+    assert run("benchmark", data, "--out", out, "--seeds", "0,1", *SMALL, "--steps", 4) == 1
+    for row in report(out)["rows"]:
+        assert "a training with steps 3, this study has 4" in row["error"]
+
+
 def test_a_category_that_cannot_be_done_does_not_stop_the_others(capsys, tmp_path, data):
     root = shutil.copytree(data, tmp_path / "data")
     next((root / "bolt_5%" / "train" / "good").iterdir()).unlink()

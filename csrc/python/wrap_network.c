@@ -216,8 +216,7 @@ static PyObject *network_forward(PyObject *object, PyObject *args, PyObject *key
         !check_share(recompute) || (seed_object != NULL && !dad_seed(&seed, seed_object))) {
         return NULL;
     }
-    /* Before the lock: an array's own class may be asked, and that may call this network.
-     */
+    /* Before the lock: an array's class is asked, and may call this network. */
     PyArrayObject *t = NULL, *y = NULL, *x = dad_input_float(x_object, "x", 4);
     if (x == NULL || !dad_input_float_optional(&t, t_object, "t", 1)) {
         Py_XDECREF(x);
