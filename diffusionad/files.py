@@ -27,6 +27,13 @@ _NUMBER = r"\s*(?:-?[0-9][0-9.eE+-]*|null)"
 _NUMBERS = re.compile(rf"\[\n{_NUMBER}(?:,\n{_NUMBER})*\n\s*\]")
 
 
+def as_path(given: PathLike) -> Path:
+    """As a Path, of which an empty one would be the current folder. Raises InputError."""
+    if not os.fspath(given):
+        raise InputError("expected a path, got ''")
+    return Path(given)
+
+
 def reason(error: OSError) -> str:
     """The system's words for an error, in lower case: "no space left on device"."""
     return (error.strerror or str(error)).lower()

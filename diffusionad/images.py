@@ -28,7 +28,7 @@ from diffusionad.arrays import (
     as_pixels,
 )
 from diffusionad.errors import InputError, TooManyPixels
-from diffusionad.files import PathLike, atomic_path, reason
+from diffusionad.files import PathLike, as_path, atomic_path, reason
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -134,7 +134,7 @@ def list_images(folder: PathLike, *, recursive: bool = False) -> list[Path]:
     Links are followed, but not back to a folder that they lie in.
     Raises InputError when the folder is missing or cannot be read. An empty list is fine.
     """
-    top = _path(folder)
+    top = as_path(folder)
     require_folder(top)
     return sorted(_images_in(top, recursive, frozenset()), key=natural_key)
 
@@ -188,7 +188,7 @@ def as_items(images: ImageSource) -> Sequence[Any]:
     Raises InputError where there are none, and for what is neither an image nor has any.
     """
     if isinstance(images, (str, os.PathLike)):
-        folder = _path(images)
+        folder = as_path(images)
         listed = list_images(folder) if folder.is_dir() else [folder]
         if not listed:
             raise InputError(f"{folder}: no images in this folder")
@@ -295,7 +295,7 @@ def _opened(
     """Open an image file of a known format; whatever Pillow raises, also later, names the file."""
     from PIL import Image, UnidentifiedImageError
 
-    file = source if isinstance(source, io.BytesIO) else _path(source)
+    file = source if isinstance(source, io.BytesIO) else as_path(source)
     name = name or str(file)
     try:
         _require_content(file, name)
@@ -327,13 +327,6 @@ def _opened(
     except (*_BROKEN, struct.error, zlib.error) as error:
         text = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise InputError(f"{name}: the image is broken: {text}") from error
-
-
-def _path(given: PathLike) -> Path:
-    """As a Path, of which an empty one would be the current folder. Raises InputError."""
-    if not os.fspath(given):
-        raise InputError("expected a path, got ''")
-    return Path(given)
 
 
 def _require_content(file: Path | io.BytesIO, name: str) -> None:

@@ -22,7 +22,7 @@ from diffusionad import datasets, saliency
 from diffusionad.datasets import Dataset
 from diffusionad.datasets.samples import size_fingerprint
 from diffusionad.errors import InputError
-from diffusionad.files import PathLike, atomic_path
+from diffusionad.files import PathLike, as_path, atomic_path
 from diffusionad.images import (
     Bytes,
     Floats,
@@ -85,7 +85,7 @@ def load_images(source: Any, size: int) -> TrainingImages:
     depends on the order, since batches and masks go by it.
     """
     if isinstance(source, (str, os.PathLike)):
-        path = Path(source)
+        path = as_path(source)
         source = [path] if path.is_file() else datasets.open(path, test_fraction=0.0)
     origin: dict[str, Any] = {"category": None, "layout": None}
     kind = getattr(source, "kind", None)

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image, features
 
-from diffusionad import images
+import diffusionad as dad
+from diffusionad import datasets, images
 from diffusionad.errors import InputError, WriteError
 
 
@@ -226,7 +227,11 @@ def test_listing_is_natural_and_passes_over_other_files(tmp_path):
         images.list_images(tmp_path / "10.png")
 
 
-@pytest.mark.parametrize("read", [images.list_images, images.as_items, images.read_image])
+@pytest.mark.parametrize(
+    "read",
+    [images.list_images, images.as_items, images.read_image, datasets.open, datasets.categories,
+     lambda path: dad.DiffusionAD("tiny", image_size=32).fit(path, steps=1)],
+)  # fmt: skip
 def test_an_empty_path_is_not_the_current_folder(tmp_path, monkeypatch, pixels, read):
     save(tmp_path / "a.png", pixels)
     monkeypatch.chdir(tmp_path)

@@ -15,7 +15,7 @@ from diffusionad.datasets.published import Counts
 from diffusionad.datasets.readers import Options
 from diffusionad.datasets.samples import KINDS, Dataset, Sample, fingerprint
 from diffusionad.errors import InputError
-from diffusionad.files import PathLike
+from diffusionad.files import PathLike, as_path
 from diffusionad.images import naming_files
 from diffusionad.seeds import Seed
 
@@ -71,7 +71,7 @@ def open(
         raise InputError(f"kind: expected {' or '.join(KINDS)}, got {kind!r}")
     if not 0.0 <= test_fraction < 1.0:
         raise InputError(f"test_fraction: expected 0 to less than 1, got {test_fraction}")
-    place = place_of(Path(path), layout, category)
+    place = place_of(as_path(path), layout, category)
     row = LAYOUTS[place.layout]
     for name, given in (("defective", defective), ("masks", masks)):
         if given is not None and place.layout != "folder":
@@ -126,4 +126,4 @@ def categories(path: PathLike, layout: str = "auto") -> list[str]:
     >>> categories(bundled().root.parent)
     ['ball_screw']
     """
-    return list(places(Path(path), layout))
+    return list(places(as_path(path), layout))
