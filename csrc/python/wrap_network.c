@@ -2,6 +2,9 @@
 #include "python/wrap.h"
 
 #include <string.h>
+#ifdef __GLIBC__
+#include <malloc.h>
+#endif
 
 #include "base/memory.h"
 #include "graph/network.h"
@@ -449,6 +452,9 @@ static PyObject *network_trim(PyObject *object, PyObject *args) {
     enter(self);
     dad_network_trim(&self->network);
     leave(self);
+#ifdef __GLIBC__
+    malloc_trim(0); /* an arena that lay in a hole of the heap stays there otherwise */
+#endif
     Py_RETURN_NONE;
 }
 
