@@ -34,7 +34,7 @@ from diffusionad.evaluation import IMAGE_METRICS, PIXEL_METRICS
 from diffusionad.files import PathLike, remove_temporaries, run_folder, write_text
 from diffusionad.fitting import MODEL_FILE
 from diffusionad.images import Bytes, to_network, write_png
-from diffusionad.result_files import require_other_files
+from diffusionad.result_files import require_other_files, require_outside
 from diffusionad.studies import Recipe, Row, Study, mean, spread
 from diffusionad.tables import PLUS_MINUS, Table, csv_text, percent
 from diffusionad.torch_files import is_torch_file
@@ -130,13 +130,13 @@ def ablate(
     dataset = open_dataset(data, layout, category, kind=recipe.kind)
     if not dataset.test:
         raise InputError(f"{dataset.root}: no test images to evaluate on")
-    require_other_files([Path(out) / file for file in FILES], [data, *dataset.files()])
     files = studies.files_of(dataset)
+    measured = dataset
     if test_images is not None:
-        dataset = dataclasses.replace(dataset, test=_chosen(dataset.test, test_images))
+        measured = dataclasses.replace(dataset, test=_chosen(dataset.test, test_images))
     given = _given(models)
     plan = Plan(
-        dataset=dataset,
+        dataset=measured,
         files=files,
         recipe=recipe,
         seeds=tuple(sorted({seed for _, seed in given})) if given else tuple(dict.fromkeys(seeds)),
@@ -147,6 +147,8 @@ def ablate(
     if not plan.seeds:
         raise InputError("seeds: expected at least one seed, got none")
     settings = _settings(plan, models)
+    require_outside(f"--out {out}", out, dataset, [recipe.anomaly_source])
+    require_other_files([Path(out) / file for file in FILES], [data, *dataset.files()])
     with run_folder(out) as folder:
         remove_temporaries(folder, FILES)
         study = Study(folder, NAME, settings)

@@ -9,10 +9,10 @@ reference code chooses it.
 
 from __future__ import annotations
 
-import contextlib
+import itertools
 import logging
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -37,12 +37,11 @@ from diffusionad.datasets import open as open_dataset
 from diffusionad.errors import InputError, WriteError, words_of
 from diffusionad.evaluation import IMAGE_METRICS, PIXEL_METRICS, PROTOCOLS
 from diffusionad.files import PathLike, make_folder, remove_temporaries, run_folder, write_text
-from diffusionad.fitting import MODEL_FILE
 from diffusionad.images import Bytes, read_image, write_png
 from diffusionad.inference import THRESHOLD_NOTES
 from diffusionad.models import averaged
 from diffusionad.report import write_benchmark_report, write_report
-from diffusionad.result_files import require_other_files
+from diffusionad.result_files import require_other_files, require_outside
 from diffusionad.sources import evenly
 from diffusionad.studies import Recipe, Row, Study, mean, spread
 from diffusionad.tables import INDENT, Table, csv_text, percent
@@ -128,14 +127,19 @@ def benchmark(
     chosen = _chosen(data, layout, names)
     plan = Plan(data, layout, chosen, recipe, tuple(dict.fromkeys(seeds)), protocol)
     settings = plan.settings
+    found = {name: _opened(plan, name) for name in chosen}
+    known = [dataset for dataset in found.values() if isinstance(dataset, Dataset)]
+    for dataset in known:
+        require_outside(f"--out {out}", out, dataset, [recipe.anomaly_source])
     page = Path(report_file) if report_file is not None else Path(out) / REPORT_FILE
-    require_other_files([page, *(Path(out) / file for file in FILES)], _inputs(plan))
+    inputs = (data, *itertools.chain.from_iterable(dataset.files() for dataset in known))
+    require_other_files([page, *(Path(out) / file for file in FILES)], inputs)
     with run_folder(out) as folder:
         _remove_temporaries(folder, plan)
         study = Study(folder, NAME, settings)
-        for name in plan.categories:
+        for name, opened in found.items():
             for seed in plan.seeds:
-                said = _do(study, plan, name, seed, console)
+                said = _do(study, plan, name, opened, seed, console)
                 report = _report(study, plan)
                 study.save(**report)
                 if said is not None:
@@ -146,12 +150,12 @@ def benchmark(
     return study.values
 
 
-def _inputs(plan: Plan) -> Iterator[PathLike]:
-    """The data, and the files of all categories that can be read."""
-    yield plan.data
-    for name in plan.categories:
-        with contextlib.suppress(InputError):  # its row says what is wrong with it
-            yield from open_dataset(plan.data, plan.layout, name).files()
+def _opened(plan: Plan, name: str) -> Dataset | InputError:
+    """A category's data, or what its rows say of it."""
+    try:
+        return open_dataset(plan.data, plan.layout, name, kind=plan.recipe.kind)
+    except InputError as error:
+        return error
 
 
 def _remove_temporaries(folder: Path, plan: Plan) -> None:
@@ -173,12 +177,20 @@ def _chosen(data: PathLike, layout: str, names: Sequence[str] | None) -> tuple[s
 # ---- one category, one seed --------------------------------------------------------------------
 
 
-def _do(study: Study, plan: Plan, name: str, seed: int, console: Console) -> str | None:
+def _do(
+    study: Study,
+    plan: Plan,
+    name: str,
+    dataset: Dataset | InputError,
+    seed: int,
+    console: Console,
+) -> str | None:
     """Put the row of a category and seed into the study, unless it is there; gives its words."""
     title = name if len(plan.seeds) == 1 else f"{name}, seed {seed}"
     row: Row | None
     try:
-        dataset = open_dataset(plan.data, plan.layout, name, kind=plan.recipe.kind)
+        if isinstance(dataset, InputError):
+            raise dataset
         row = study.find(category=name, seed=seed)
         files = studies.files_of(dataset)
         if row is not None and row.get("files") != files:
@@ -280,8 +292,7 @@ def _length(study: Study, plan: Plan, name: str) -> int | None:
     if plan.recipe.steps is not None or plan.recipe.time_budget is None:
         return None
     for seed in plan.seeds:
-        file = _run_folder(study.path.parent, name, seed) / MODEL_FILE
-        if file.exists() and (header := checkpoints.read_header(file)).provenance.get("finished"):
+        if (header := studies.finished(_run_folder(study.path.parent, name, seed))) is not None:
             return int(header.config["train"]["steps"])
     return None
 

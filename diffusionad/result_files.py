@@ -1,4 +1,4 @@
-"""A folder of results: scores.csv, and map and panel of each image."""
+"""A folder of results: scores.csv, and map and panel of each image; and where results may lie."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import os
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import TextIO
+from typing import TYPE_CHECKING, TextIO
 
 import numpy as np
 
@@ -17,7 +17,11 @@ from diffusionad.files import PathLike, atomic_path, make_folder, reason, run_fo
 from diffusionad.images import is_image_name, write_png
 from diffusionad.prediction import ImageResult
 
+if TYPE_CHECKING:
+    from diffusionad.datasets import Dataset
+
 TABLE = "scores.csv"
+NAMED = ("table", "visa_raw")  # layouts in which a table names the images, whatever else is there
 COLUMNS = ("path", "score", "label")
 
 
@@ -125,6 +129,23 @@ def require_other_files(files: Iterable[Path], inputs: Iterable[PathLike | None]
                 f"{there[identity]}: a result would replace this {what}, which is one of the "
                 "inputs; choose another folder"
             )
+
+
+def require_outside(
+    name: str, folder: PathLike, dataset: Dataset, sources: Sequence[PathLike | None] = ()
+) -> None:
+    """Raise InputError for a folder whose pictures are read as images of dataset or sources."""
+    place = Path(folder).resolve()
+    listed = () if dataset.layout in NAMED else dataset.files()
+    inside = place in {path.resolve() for path in {path.parent for path in listed}}
+    tops = {Path(source).resolve() for source in sources if source is not None}
+    if inside or not tops.isdisjoint([place, *place.parents]):
+        raise among_images(name)
+
+
+def among_images(name: str) -> InputError:
+    """What to raise for results that would lie among images; names the option that asks for it."""
+    return InputError(f"{name}: expected another folder than that of the images")
 
 
 def _identity(path: PathLike) -> tuple[int, int] | None:

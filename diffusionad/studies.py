@@ -239,10 +239,14 @@ def trained(
 
 def goes_on(folder: Path) -> bool:
     """Whether trained() takes up, or takes over, the training that lies in a folder."""
+    return (folder / STATE_FILE).exists() or finished(folder) is not None
+
+
+def finished(folder: Path) -> checkpoints.Header | None:
+    """What the model of a training that has come to its end says of itself. Raises InputError."""
     file = folder / MODEL_FILE
-    if (folder / STATE_FILE).exists():
-        return True
-    return file.exists() and bool(checkpoints.read_header(file).provenance.get("finished"))
+    header = checkpoints.read_header(file) if file.exists() else None
+    return header if header is not None and header.provenance.get("finished") else None
 
 
 def _compare(file: Path, name: str, theirs: object, ours: object) -> None:

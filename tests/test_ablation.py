@@ -11,7 +11,7 @@ import layouts
 import numpy as np
 import pytest
 from PIL import Image
-from test_benchmark import in_a_training, killed, table_of, without_speed
+from test_benchmark import in_a_training, killed, plan_lengths, table_of, without_speed
 from test_cli import fails, run
 from test_evaluation import FIELDS
 
@@ -172,9 +172,7 @@ def test_finished_rows_are_not_measured_again(capsys, tmp_path, data, done, monk
 
 
 def test_a_time_budget_gives_all_trainings_equal_steps(tmp_path, data, monkeypatch):
-    lengths = iter([2])
-    monkeypatch.setattr(dad.fitting.Fit, "_steps_within", lambda self, budget: next(lengths))
-    monkeypatch.setattr(dad.fitting.Fit, "_keep_to_budget", lambda self, per_step: None)
+    plan_lengths(monkeypatch, 2)
     monkeypatch.setattr(ablation, "DEFAULT_T_S", ())
     arguments = ("--time-budget", "5s", "--test-images", 2, *SMALL[2:])
     assert run("ablate", data, "--out", tmp_path / "a", *arguments) == 0

@@ -397,12 +397,17 @@ def test_an_interrupt_ends_with_130_and_keeps_rows(capsys, tmp_path, data, monke
     assert [row["category"] for row in report(tmp_path / "b")["rows"]] == ["bolt_5%"]
 
 
-def test_a_time_budget_gives_every_seed_of_a_category_as_many_steps(tmp_path, data, monkeypatch):
-    lengths = iter([2, 1])
+def plan_lengths(monkeypatch: pytest.MonkeyPatch, *steps: int) -> None:
+    """Time budgets are turned into these numbers of steps, one after the other."""
+    lengths = iter(steps)
     monkeypatch.setattr(
         diffusionad.fitting.Fit, "_steps_within", lambda self, budget: next(lengths)
     )
     monkeypatch.setattr(diffusionad.fitting.Fit, "_keep_to_budget", lambda self, per_step: None)
+
+
+def test_a_time_budget_gives_every_seed_of_a_category_as_many_steps(tmp_path, data, monkeypatch):
+    plan_lengths(monkeypatch, 2, 1)
     arguments = ["--categories", "screw,tile", "--seeds", "0,1", "--time-budget", "5s", *SMALL[2:]]
     assert run("benchmark", data, "--out", tmp_path / "b", *arguments) == 0
     steps = [row["train_steps"] for row in report(tmp_path / "b")["rows"]]
@@ -410,11 +415,7 @@ def test_a_time_budget_gives_every_seed_of_a_category_as_many_steps(tmp_path, da
 
 
 def test_the_first_seeds_steps_are_the_others_though_its_row_failed(tmp_path, data, monkeypatch):
-    lengths = iter([2, 1])
-    monkeypatch.setattr(
-        diffusionad.fitting.Fit, "_steps_within", lambda self, budget: next(lengths)
-    )
-    monkeypatch.setattr(diffusionad.fitting.Fit, "_keep_to_budget", lambda self, per_step: None)
+    plan_lengths(monkeypatch, 2, 1)
     arguments = ["--categories", "tile", "--seeds", "0,1", "--time-budget", "5s", *SMALL[2:]]
     with monkeypatch.context() as patch:
         patch.setattr(evaluation, "evaluate", lambda *_, **__: math.log(-1))

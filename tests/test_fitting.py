@@ -1373,5 +1373,5 @@ def test_a_trained_model_gives_back_the_memory_of_its_training(images):
     model, sizes = small(image_size=192, batch_size=4), []
     model.fit(images, steps=2, progress=lambda _: sizes.append(resident_mb()))
     arenas = [n._core.memory(4, training=True)["arena"] for n in model.networks.values()]
-    assert min(arenas) > 2**25  # more than the C library keeps
+    assert min(arenas) > 2**25
     assert sizes[-1] - resident_mb() > sum(arenas) / 2**21

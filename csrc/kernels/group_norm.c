@@ -2,12 +2,12 @@
  *
  * Forward: one pass sums x and x^2 in double, one writes y = act(x * scale + shift) with
  * scale and shift per image and channel. Backward recomputes z = x * scale + shift from x;
- * with g = dy * act'(z), m elements in a group and x^ = (x - mean) * rstd:
+ * with g = dy * act'(z), m elements in a group, x^ = (x - mean) * rstd and sums over the
+ * group:
  *
  *   - dgamma = sum g x^
  *   - dbeta = sum g
- *   - dx = rstd * (gamma g - sum(gamma g) / m - x^ sum(gamma g x^) / m), sums over the
- * group
+ *   - dx = rstd * (gamma g - sum(gamma g) / m - x^ sum(gamma g x^) / m)
  *
  * Scratch: the caller's. Threads: norm.h. */
 #include <math.h>

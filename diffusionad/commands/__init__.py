@@ -1,7 +1,7 @@
 """What each command of the command line does, from checked arguments to files and an exit code.
 
-A file a theme; `running`, `results` and `places` hold what several commands share: models, what is
-shown and written, and where that may lie.
+A file a theme; `running` and `results` hold what several commands share (models, what is shown and
+written), `places` which images predict reads and what it may write beside them.
 """
 
 from __future__ import annotations

@@ -6,7 +6,6 @@ from argparse import Namespace
 from pathlib import Path
 
 from diffusionad import plots, system
-from diffusionad.commands.places import require_outside
 from diffusionad.commands.results import open_console, write_result
 from diffusionad.datasets import categories, check
 from diffusionad.datasets import open as open_dataset
@@ -14,7 +13,7 @@ from diffusionad.errors import InputError
 from diffusionad.files import make_folder
 from diffusionad.images import write_png
 from diffusionad.preview import preview
-from diffusionad.result_files import require_other_files
+from diffusionad.result_files import require_other_files, require_outside
 
 MOST_ROWS, MOST_PIXELS = 64, 1024  # of a sheet of anomalies; of the side of an image in it
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from diffusionad import system
 from diffusionad.cli import one_line
-from diffusionad.commands.places import collect, require_free, require_outside
+from diffusionad.commands.places import collect, require_free
 from diffusionad.commands.results import (
     measure,
     open_console,
@@ -31,7 +31,7 @@ from diffusionad.console import complain, printable
 from diffusionad.datasets import open as open_dataset
 from diffusionad.errors import InputError
 from diffusionad.images import Bytes, pixels_of, unique_stems
-from diffusionad.result_files import ResultFolder
+from diffusionad.result_files import ResultFolder, require_outside
 
 
 def evaluate(args: Namespace) -> int:
@@ -40,7 +40,7 @@ def evaluate(args: Namespace) -> int:
     tiles = wanted_tiles(args)
     dataset = open_dataset(args.data, args.layout, args.category, resize_masks=args.resize_masks)
     if args.heatmaps is not None:
-        require_outside(f"--heatmaps {args.heatmaps}", Path(args.heatmaps), dataset)
+        require_outside(f"--heatmaps {args.heatmaps}", args.heatmaps, dataset)
         panels = panel_files(dataset, Path(args.heatmaps))
     model = load_to_run(args)
     warn_of_threshold(model, tiles)

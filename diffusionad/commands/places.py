@@ -1,4 +1,4 @@
-"""Where images lie and results may: nothing that a command writes replaces or joins an image."""
+"""Where predict finds images, and which results it may write beside or over what is there."""
 
 from __future__ import annotations
 
@@ -6,12 +6,11 @@ import logging
 from collections.abc import Sequence
 from pathlib import Path
 
-from diffusionad.datasets import Dataset
 from diffusionad.errors import InputError
-from diffusionad.files import PathLike
 from diffusionad.images import is_image_name, list_images
 from diffusionad.result_files import (
     TABLE,
+    among_images,
     files_of,
     has_results,
     is_panel,
@@ -19,8 +18,6 @@ from diffusionad.result_files import (
 )
 
 log = logging.getLogger(__name__)
-
-NAMED = ("table", "visa_raw")  # layouts in which a table names the images, whatever else is there
 
 
 def collect(given: Sequence[str], out: Path) -> list[Path]:
@@ -52,7 +49,7 @@ def collect(given: Sequence[str], out: Path) -> list[Path]:
         elif not is_image_name(path):
             raise InputError(f"{path}: not an image file by its name")
         elif path.resolve() == (out / f"{path.stem}.png").resolve():
-            raise _same_folder(out)
+            raise among_images(f"--out {out}")
         else:
             paths.append(path)
     return list(dict.fromkeys(paths))
@@ -72,22 +69,6 @@ def require_free(out: Path, stems: Sequence[str], images: Sequence[Path]) -> Non
             )
 
 
-def require_outside(
-    name: str, folder: Path, dataset: Dataset, sources: Sequence[PathLike | None] = ()
-) -> None:
-    """Raise InputError for a folder whose pictures are read as images of dataset or sources."""
-    place = folder.resolve()
-    listed = () if dataset.layout in NAMED else dataset.files()
-    inside = place in {path.resolve() for path in {path.parent for path in listed}}
-    tops = {Path(source).resolve() for source in sources if source is not None}
-    if inside or not tops.isdisjoint([place, *place.parents]):
-        raise InputError(f"{name}: expected another folder than that of the images")
-
-
-def _same_folder(out: Path) -> InputError:
-    return InputError(f"--out {out}: expected another folder than that of the images")
-
-
 def _place_in(folder: Path, out: Path) -> Path | None:
     """The path of the results below a folder of images; None where they lie elsewhere.
 
@@ -95,5 +76,5 @@ def _place_in(folder: Path, out: Path) -> Path | None:
     """
     top, results = folder.resolve(), out.resolve()
     if results == top:
-        raise _same_folder(out)
+        raise among_images(f"--out {out}")
     return folder / results.relative_to(top) if results.is_relative_to(top) else None

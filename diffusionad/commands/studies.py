@@ -7,20 +7,14 @@ from pathlib import Path
 
 from diffusionad import ablation
 from diffusionad import benchmark as benchmarking
-from diffusionad.commands.places import require_outside
 from diffusionad.commands.results import open_console, show_table, write_result
-from diffusionad.datasets import categories
-from diffusionad.datasets import open as open_dataset
 from diffusionad.errors import InputError
-from diffusionad.images import list_images
 from diffusionad.studies import Recipe
 
 
 def benchmark(args: Namespace) -> int:
     """Train and measure every category; the code is 1 where one of them could not be."""
     console = open_console(args)
-    for name in args.categories or categories(args.data, args.layout):
-        _require_outside(args, name)
     page = args.report or Path(args.out) / benchmarking.REPORT_FILE
     report = benchmarking.benchmark(
         args.data, args.out, args.layout, args.categories, recipe(args), _seeds(args),
@@ -39,7 +33,6 @@ def ablate(args: Namespace) -> int:
     console = open_console(args)
     if args.models and (args.steps or args.time_budget or args.seeds or args.seed is not None):
         raise InputError("--model: nothing is trained, so there are no seeds, steps and budgets")
-    _require_outside(args, args.category)
     report = ablation.ablate(
         args.data, args.out, args.layout, args.category, recipe(args), _seeds(args),
         args.models, args.t_s, args.t_b, args.test_images, console,
@@ -56,17 +49,6 @@ def recipe(args: Namespace) -> Recipe:
         args.preset or "compact", args.image_size, args.batch_size, args.steps, args.time_budget,
         args.anomaly_source, args.kind, args.memory_budget,
     )  # fmt: skip
-
-
-def _require_outside(args: Namespace, category: str | None) -> None:
-    """Raise InputError for an --out among the images of a category."""
-    try:
-        dataset = open_dataset(args.data, args.layout, category)
-    except InputError:
-        return  # the study says what is wrong with it
-    source = args.anomaly_source
-    pictures = source is not None and list_images(source, recursive=True)
-    require_outside(f"--out {args.out}", Path(args.out), dataset, [source] if pictures else [])
 
 
 def _seeds(args: Namespace) -> tuple[int, ...]:

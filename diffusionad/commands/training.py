@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING
 import diffusionad as dad
 from diffusionad import checkpoints, evaluation, plots, system
 from diffusionad.cli import DEMO_BUDGET
-from diffusionad.commands.places import require_outside
 from diffusionad.commands.results import (
     measure,
     open_console,
@@ -32,7 +31,7 @@ from diffusionad.files import make_folder, run_folder, write_json
 from diffusionad.fitting import RUN_FILES, STATE_FILE, Fit, model_to_resume
 from diffusionad.images import list_images, write_png
 from diffusionad.option_files import settings_of
-from diffusionad.result_files import require_other_files
+from diffusionad.result_files import require_other_files, require_outside
 from diffusionad.saliency_network import SaliencyNetwork, is_network
 
 if TYPE_CHECKING:
@@ -82,7 +81,7 @@ def train(args: Namespace) -> int:
     for folder in folders:
         if folder is not None and not list_images(folder, recursive=True):
             raise InputError(f"{folder}: no images in this folder")
-    require_outside(f"--out {args.out}", Path(args.out), dataset, folders)
+    require_outside(f"--out {args.out}", args.out, dataset, folders)
     require_other_files(
         [Path(args.out) / name for name in RUN_FILES], [args.data, *dataset.files()]
     )
@@ -124,9 +123,10 @@ def train(args: Namespace) -> int:
 
 def _require_no_other_model(folder: Path, dataset: Dataset) -> None:
     """Raise InputError where a model, or a state, of other images than the dataset's lies."""
-    for name in (MODEL_FILE, STATE_FILE):
-        path = folder / name
-        if path.exists() and _images_of(path) != dataset.fingerprint(train_only=True):
+    there = [path for path in (folder / MODEL_FILE, folder / STATE_FILE) if path.exists()]
+    images = dataset.fingerprint(train_only=True) if there else None
+    for path in there:
+        if _images_of(path) != images:
             raise InputError(f"{path}: exists already, and is no demo's; choose another --out")
 
 

@@ -79,19 +79,20 @@ class Dataset:
 
     def files(self) -> list[Path]:
         """All images and masks, those that are left out too."""
-        samples = (*self.train, *self.test, *self.left_out)
-        masks = [sample.mask_path for sample in samples if sample.mask_path is not None]
-        return [*(sample.path for sample in samples), *masks]
+        return _files_of((*self.train, *self.test, *self.left_out))
 
     def fingerprint(self, *, train_only: bool = False) -> str:
         """SHA-256 over name, size and content of every file of the dataset, names sorted.
 
         Names are relative to the dataset, so that a copy elsewhere has the same fingerprint.
         """
-        samples = [*self.train] if train_only else [*self.train, *self.test]
-        files = {sample.path for sample in samples}
-        files |= {sample.mask_path for sample in samples if sample.mask_path is not None}
-        return fingerprint(files, self.root)
+        samples = self.train if train_only else (*self.train, *self.test)
+        return fingerprint(_files_of(samples), self.root)
+
+
+def _files_of(samples: Sequence[Sample]) -> list[Path]:
+    masks = [sample.mask_path for sample in samples if sample.mask_path is not None]
+    return [*(sample.path for sample in samples), *masks]
 
 
 def fingerprint(files: Iterable[Path], root: Path, *, in_order: bool = False) -> str:
