@@ -18,12 +18,14 @@ import numpy.typing as npt
 from .config import ModelConfig, TrainConfig, plain, settings, update, without_size
 from .errors import InputError
 from .images import ImageSource, as_items
-from .inference import RANDOM_WEIGHTS, RUN_FLAGS, Detector
+from .inference import RANDOM_WEIGHTS, RUN_FLAGS, THREADING, Detector
 from .seeds import Seed
 from .synthesis import OF_TEXTURES, without_kind
 
 # What may change while the weights stay; all other settings of ModelConfig make the networks.
-OF_USE = frozenset({"preset", "mode", "t_s", "t_b", "w", "top_k", "seed", "standardised"})
+OF_USE = frozenset(
+    {"preset", "mode", "t_s", "t_b", "w", "top_k", "seed", "standardised", "mirrored"}
+)
 
 Self = TypeVar("Self", bound="Estimator")
 
@@ -80,9 +82,9 @@ class Estimator(Detector):
         ``preset`` puts all but the seed back to that preset's, then come the others. Where one
         shapes the networks or is the seed of their weights, a model that was neither trained nor
         loaded is built anew. Of any other the weights stay: what shapes the networks is refused,
-        and what was measured with other settings dropped, with a warning: normality where repairs
-        change (``mode``, ``t_s``, ``t_b``, ``w``, ``seed``), the threshold where scores do (these,
-        ``top_k``, ``standardised``).
+        and what was measured with other settings dropped, with a warning: normality where it would
+        be another (``mode``, ``t_s``, ``t_b``, ``w``, ``seed``, ``mirrored``), the threshold where
+        scores would (these, ``top_k``, ``standardised``).
         """
         params = plain(params)
         flags = {name: params.pop(name) for name in RUN_FLAGS if name in params}
@@ -109,7 +111,8 @@ class Estimator(Detector):
             built._build(config, train_config)
             built._set_flags({**self._run_flags(), **flags})
             self._use(config)
-            vars(self).update(vars(built))
+            with self._turn:
+                vars(self).update({k: v for k, v in vars(built).items() if k not in THREADING})
             return self
         self._set_flags(flags)
         self._use(config)

@@ -22,7 +22,7 @@ from diffusionad.config import GROUPS, to_dict
 from diffusionad.denoising import evaluation_noise
 from diffusionad.errors import InputError, MissingPackage
 from diffusionad.files import PathLike, atomic_path
-from diffusionad.normality import CENTRE, EDGE, FLOORS, POOLED_WEIGHT, pooled_radius
+from diffusionad.normality import CENTRE, EDGE, FLOORS, POOLED_WEIGHT, Normality, pooled_radius
 
 if TYPE_CHECKING:
     from diffusionad.model import DiffusionAD
@@ -78,22 +78,33 @@ def build(onnx: Any, model: DiffusionAD, noise_inputs: bool) -> Any:
     channels, size = config.in_channels, config.image_size
     steps = [getattr(config, name) for name in STEPS[config.mode]]
     noises = evaluation_noise((channels, size, size), config.seed, len(steps))
+    names = ["noise_s", "noise_b"][: len(steps)]
     inputs = [graph.declare("image", ["N", channels, size, size])]
-    for name, noise in zip(("noise_s", "noise_b"), noises, strict=False):
+    for name, noise in zip(names, noises, strict=True):
         if noise_inputs:
             inputs.append(graph.declare(name, ["N_noise", channels, size, size]))
         else:
             graph.constant(noise[None], name)
     image = _matched(graph, model, Map("image", channels, size))
-    repaired = _repair(graph, model, image, steps)
-    probability = _segmenter(graph, model, graph.concat([image, repaired]))
-    found = _standardised(graph, model, probability, image, repaired)
+    normal = model._in_force()
+    twice = normal is not None and model._looks_twice(normal.pooled)
+    if twice:  # the images, then their mirror images, all with the same noise
+        shape = graph.node("Shape", image.name)
+        noised = [graph.node("Expand", name, shape) for name in names]
+        names = [graph.node("Concat", one, one, axis=0) for one in noised]
+        both = graph.node("Concat", image.name, graph.mirrored(image.name), axis=0)
+        image = Map(both, channels, size)
+    repaired = _repair(graph, model, image, steps, names)
+    found = _segmenter(graph, model, graph.concat([image, repaired]))
+    if normal is not None:
+        found = _standardised(graph, normal, found, image, repaired, twice)
     graph.node("Reshape", found.name, graph.whole([0, size, size]), output="map")
     flat = graph.node("Reshape", found.name, graph.whole([0, size * size]))
     top = graph.whole([min(config.top_k, size * size)])
     largest, _ = graph.nodes_of("TopK", 2, flat, top)
     graph.node("ReduceMean", largest, axes=[1], keepdims=0, output="score")
-    graph.node("Identity", repaired.name, output="reconstruction")
+    own = graph.halves(repaired.name)[0] if twice else repaired.name
+    graph.node("Identity", own, output="reconstruction")
     outputs = [
         graph.declare("score", ["N"]),
         graph.declare("map", ["N", size, size]),
@@ -123,11 +134,13 @@ def _matched(graph: _Graph, model: DiffusionAD, image: Map) -> Map:
     return Map(graph.node("Min", scaled, graph.number(1)), image.channels, image.side)
 
 
-def _standardised(graph: _Graph, model: DiffusionAD, found: Map, image: Map, repair: Map) -> Map:
-    """The map relative to what good images show, as csrc/pipeline/normality.c has it."""
-    normality = model._in_force()
-    if normality is None:
-        return found
+def _standardised(
+    graph: _Graph, normal: Normality, found: Map, image: Map, repair: Map, twice: bool
+) -> Map:
+    """The map relative to what good images show, as csrc/pipeline/normality.c has it.
+
+    With ``twice`` the second half of the batch are mirror images, whose departures count as much.
+    """
     edge = graph.number(EDGE)
     one = graph.number(1)
     above = graph.node("Add", found.name, edge)
@@ -135,17 +148,18 @@ def _standardised(graph: _Graph, model: DiffusionAD, found: Map, image: Map, rep
     odds = graph.node("Log", graph.node("Div", above, below))
     change = graph.node("Abs", graph.node("Sub", image.name, repair.name))
     error = graph.node("ReduceMean", change, axes=[1], keepdims=1)
-    scales = normality.deviation + np.array(FLOORS, np.float32)[:, None, None]
-    if normality.pooled:
+    scales = normal.deviation + np.array(FLOORS, np.float32)[:, None, None]
+    if normal.pooled:
         error = _related(graph, error, pooled_radius(found.side))
         scales[1] /= np.float32(POOLED_WEIGHT)
+    departures = [_mean_of_views(graph, one) for one in (odds, error)] if twice else [odds, error]
     terms = [
         graph.node(
             "Div",
-            graph.node("Sub", value, graph.constant(normality.mean[i][None, None])),
+            graph.node("Sub", value, graph.constant(normal.mean[i][None, None])),
             graph.constant(scales[i][None, None]),
         )
-        for i, value in enumerate((odds, error))
+        for i, value in enumerate(departures)
     ]
     z, centre = graph.node("Add", *terms), graph.number(CENTRE)
     u = graph.node("Div", graph.node("Sub", z, centre), centre)
@@ -153,6 +167,11 @@ def _standardised(graph: _Graph, model: DiffusionAD, found: Map, image: Map, rep
     half = graph.number(0.5)
     bent = graph.node("Add", one, graph.node("Div", u, length))
     return Map(graph.node("Mul", half, bent), found.channels, found.side)
+
+
+def _mean_of_views(graph: _Graph, departures: str) -> str:
+    own, mirrored = graph.halves(departures)
+    return graph.scale(graph.add(own, graph.mirrored(mirrored)), 0.5)
 
 
 def _related(graph: _Graph, error: str, radius: int) -> str:
@@ -177,7 +196,9 @@ def _import_onnx() -> Any:
 # ---- denoising --------------------------------------------------------------------------------
 
 
-def _repair(graph: _Graph, model: DiffusionAD, image: Map, steps: Sequence[int]) -> Map:
+def _repair(
+    graph: _Graph, model: DiffusionAD, image: Map, steps: Sequence[int], noises: Sequence[str]
+) -> Map:
     """One-step denoising at each step as one batch; of two, the second guides the first.
 
     Of none, what the UNet makes of the image itself, as denoising.autoencode() has it.
@@ -185,7 +206,6 @@ def _repair(graph: _Graph, model: DiffusionAD, image: Map, steps: Sequence[int])
     if not steps:
         return _unet(graph, model, image, [0], [1.0], None)
     abar = [float(model.schedule.alphas_cumprod[t]) for t in steps]
-    noises = ["noise_s", "noise_b"][: len(steps)]
     noised = [
         graph.add(
             graph.scale(image.name, math.sqrt(a)), graph.scale(noise, math.sqrt(1 - a))
@@ -197,8 +217,8 @@ def _repair(graph: _Graph, model: DiffusionAD, image: Map, steps: Sequence[int])
         e_s = _unet(graph, model, x, steps, abar, None).name
     else:
         x = Map(graph.node("Concat", *noised, axis=0), image.channels, image.side)
-        eps = _unet(graph, model, x, steps, abar, graph.rows()).name
-        e_s, e_b = graph.nodes_of("Split", 2, eps, axis=0)
+        eps = _unet(graph, model, x, steps, abar, graph.rows(image.name)).name
+        e_s, e_b = graph.halves(eps)
         x0_b = graph.clip(_predict_x0(graph, noised[1], e_b, abar[1]))
         a, b = math.sqrt(abar[0]), math.sqrt(1 - abar[0])
         again = graph.add(graph.scale(x0_b, a), graph.scale(e_s, b))
@@ -447,9 +467,9 @@ class _Graph:
         helper.set_model_props(model, about)
         return model
 
-    def rows(self) -> str:
+    def rows(self, images: str) -> str:
         """Step of each image in the batch of both noise scales: 0 … 0, 1 … 1."""
-        count = self.node("Shape", "image", start=0, end=1)
+        count = self.node("Shape", images, start=0, end=1)
         rows = [
             self.node(
                 "ConstantOfShape", count,
@@ -458,6 +478,15 @@ class _Graph:
             for step in (0, 1)
         ]  # fmt: skip
         return self.node("Concat", *rows, axis=0)
+
+    def halves(self, x: str) -> list[str]:
+        """Of a batch: of both noise scales, or of images and mirror images."""
+        return self.nodes_of("Split", 2, x, axis=0)
+
+    def mirrored(self, x: str) -> str:
+        """Left and right exchanged."""
+        last, first, axis = self.whole([-1]), self.whole([np.iinfo(np.int64).min]), self.whole([3])
+        return self.node("Slice", x, last, first, axis, last)
 
     def by_step(self, table: Array, rows: str | None) -> str:
         """Of (steps, ...) values each image's own."""

@@ -9,6 +9,7 @@ step that was best on the held-out images, where there are any.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import logging
 import math
@@ -197,12 +198,12 @@ class Fit:
         self._measure_brightness()
         self._find_foregrounds()
         self._hold_out()
+        self.model.threshold = self.model.normality = None
         if time_budget is not None:
             self.budget = time_budget
             steps = self._steps_within(time_budget)
             self.model.train_config = update(self.model.train_config, {"steps": steps})
             self.paces = [(self._left(0) - RESERVE * time_budget) / steps] * (PACES // 2)
-        self.model.threshold = self.model.normality = None
         self.before = self.model.provenance
         self.started_from = "a trained model" if self.before else self.model.started_from
         self.kept.begin(several=self._has_members)
@@ -233,10 +234,14 @@ class Fit:
         self, path: Path, tensors: Mapping[str, Any], values: Mapping[str, Any], steps: int | None
     ) -> None:
         try:
-            if from_dict(ModelConfig, values["model"]) != self.model.config:
-                raise InputError(f"{path}: this run's model has other settings")
-            ours = {name: getattr(self.model.train_config, name) for name in NO_RESULT}
-            self.model.train_config = update(from_dict(TrainConfig, values["train"]), ours)
+            theirs, ours = vars(from_dict(ModelConfig, values["model"])), vars(self.model.config)
+            for name in ours:
+                if theirs[name] != ours[name]:
+                    raise InputError(
+                        f"{path}: this run's model has {name} {theirs[name]}, not {ours[name]}"
+                    )
+            kept = {name: getattr(self.model.train_config, name) for name in NO_RESULT}
+            self.model.train_config = update(from_dict(TrainConfig, values["train"]), kept)
             planned = self.model.train_config.steps
             if steps is not None and steps != planned:
                 raise InputError(f"steps: a run that is resumed keeps its {planned} steps")
@@ -381,7 +386,9 @@ class Fit:
 
     def _begin_again(self) -> None:
         """Make the model what it was, if its first weights can be made again: for lower rates."""
-        if not self.model_before["_has_weights"]:
+        if self.model_before["_has_weights"]:  # trained in part, by no run that is noted
+            self.model.provenance = {**self.model.provenance, "finished": False}
+        else:
             vars(self.model).update(self.model_before)
             self.model._initialise()
 
@@ -514,6 +521,12 @@ class Fit:
         seconds = self.kept.seconds_left(step) + self._seconds_at_end()  # which may take some now
         return self.budget - (time.monotonic() - self.start) - seconds
 
+    @functools.cached_property
+    def _looks_twice(self) -> bool:
+        """Whether normality and threshold will be of mirror images, too."""
+        good = self.model._matched(self.images.spread(normality.MOST))
+        return self.model._looks_twice(normality.alignment([good]) < normality.ALIGNED)
+
     def _seconds_at_end(self) -> float:
         """What normality and threshold will take after the last step."""
         total, unseen = len(self.images.pixels), self.kept.unseen()
@@ -521,6 +534,7 @@ class Fit:
         images = held + min(total, max(0, CALIBRATION_IMAGES - held))
         if self.model.config.standardised:
             images += min(total, normality.MOST)
+            images *= 2 if self._looks_twice else 1
         return images * self.kept.seconds_per_image(self.images)
 
     def _pace(self, per_step: float, left: float) -> float:

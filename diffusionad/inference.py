@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import math
 import os
-from collections.abc import Iterable, Iterator, Sequence
+import threading
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
-from typing import Any
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import numpy as np
 
@@ -56,7 +59,28 @@ OF_REPAIRS = {
     "iterative": ("t_s", "seed"),
     "autoencoder": (),
 }
+THREADING = ("_turn", "_trainer")  # of this object: neither copied nor pickled
 RENEWED_BY = {"normality": "measure_normality", "threshold": "calibrate"}
+
+D = TypeVar("D", bound="Detector")
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def _in_turn(look: Callable[Concatenate[D, P], R]) -> Callable[Concatenate[D, P], R]:
+    """A method that waits for those of other threads. InputError where one of these trains."""
+
+    @functools.wraps(look)
+    def in_turn(self: D, /, *args: P.args, **kwargs: P.kwargs) -> R:
+        with self._turn:
+            if self._trainer not in (None, threading.get_ident()):
+                raise InputError(
+                    "model: another thread trains it; look at images when it is done, or with a "
+                    "copy made before"
+                )
+            return look(self, *args, **kwargs)
+
+    return in_turn
 
 
 class Detector:
@@ -80,6 +104,8 @@ class Detector:
         self.normality: Normality | None = None  # what good images show; fit() measures it
         self.brightness: float | None = None  # theirs, where images are scaled to it
         self.provenance: dict[str, Any] = {}
+        self._turn = threading.RLock()  # of looks: the networks do one thing at a time
+        self._trainer: int | None = None  # the thread that trains them, alone
         self.started_from = self._initialise() if initialise else "a file"
 
     def _networks(self) -> tuple[UNet, SegmentationNet]:
@@ -161,34 +187,43 @@ class Detector:
 
     def _use(self, config: ModelConfig) -> None:
         """Take over other settings of use; a warning says what they make invalid."""
-        before = vars(self.config)
+        before = self.config
         dropped = self._adopt(config)
         if dropped:
             log.warning(
                 "%s changed, dropped what no longer holds: %s; to renew: %s",
-                ", ".join(name for name, value in vars(config).items() if value != before[name]),
+                ", ".join(k for k, v in vars(config).items() if v != getattr(before, k)),
                 ", ".join(dropped),
                 ", then ".join(f"{RENEWED_BY[name]}(good_images)" for name in dropped),
             )
 
     def _adopt(self, config: ModelConfig) -> list[str]:
         """Take over other settings of use, drop what was measured with others, and say what."""
-        repairs, scores, dropped = self._decided_by()[0], self._decided_by(), []
-        self.config = config
-        if self.normality is not None and self._decided_by()[0] != repairs:
-            self.normality = None
-            self.provenance = {k: v for k, v in self.provenance.items() if k != "alignment"}
-            dropped.append("normality")
-        if self.threshold is not None and self._decided_by() != scores:
-            self.threshold = None
-            dropped.append("threshold")
+        with self._turn:
+            measured, scores, dropped = self._measured_by(), self._decided_by(), []
+            self.config = config
+            of_others = self.normality is not None and self._measured_by() != measured
+            by_others = self.threshold is not None and self._decided_by() != scores
+            if of_others:
+                self.normality = None
+                self.provenance = {k: v for k, v in self.provenance.items() if k != "alignment"}
+                dropped.append("normality")
+            if by_others:
+                self.threshold = None
+                dropped.append("threshold")
         return dropped
 
+    def _measured_by(self) -> tuple[Any, ...]:
+        """What normality depends on."""
+        config, normal = self.config, self.normality
+        repairs = (getattr(config, name) for name in OF_REPAIRS[config.mode])
+        return config.mode, *repairs, normal is not None and self._looks_twice(normal.pooled)
+
     def _decided_by(self) -> tuple[Any, ...]:
-        """What the repairs depend on, and what scores do beside."""
-        config = self.config
-        repairs = (config.mode, *(getattr(config, name) for name in OF_REPAIRS[config.mode]))
-        return repairs, config.top_k, self._in_force() is not None
+        """What scores depend on."""
+        normal = self._in_force()
+        measured = self._measured_by() if normal is not None else self._measured_by()[:-1]
+        return *measured, self.config.top_k, normal is not None
 
     def _in_force(self) -> Normality | None:
         """What maps are measured by."""
@@ -206,6 +241,7 @@ class Detector:
 
     # ---- inference ----------------------------------------------------------------------------
 
+    @_in_turn
     def predict(self, images: ImageSource, batch_size: int = 8, size: str = "model") -> Prediction:
         """Score images: a file, a folder, arrays, PIL images, or a sequence of them.
 
@@ -259,6 +295,7 @@ class Detector:
 
         return stream(look, frames, self.config.image_size, batch_size, max_latency)
 
+    @_in_turn
     def predict_tiled(
         self,
         images: ImageSource,
@@ -287,6 +324,7 @@ class Detector:
             parts.append(self._say(whole, blended[None], None, paths_of([item]), tiles))
         return joined(parts)
 
+    @_in_turn
     def explain(self, images: ImageSource, batch_size: int = 8) -> Explanation:
         """Every stage of images as predict() takes them: noised, repaired at both scales, guided,
         map, score."""
@@ -314,6 +352,7 @@ class Detector:
             batch = items[first : first + batch_size]
             yield batch, *batch_of(batch, self.config.image_size, first)
 
+    @_in_turn  # of a stream, each batch
     def _predict(
         self,
         x0: Floats,
@@ -358,6 +397,18 @@ class Detector:
         x0 = self._matched(x0)
         return self._map(x0, self._repair(x0))
 
+    @contextmanager
+    def _training(self) -> Iterator[None]:
+        """Keep other threads out: a look between the passes of a step would end the training."""
+        with self._turn:
+            if self._trainer is not None:
+                raise InputError("model: it is being trained already; train a copy")
+            self._trainer = threading.get_ident()
+        try:
+            yield
+        finally:
+            self._trainer = None
+
     def _repair(self, x0: Floats) -> Repair:
         config = self.config
         if config.mode == "autoencoder":
@@ -374,35 +425,50 @@ class Detector:
         )
 
     def _map(self, x0: Floats, repair: Repair) -> Floats:
-        found, normal = self._mask(x0, repair), self._in_force()
-        return found if normal is None else normal.maps(found, x0, repair.x0)
+        normal = self._in_force()
+        if normal is None:
+            return self._mask(x0, repair)
+        return normal.maps(self._departures(x0, repair, normal.pooled))
+
+    def _departures(self, x0: Floats, repair: Repair, pooled: bool) -> Floats:
+        """How far images are from what good ones show, before any measure."""
+        found = normality.departures(self._mask(x0, repair), x0, repair.x0, pooled)
+        if not self._looks_twice(pooled):
+            return found
+        other = np.ascontiguousarray(x0[..., ::-1])
+        repair = self._repair(other)
+        mirrored = normality.departures(self._mask(other, repair), other, repair.x0, pooled)
+        return np.asarray((found + mirrored[..., ::-1]) / 2)
+
+    def _looks_twice(self, pooled: bool) -> bool:
+        """Whether mirror images count: where all pixels are measured together, if they are to."""
+        return pooled and self.config.mirrored
 
     def _mask(self, x0: Floats, repair: Repair) -> Floats:
         """What the segmentation network says, by no measure but its own."""
         return self.seg(np.concatenate([x0, repair.x0], axis=1))[:, 0]
 
+    @_in_turn
     def measure_normality(self, images: ImageSource, batch_size: int = 8) -> float:
         """Note what good images show, to measure maps by it; the threshold is void then.
 
-        It is of one noise and one way to repair, and dropped where these are changed. Maps are
-        ``standardised`` from now on.
+        It is of one noise and one way to repair and to look (``mirrored``), and dropped where these
+        are changed. Maps are ``standardised`` from now on.
 
         Of images as predict() takes them. Gives their alignment, at most 1: from 0.6 on maps are
         relative to what these images show at each pixel, below to what they show anywhere.
         """
-
-        def found() -> Iterator[tuple[Floats, Floats, Floats]]:
-            for _, batch, _ in self._batches(images, batch_size):
-                x0 = self._matched(batch)
-                repair = self._repair(x0)
-                yield self._mask(x0, repair), x0, repair.x0
-
-        measured, alignment = normality.measure(found())
+        seen = [self._matched(x0) for _, x0, _ in self._batches(images, batch_size)]
+        alignment = normality.alignment(seen)
+        pooled = alignment < normality.ALIGNED
+        found = (self._departures(x0, self._repair(x0), pooled) for x0 in seen)
+        measured = normality.measure(found, pooled)
         self.threshold, self.normality = None, measured
         self.provenance["alignment"] = round(alignment, 4)
         self.config = update(self.config, {"standardised": True})
         return alignment
 
+    @_in_turn
     def calibrate(
         self, images: ImageSource | Prediction, false_alarm_rate: float = FALSE_ALARM_RATE
     ) -> float:

@@ -16,6 +16,7 @@ from .config import ModelConfig, TrainConfig, from_dict, settings, to_dict, upda
 from .errors import InputError
 from .estimator import Estimator, good_images
 from .files import PathLike, run_folder
+from .inference import THREADING
 from .models import main_shapes
 from .normality import Normality
 from .seeds import Seed
@@ -107,7 +108,8 @@ class DiffusionAD(Estimator):
         With ``out``, model, state and log are written there at every checkpoint, when done and when
         interrupted (Ctrl-C waits for the end of a step); ``resume`` goes on from there, bit for
         bit, with the settings and the number of steps of that run. One run at a time may use the
-        folder. Raises InputError for unusable input, WriteError where ``out`` cannot be written,
+        folder; and no other thread looks at images with the model meanwhile. Raises InputError for
+        unusable input, WriteError where ``out`` cannot be written,
         FloatingPointError on divergence.
 
         >>> import numpy as np
@@ -119,7 +121,7 @@ class DiffusionAD(Estimator):
         from .fitting import Fit
 
         start = time.monotonic()
-        with nullcontext() if out is None else run_folder(out) as folder:
+        with self._training(), nullcontext() if out is None else run_folder(out) as folder:
             run = Fit(self, good_images(source, y), anomaly_source, foreground, folder, start, kind)
             if resume:
                 run.resume(steps)
@@ -200,7 +202,8 @@ class DiffusionAD(Estimator):
 
     def __getstate__(self) -> dict[str, Any]:
         """Everything, for pickle and copies: the core's networks as their state dicts."""
-        plain = {k: v for k, v in vars(self).items() if k not in ("unet", "seg", "schedule")}
+        made_anew = ("unet", "seg", "schedule", *THREADING)
+        plain = {k: v for k, v in vars(self).items() if k not in made_anew}
         return {
             "plain": plain,
             "unet": self.unet.state_dict(),

@@ -8,7 +8,8 @@ and added up; see csrc/pipeline/normality.c.
 Where parts keep their place, as under a camera that is fixed above a line, this is done pixel by
 pixel. Where they are turned or shifted a pixel's own statistics say nothing, and maps get worse:
 there all pixels together have a mean and a deviation, what a repair changes is smoothed and taken
-in multiples of what it changes in the whole image, and counts half. It is the former where the mean
+in multiples of what it changes in the whole image, and counts half; and both may be the mean over
+an image and its mirror image (``mirrored``), which steadies them. It is the former where the mean
 of some good images explains most of what varies within others: 98 % for ball screws seen by a fixed
 camera, 0 to 36 % for turned screws and for textures (benchmarks/QUALITY.md). Repair errors would
 not tell: the noise is the same for every image.
@@ -49,12 +50,15 @@ class Normality:
         """Whether all pixels have the same."""
         return self.mean.shape[1:] == (1, 1)
 
-    def maps(self, maps: Floats, images: Floats, repairs: Floats) -> Floats:
-        """Maps (N, H, W) in [0, 1]: 1/2 where both together depart by four deviations."""
-        departures = _core.departures(maps, images, repairs)
-        if self.pooled:
-            departures = _core.relate_errors(departures, pooled_radius(maps.shape[1]))
-        return _core.standardise(departures, self.mean, self.deviation)
+    def maps(self, found: Floats) -> Floats:
+        """Maps (N, H, W) in [0, 1] of departures: 1/2 where both add up to four deviations."""
+        return _core.standardise(found, self.mean, self.deviation)
+
+
+def departures(maps: Floats, images: Floats, repairs: Floats, pooled: bool) -> Floats:
+    """Log odds of maps (N, H, W) and repair errors, (N, 2, H, W), as they are measured."""
+    found = _core.departures(maps, images, repairs)
+    return _core.relate_errors(found, pooled_radius(maps.shape[1])) if pooled else found
 
 
 def pooled_radius(side: int) -> int:
@@ -62,23 +66,19 @@ def pooled_radius(side: int) -> int:
     return max(1, side // SMOOTHED)
 
 
-def measure(found: Iterable[tuple[Floats, Floats, Floats]]) -> tuple[Normality, float]:
-    """From batches of maps, good images and their repairs; and how well the images are aligned.
+def alignment(images: Iterable[Floats]) -> float:
+    """How well images, batches (N, C, H, W), lie on each other: at most 1, 0 for fewer than 8."""
+    shown = np.concatenate([batch.mean(axis=1, dtype=np.float64) for batch in images])
+    return 0.0 if len(shown) < FEWEST else _explained(shown[1::2], shown[::2])
 
-    The alignment is at most 1, and 0 for fewer than 8 images. All departures are kept meanwhile.
-    """
-    departures, greys = [], []
-    for maps, images, repairs in found:
-        departures.append(_core.departures(maps, images, repairs))
-        greys.append(images.mean(axis=1, dtype=np.float64))
-    seen, shown = np.concatenate(departures), np.concatenate(greys)
-    alignment = 0.0 if len(shown) < FEWEST else _explained(shown[1::2], shown[::2])
-    axes: tuple[int, ...] = (0,)
-    if alignment < ALIGNED:
-        seen, axes = _core.relate_errors(seen, pooled_radius(seen.shape[2])), (0, 2, 3)
+
+def measure(found: Iterable[Floats], pooled: bool) -> Normality:
+    """Their mean and deviation, from batches of departures of good images."""
+    seen = np.concatenate(list(found))
+    axes = (0, 2, 3) if pooled else (0,)
     mean = seen.mean(axis=axes, keepdims=True, dtype=np.float64)[0]
     deviation = seen.std(axis=axes, keepdims=True, dtype=np.float64)[0]
-    return Normality(mean.astype(np.float32), deviation.astype(np.float32)), alignment
+    return Normality(mean.astype(np.float32), deviation.astype(np.float32))
 
 
 def _explained(images: Doubles, others: Doubles) -> float:

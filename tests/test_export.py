@@ -24,6 +24,7 @@ MODELS: dict[str, dict[str, Any]] = {
     "compact": {"preset": "compact", "image_size": 64},
     "standardised": {**PAPER, "standardised": True},
     "pooled": {**PAPER, "standardised": True},
+    "mirrored": {**PAPER, "standardised": True, "mirrored": True},
     "not standardised any more": {**PAPER, "standardised": False},
     "matched": {**PAPER, "match_brightness": True},
     "autoencoder": {**PAPER, "mode": "autoencoder"},
@@ -47,8 +48,9 @@ def test_onnx_runtime_agrees(name: str, tmp_path: Path) -> None:
     c = model.config
     if "standardised" in MODELS[name]:
         good = np.random.default_rng(9).random((1, 3, c.image_size, c.image_size), "f4")
-        model.measure_normality(good if name == "pooled" else np.repeat(good, 8, axis=0))
-        assert model.normality.pooled == (name == "pooled")
+        pooled = name in ("pooled", "mirrored")
+        model.measure_normality(good if pooled else np.repeat(good, 8, axis=0))
+        assert model.normality.pooled == pooled
         model.set_params(standardised=c.standardised)
     if c.match_brightness:
         model.brightness = 0.9  # bright parts end at white, dark images get four times the light
@@ -80,12 +82,14 @@ def test_an_autoencoder_takes_no_noise(tmp_path: Path) -> None:
     assert [one.name for one in session.get_inputs()] == ["image"]
 
 
-@pytest.mark.parametrize("name", ["paper", "one step"])
+@pytest.mark.parametrize("name", ["paper", "one step", "mirrored"])
 def test_noise_can_be_given(name: str, tmp_path: Path) -> None:
     pytest.importorskip("onnx", reason="exports need the extra onnx")
     runtime = pytest.importorskip("onnxruntime", reason="compares with ONNX Runtime")
     model = make(**MODELS[name])
     c, names = model.config, ["noise_s", "noise_b"][: 1 if name == "one step" else 2]
+    if name == "mirrored":
+        model.measure_normality(np.random.default_rng(9).random((1, 3, 64, 64), "f4"))
     model.export_onnx(tmp_path / "m.onnx", noise_inputs=True)
     session = runtime.InferenceSession(tmp_path / "m.onnx")
     assert [one.name for one in session.get_inputs()] == ["image", *names]
@@ -99,6 +103,10 @@ def test_noise_can_be_given(name: str, tmp_path: Path) -> None:
             model.unet, images, c.mode, c.t_s, c.t_b, c.w, noise, model.schedule
         )
         assert np.abs(repaired - ours.x0).max() < TOLERANCE
+        own = denoising.evaluation_noise((3, 64, 64), c.seed, len(names))
+        given = {k: np.repeat(eps[None], count, 0) for k, eps in zip(names, own, strict=True)}
+        maps = session.run(["map"], {"image": images, **given})[0]
+        assert np.abs(maps - model.predict(images).maps).max() < TOLERANCE
 
 
 def test_equal_models_give_equal_bytes(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import csv
 import dataclasses
 import errno
@@ -10,9 +11,11 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 import tracemalloc
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -480,8 +483,8 @@ def test_resume_refuses_what_does_not_fit(tmp_path, images, folder):
         (small(), {"source": images[1:]}, "was trained with other images"),
         (small(), {"anomaly_source": folder}, "was trained with other anomaly_source"),
         (small(), {"steps": STEPS + 1}, f"keeps its {STEPS} steps"),
-        (small(seed=1), {}, "this run's model has other settings"),
-        (small(seg_channels=8), {}, "this run's model has other settings"),
+        (small(seed=1), {}, "this run's model has seed 0, not 1"),
+        (small(seg_channels=8), {}, "this run's model has seg_channels 4, not 8"),
     ]
     for model, options, words in cases:
         with pytest.raises(InputError, match=words):
@@ -689,17 +692,20 @@ def test_validations_are_no_reason_to_plan_other_steps(images, monkeypatch):
     monkeypatch.setattr(validation.Validation, "measure", slow)
     monkeypatch.setattr(fitting.Fit, "_steps_within", planned)
     many = np.concatenate([images, images, images])
-    model = small(validation_share=0.5, validations=8).fit(many, time_budget=43.0)
+    model = small(validation_share=0.5, validations=8, mirrored=False)
+    model.fit(many, time_budget=43.0)
     assert "replanned" not in model.provenance
     assert clock.now == pytest.approx(38 * 0.55 + 9 * 2.0)
 
 
 @pytest.mark.parametrize("standardised", [False, True])
+@pytest.mark.parametrize("mirrored", [False, True])
 @pytest.mark.parametrize("validation_share", [0.0, 0.1])
 def test_a_time_budget_is_for_the_end_of_the_run_too(
-    validation_share, standardised, images, monkeypatch
+    validation_share, mirrored, standardised, images, monkeypatch
 ):
-    """Where evaluating an image takes a fifth of a step, and 60 or 114 of them come at the end."""
+    """Where evaluating an image takes a fifth of a step, and 60 or 114 of them come at the end,
+    each once or twice; also of a model that looks twice before, and not meanwhile."""
     within, repair = fitting.Fit._steps_within, inference.Detector._repair
     clock = Clock(monkeypatch, lambda step: 1.0, train=False)
 
@@ -709,10 +715,15 @@ def test_a_time_budget_is_for_the_end_of_the_run_too(
 
     monkeypatch.setattr(fitting.Fit, "_steps_within", within)
     monkeypatch.setattr(inference.Detector, "_repair", slow)
-    model = small(validation_share=validation_share, validations=4, standardised=standardised)
-    model.fit(np.concatenate([images] * 15), time_budget=120.0)
-    assert 110 <= clock.now <= 120
-    assert "replanned" not in model.provenance
+    settings = {"standardised": standardised, "mirrored": mirrored}
+    model = small(validation_share=validation_share, validations=4, **settings)
+    many = np.concatenate([images] * 15)
+    for _ in range(2):
+        begun = clock.now
+        model.fit(many, time_budget=120.0)
+        assert 110 <= clock.now - begun <= 120
+        assert "replanned" not in model.provenance
+    assert model.normality is None or model.normality.pooled
 
 
 def test_the_clock_is_looked_at_by_time_too(images, monkeypatch):
@@ -1338,6 +1349,15 @@ def test_after_a_divergence_lower_rates_train_the_model(images):
     assert weights(model) == weights(dad.DiffusionAD("tiny", **options).fit(images, steps=2))
 
 
+def test_a_trained_model_that_diverges_is_no_longer_finished(images):
+    rates = {"unet_lr": 1e-4, "seg_lr": 1e-4, "warmup": 0, "lr_steps": 0.0}
+    model = dad.DiffusionAD("tiny", image_size=32, batch_size=2, kind="texture", **rates)
+    assert model.fit(images, steps=1).provenance["finished"]
+    with pytest.raises(FloatingPointError):
+        model.set_params(unet_lr=1e12).fit(images, steps=20)
+    assert not model.provenance["finished"]
+
+
 # ---- the ablation's other ways to repair ------------------------------------------------------
 
 
@@ -1365,6 +1385,87 @@ def test_a_model_that_repairs_iteratively_takes_t_s_steps():
     model = small(mode="iterative", t_s=3, seed=4)
     wanted = dad.denoise(model.unet, x0, "iterative", t_s=3, seed=4, schedule=model.schedule)
     np.testing.assert_array_equal(model.predict(x0).reconstructions, wanted.x0)
+
+
+def in_another_thread(call: Callable[[], object]) -> object:
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(call).result()
+
+
+def test_other_threads_do_not_look_while_a_model_is_trained(images):
+    model, copies, refused = small(), [], []
+
+    def look_elsewhere(_: object) -> None:
+        looks = (
+            lambda: model.predict(images),
+            lambda: model.explain(images),
+            lambda: model.predict_tiled(images),
+            lambda: model.measure_normality(images),
+            lambda: list(model.predict_stream(images)),
+        )
+        for look in looks:
+            with pytest.raises(InputError, match="model: another thread trains it; look at images"):
+                in_another_thread(look)
+            refused.append(look)
+        for train in (in_another_thread, lambda call: call()):
+            with pytest.raises(InputError, match="model: it is being trained already"):
+                train(lambda: model.fit(images, steps=1))
+        model.predict(images)  # the thread that trains it may
+        copies.append(copy.deepcopy(model))
+        assert in_another_thread(lambda: copies[-1].predict(images)).scores.shape == (4,)
+
+    model.fit(images, steps=2, progress=look_elsewhere)
+    assert len(refused) == 10
+    found = in_another_thread(lambda: model.predict(images))
+    np.testing.assert_array_equal(found.maps, small().fit(images, steps=2).predict(images).maps)
+    copies[0].fit(images, steps=1)  # made while the other was trained; trains all the same
+
+
+def test_a_training_that_fails_leaves_the_model_to_other_threads(images, monkeypatch):
+    model = small()
+
+    def fail(_: object) -> None:
+        raise RuntimeError("no")
+
+    with pytest.raises(RuntimeError, match="no"):
+        model.fit(images, steps=1, progress=fail)
+    with pytest.raises(InputError, match="images"):
+        model.fit([], steps=1)
+    assert in_another_thread(lambda: model.predict(images)).scores.shape == (4,)
+
+
+def test_what_another_thread_does_waits_for_a_look_to_end(images, monkeypatch):
+    model = small(standardised=True, mirrored=True).fit(images, steps=1)
+    want, repair = model.predict(images), inference.Detector._repair
+    assert want.labels is not None
+
+    def fit_elsewhere() -> None:
+        model.fit(images, steps=1)
+
+    def change_elsewhere() -> None:
+        model.set_params(mirrored=False)
+
+    for call in (change_elsewhere, fit_elsewhere):
+        other, done = copy.deepcopy(model), []
+        thread = threading.Thread(target=lambda call=call, done=done: done.append(call()))
+
+        def begin(one: dad.DiffusionAD, x0: np.ndarray, thread=thread, done=done) -> object:
+            if not thread.ident:
+                thread.start()
+            time.sleep(0.05)
+            assert not done
+            return repair(one, x0)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(inference.Detector, "_repair", begin)
+            found = model.predict(images, batch_size=1)
+            patch.undo()
+            thread.join()
+        np.testing.assert_array_equal(found.maps, want.maps)
+        np.testing.assert_array_equal(found.labels, want.labels)
+        assert done
+        assert model.threshold != other.threshold
+        vars(model).update(vars(other))
 
 
 @pytest.mark.skipif(not os.path.exists("/proc/self/statm"), reason="needs Linux's /proc")

@@ -23,6 +23,10 @@ def drawn(count: int = 3, side: int = 9) -> tuple[np.ndarray, np.ndarray, np.nda
     return maps, images, repairs
 
 
+def pooled(maps: np.ndarray, images: np.ndarray, repairs: np.ndarray) -> np.ndarray:
+    return normality.departures(maps, images, repairs, pooled=True)
+
+
 def photographs(seed: int, place: int) -> np.ndarray:
     """Twelve images of one part with a little noise, each moved by up to `place` pixels."""
     rng = np.random.default_rng(seed)
@@ -115,20 +119,16 @@ def test_refused_arguments() -> None:
 def test_mean_and_deviation_of_batches() -> None:
     """Of each pixel where images are alike, of all together where they are not."""
     parts = [drawn(5), drawn(4)]
-    measured, alignment = normality.measure(parts)
-    assert alignment < 0.1  # drawn at random
+    measured = normality.measure((pooled(*part) for part in parts), pooled=True)
     assert measured.pooled
     found = np.concatenate([_core.departures(*part) for part in parts])
     found = _core.relate_errors(found, normality.pooled_radius(9))
     assert_close(measured.mean, found.mean(axis=(0, 2, 3))[:, None, None], 1e-6)
     assert_close(measured.deviation, found.std(axis=(0, 2, 3))[:, None, None], 1e-5)
-    few, alignment = normality.measure([drawn(7)])
-    assert alignment == 0.0
-    assert few.pooled
-    alike = [(maps, draw(1, 3, 9, 9).repeat(len(maps), 0), repairs) for maps, _, repairs in parts]
-    measured, alignment = normality.measure(alike)
-    assert alignment > 0.99
-    found = np.concatenate([_core.departures(*part) for part in alike])
+    alone = (normality.departures(*part, pooled=False) for part in parts)
+    measured = normality.measure(alone, pooled=False)
+    assert not measured.pooled
+    found = np.concatenate([_core.departures(*part) for part in parts])
     assert_close(measured.mean, found.mean(axis=0), 1e-6)
     assert_close(measured.deviation, found.std(axis=0), 1e-5)
 
@@ -139,14 +139,18 @@ def test_errors_are_smoothed_over_a_part_of_the_image(side: int, radius: int) ->
 
 
 def test_alignment_is_what_other_images_explain() -> None:
-    nothing, shown = np.zeros((16, 8, 8), np.float32), np.zeros((16, 3, 8, 8), np.float32)
+    shown = np.zeros((16, 3, 8, 8), np.float32)
     pattern = np.random.default_rng(3).random((8, 8)).astype(np.float32)
     shown[:] = pattern
-    assert normality.measure([(nothing, shown, shown)])[1] == pytest.approx(1.0)
+    assert normality.alignment([shown]) == normality.alignment([shown[:5], shown[5:]])
+    assert normality.alignment([shown]) == pytest.approx(1.0)
+    assert normality.alignment([shown[:7]]) == 0.0  # too few
     for n in range(16):
         shown[n] = np.roll(pattern, (n // 4, n % 4), (0, 1))
-    assert normality.measure([(nothing, shown, shown)])[1] < 0.4
-    assert normality.measure([(nothing, 0 * shown, shown)])[1] == 0.0
+    assert normality.alignment([shown]) < 0.4
+    assert normality.alignment([0 * shown]) == 0.0
+    drawn_at_random = np.random.default_rng(0).random(shown.shape, np.float32)
+    assert normality.alignment([drawn_at_random]) < 0.1
 
 
 # ---- models -------------------------------------------------------------------------------------
@@ -154,11 +158,13 @@ def test_alignment_is_what_other_images_explain() -> None:
 
 def fitted(images: np.ndarray, path: Path) -> tuple[dad.DiffusionAD, dad.DiffusionAD]:
     """A model whose maps are relative to what these images show, and what its file gives."""
-    model = tiny(standardised=True).fit(images, steps=2)
+    model = tiny(standardised=True, mirrored=False).fit(images, steps=2)
     said = model.predict(images)
     raw = tiny(standardised=False).fit(images, steps=2).predict(images)
     x0 = dad.images.to_network(images, SIZE)
-    expected = model.normality.maps(np.asarray(raw.maps), x0, raw.reconstructions)
+    pooled = model.normality.pooled
+    found = normality.departures(np.asarray(raw.maps), x0, raw.reconstructions, pooled)
+    expected = model.normality.maps(found)
     np.testing.assert_array_equal(said.maps, expected)
     assert (said.scores < model.threshold).all()
     np.testing.assert_array_equal(model.explain(images).maps, said.maps)
@@ -197,11 +203,11 @@ def test_what_a_repair_changes_counts_where_nothing_keeps_its_place() -> None:
     shown = rng.random((16, 3, 40, 40), np.float32)
     repairs = shown + rng.normal(0, 0.05, shown.shape).astype(np.float32)
     nothing = rng.uniform(0.01, 0.02, (16, 40, 40)).astype(np.float32)
-    measured, _ = normality.measure([(nothing, shown, repairs)])
+    measured = normality.measure([pooled(nothing, shown, repairs)], pooled=True)
     repairs[:, :, 10:20, 20:30] += 2 * (repairs - shown)[:, :, 10:20, 20:30]
-    found = measured.maps(nothing, shown, repairs)
+    found = measured.maps(pooled(nothing, shown, repairs))
     assert found[:, 13:17, 23:27].min() > found[:, 25:].max()
-    brighter = measured.maps(nothing, 2 * shown, 2 * repairs)
+    brighter = measured.maps(pooled(nothing, 2 * shown, 2 * repairs))
     np.testing.assert_allclose(brighter, found, atol=1e-4)  # only their place counts
 
 
@@ -210,10 +216,11 @@ def test_a_defect_is_found_where_good_images_are_all_alike() -> None:
     maps = np.full((16, 8, 8), 0.5, np.float32)
     maps[:, :, 4:] += rng.uniform(-0.4, 0.4, (16, 8, 4)).astype(np.float32)  # good parts vary here
     images = draw(1, 3, 8, 8).repeat(16, axis=0)
-    measured, _ = normality.measure([(maps, images, images)])
+    good = normality.departures(maps, images, images, pooled=False)
+    measured = normality.measure([good], pooled=False)
     shown = maps[:1].copy()
     shown[0, 2, 2] = 0.85  # less than much of the right half
-    found = measured.maps(shown, images[:1], images[:1])
+    found = measured.maps(normality.departures(shown, images[:1], images[:1], pooled=False))
     assert np.unravel_index(found.argmax(), found.shape) == (0, 2, 2)
     assert np.unravel_index(shown.argmax(), shown.shape) != (0, 2, 2)
 
@@ -255,6 +262,88 @@ def test_normality_of_another_type_is_converted_as_weights_are(tmp_path, images)
     model.save(tmp_path / "m.safetensors")
     got = dad.load(tmp_path / "m.safetensors").predict(images)
     np.testing.assert_array_equal(got.scores, want.scores)
+
+
+# ---- mirror images ------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def turned() -> np.ndarray:
+    return photographs(0, place=SIZE)
+
+
+def test_mirrored_maps_are_the_mean_of_both_views(turned) -> None:
+    model = tiny(standardised=True, mirrored=True).fit(turned, steps=2)
+    assert model.normality.pooled
+    plain = tiny(standardised=False).fit(turned, steps=2)
+
+    def departures(images: np.ndarray) -> np.ndarray:
+        said = plain.predict(images)
+        return pooled(said.maps, dad.images.to_network(images, SIZE), said.reconstructions)
+
+    both = (departures(turned) + departures(turned[:, :, ::-1])[..., ::-1]) / 2
+    good = normality.measure([both], pooled=True)
+    np.testing.assert_array_equal(good.mean, model.normality.mean)
+    np.testing.assert_array_equal(good.deviation, model.normality.deviation)
+    said = model.predict(turned)
+    np.testing.assert_array_equal(said.maps, good.maps(both))
+    np.testing.assert_array_equal(said.reconstructions, plain.predict(turned).reconstructions)
+    np.testing.assert_array_equal(model.explain(turned).maps, said.maps)
+
+
+def test_a_mirrored_image_has_the_mirrored_map(tmp_path, turned) -> None:
+    model = tiny(standardised=True, mirrored=True).fit(turned, steps=2)
+    said, other = model.predict(turned), model.predict(turned[:, :, ::-1])
+    np.testing.assert_array_equal(other.maps, said.maps[..., ::-1])
+    np.testing.assert_array_equal(other.scores, said.scores)
+    model.save(tmp_path / "m")
+    np.testing.assert_array_equal(dad.load(tmp_path / "m").predict(turned).maps, said.maps)
+    once = tiny(standardised=True, mirrored=False).fit(turned, steps=2)
+    assert (once.predict(turned[:, :, ::-1]).maps != once.predict(turned).maps[..., ::-1]).any()
+
+
+def test_tiles_and_streams_are_mirrored_too(turned) -> None:
+    model = tiny(standardised=True, mirrored=True).fit(turned, steps=2)
+    said = model.predict(turned)
+    streamed = list(model.predict_stream(turned, batch_size=3))
+    np.testing.assert_array_equal(np.stack([one.map for one in streamed]), said.maps)
+    np.testing.assert_allclose(model.predict_tiled(turned).maps, said.maps, atol=1e-6)
+
+
+def test_parts_that_keep_their_place_are_not_mirrored(images) -> None:
+    both, once = (tiny(standardised=True, mirrored=m).fit(images, steps=2) for m in (True, False))
+    np.testing.assert_array_equal(both.predict(images).maps, once.predict(images).maps)
+
+
+def test_plain_maps_are_not_mirrored(turned) -> None:
+    both, once = (tiny(standardised=False, mirrored=m).fit(turned, steps=2) for m in (True, False))
+    np.testing.assert_array_equal(both.predict(turned).maps, once.predict(turned).maps)
+
+
+def test_other_views_drop_what_was_measured_where_they_count(images, turned, caplog) -> None:
+    model = tiny(standardised=True)
+    model._has_weights = True
+    for good in (images, turned):
+        model.measure_normality(good)
+        model.calibrate(good)
+        aligned = good is images
+        model.set_params(mirrored=not model.config.mirrored)
+        assert (model.normality is not None) == (model.threshold is not None) == aligned
+        assert len(caplog.records) == (0 if aligned else 1)
+    assert f"mirrored changed, dropped what no longer holds: normality, threshold; {RENEWED}" in (
+        caplog.text
+    )
+
+
+def test_other_views_of_a_measure_out_of_force_leave_the_threshold(turned, caplog) -> None:
+    model = tiny(standardised=True)
+    model._has_weights = True
+    model.measure_normality(turned)
+    model.set_params(standardised=False)
+    model.calibrate(turned)
+    model.set_params(mirrored=False)
+    assert model.normality is None is not model.threshold
+    assert "mirrored changed, dropped what no longer holds: normality; to renew:" in caplog.text
 
 
 # ---- other settings -----------------------------------------------------------------------------
