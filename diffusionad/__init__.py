@@ -62,10 +62,13 @@ def _load_openblas() -> None:
 
     try:
         package = importlib.import_module("scipy_openblas32")
+    except ImportError as error:
+        raise ImportError("OpenBLAS is not there: pip install scipy-openblas32") from error
+    try:
         ctypes.CDLL(os.path.join(package.get_lib_dir(), package.get_library(fullname=True)))
-    except (ImportError, OSError) as error:
+    except OSError as error:
         raise ImportError(
-            "libscipy_openblas.so is not there: pip install scipy-openblas32"
+            f"OpenBLAS: {error}; pip install --force-reinstall scipy-openblas32"
         ) from error
 
 

@@ -9,6 +9,7 @@ reference code chooses it.
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import logging
 import math
@@ -69,6 +70,7 @@ CSV_COLUMNS = (
     "source", "category", "seeds", *MEASURES, *(f"{name}_spread" for name in METRICS),
     "images_per_second", "train_seconds", "train_steps", "protocol", "note",
 )  # fmt: skip
+FAILURES = (ValueError, ArithmeticError, MemoryError)  # of one category; the others go on
 STAGES = 10  # of a training among which the reference protocol chooses
 BEST_FILE, STAGE_FILE = "best.safetensors", "stage.safetensors"
 STAGE_NOTES = (*THRESHOLD_NOTES, "alignment", "validation")  # in the provenance
@@ -133,7 +135,10 @@ def benchmark(
         require_outside(f"--out {out}", out, dataset, [recipe.anomaly_source])
     page = Path(report_file) if report_file is not None else Path(out) / REPORT_FILE
     inputs = (data, *itertools.chain.from_iterable(dataset.files() for dataset in known))
-    require_other_files([page, *(Path(out) / file for file in FILES)], inputs)
+    results = [page, *(Path(out) / file for file in FILES)]
+    for name in chosen:
+        results += [_figure_file(Path(out), name), _page_file(Path(out), name)]
+    require_other_files(results, inputs)
     with run_folder(out) as folder:
         _remove_temporaries(folder, plan)
         study = Study(folder, NAME, settings)
@@ -150,11 +155,11 @@ def benchmark(
     return study.values
 
 
-def _opened(plan: Plan, name: str) -> Dataset | InputError:
+def _opened(plan: Plan, name: str) -> Dataset | Exception:
     """A category's data, or what its rows say of it."""
     try:
         return open_dataset(plan.data, plan.layout, name, kind=plan.recipe.kind)
-    except InputError as error:
+    except FAILURES as error:
         return error
 
 
@@ -181,7 +186,7 @@ def _do(
     study: Study,
     plan: Plan,
     name: str,
-    dataset: Dataset | InputError,
+    dataset: Dataset | Exception,
     seed: int,
     console: Console,
 ) -> str | None:
@@ -189,7 +194,7 @@ def _do(
     title = name if len(plan.seeds) == 1 else f"{name}, seed {seed}"
     row: Row | None
     try:
-        if isinstance(dataset, InputError):
+        if not isinstance(dataset, Dataset):
             raise dataset
         row = study.find(category=name, seed=seed)
         files = studies.files_of(dataset)
@@ -204,7 +209,7 @@ def _do(
         row = {**_measured(study, plan, dataset, seed, console), "files": files}
     except (_Changed, WriteError):
         raise
-    except (ValueError, ArithmeticError, MemoryError) as error:
+    except FAILURES as error:
         reason = words_of(error)
         log.warning("%s: %s", title, reason)
         study.put(_failed(plan, name, seed, reason), "category", "seed")
@@ -292,8 +297,10 @@ def _length(study: Study, plan: Plan, name: str) -> int | None:
     if plan.recipe.steps is not None or plan.recipe.time_budget is None:
         return None
     for seed in plan.seeds:
-        if (header := studies.finished(_run_folder(study.path.parent, name, seed))) is not None:
-            return int(header.config["train"]["steps"])
+        with contextlib.suppress(InputError):  # of a damaged file, which its own row names
+            header = studies.finished(_run_folder(study.path.parent, name, seed))
+            if header is not None:
+                return int(header.config["train"]["steps"])
     return None
 
 

@@ -23,7 +23,8 @@ if TYPE_CHECKING:
 
 FINDINGS_SHOWN = 20  # of each kind; the JSON file has them all
 DIRECTIONS = ("LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI")  # of Unicode
-GONE = (errno.EPIPE, errno.ECONNRESET, errno.EIO)  # pipe, socket, terminal without a reader
+# Of a pipe, a socket and a terminal without a reader.
+GONE = (errno.EPIPE, errno.ESHUTDOWN, errno.ECONNRESET, errno.EIO)
 PLAIN_INTERVAL = 10.0  # seconds between progress lines where there is no terminal
 
 
@@ -43,15 +44,7 @@ class Console:
         self._print(printable(text, keep="\n\t"))
 
     def _print(self, text: str) -> None:
-        if not self.results:
-            return
-        try:
-            print(text, flush=True)
-        except OSError as error:
-            if error.errno not in GONE:
-                raise
-            self.results = False
-            drop(sys.stdout)
+        self.results = self.results and tell(text)
 
     def table(self, title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
         """A table on stdout; the first column is text, the others line up on the right."""
@@ -152,6 +145,18 @@ def complain(text: str) -> None:
     """A line on stderr; a reader that has left must not end a run of hours."""
     with suppress(OSError):
         print(text, file=sys.stderr, flush=True)
+
+
+def tell(text: str, end: str = "\n") -> bool:
+    """Print on stdout; where nobody reads it any more, nothing is printed from now on."""
+    try:
+        print(text, end=end, flush=True)
+    except OSError as error:
+        if error.errno not in GONE:
+            raise
+        drop(sys.stdout)
+        return False
+    return True
 
 
 def drop(stream: TextIO) -> None:

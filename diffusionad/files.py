@@ -65,13 +65,17 @@ def run_folder(path: PathLike) -> Iterator[Path]:
             if fcntl is not None:  # else folders can neither be opened nor locked
                 handle = os.open(folder, os.O_RDONLY)
                 stack.callback(os.close, handle)
-                _lock(folder, handle)
+                lock(folder, handle)
         except OSError as error:
             raise WriteError(f"{folder}: cannot write: {reason(error)}") from error
         yield folder
 
 
-def _lock(folder: Path, handle: int) -> None:
+def lock(folder: Path, handle: int) -> None:
+    """Lock an open file or folder until it is closed, where the system can; InputError names the
+    folder where another handle has it."""
+    if fcntl is None:
+        return
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, TextIO
 import numpy as np
 
 from diffusionad.errors import InputError, WriteError
-from diffusionad.files import PathLike, atomic_path, make_folder, reason, run_folder
+from diffusionad.files import PathLike, atomic_path, lock, make_folder, reason
 from diffusionad.images import is_image_name, write_png
 from diffusionad.prediction import ImageResult
 
@@ -30,7 +30,7 @@ class ResultFolder:
 
     Each gets a row of scores.csv (path, score, label) at once, and the files ``<stem>.npy`` (its
     map, float32) and ``<stem>.png`` (its panel). Files of these names are replaced, but for the
-    image itself: that raises InputError, as does a folder that another run or call is writing to.
+    image itself: that raises InputError, as does a folder that another call is writing to.
     Raises WriteError.
 
     >>> import tempfile, diffusionad
@@ -46,19 +46,21 @@ class ResultFolder:
         self.path = Path(path)
         self._taken: set[str] = set()
         self._last: dict[str, int] = {}  # number behind each stem
-        self._table: TextIO
-        self._lock: contextlib.ExitStack  # of the folder
+        self._table: TextIO  # locked
 
     def __enter__(self) -> ResultFolder:
         make_folder(self.path)
-        with contextlib.ExitStack() as lock:
+        with contextlib.ExitStack() as opened:
             with self._named():
-                lock.enter_context(run_folder(self.path))
-                self._table = (self.path / TABLE).open(
-                    "w", encoding="utf-8", errors="surrogateescape", newline=""
+                self._table = opened.enter_context(
+                    (self.path / TABLE).open(
+                        "a", encoding="utf-8", errors="surrogateescape", newline=""
+                    )
                 )
+                lock(self.path, self._table.fileno())
+                self._table.truncate(0)
             self._row(COLUMNS)
-            self._lock = lock.pop_all()
+            opened.pop_all()
         return self
 
     def __exit__(
@@ -68,7 +70,7 @@ class ResultFolder:
         traceback: TracebackType | None,
     ) -> None:
         # What could not be written has been told by write().
-        with self._lock, contextlib.suppress(OSError):
+        with contextlib.suppress(OSError):
             self._table.close()
 
     def write(self, result: ImageResult, stem: str | None = None) -> None:
@@ -97,8 +99,6 @@ class ResultFolder:
         try:
             yield
         except OSError as error:
-            if isinstance(error.__cause__, OSError):  # of run_folder()
-                error = error.__cause__
             raise WriteError(f"{self.path / TABLE}: cannot write: {reason(error)}") from error
 
 
@@ -163,9 +163,10 @@ def is_panel(path: Path) -> bool:
 
 
 def has_results(folder: Path) -> bool:
-    """Whether results were written to a folder before: its scores.csv has our header."""
+    """Whether results were written to a folder before: its scores.csv has our header, or nothing,
+    where a process ended before it."""
     try:
         with (folder / TABLE).open("rb") as file:
-            return file.readline(100).strip() == ",".join(COLUMNS).encode()
+            return file.readline(100).strip() in (b"", ",".join(COLUMNS).encode())
     except OSError:
         return False

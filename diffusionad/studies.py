@@ -8,7 +8,9 @@ resumed from its own folder, bit for bit.
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
+import os
 import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -34,6 +36,8 @@ if TYPE_CHECKING:
 
 Row = dict[str, Any]
 # Settings that differ from one training of a study to the next, and those that decide nothing.
+DEFAULTS = {**to_dict(ModelConfig()), **to_dict(TrainConfig())}  # in files that lack a setting
+LONGEST_NAME = 200  # of a category's folder; file systems take 255, endings included
 OFTEN = {"seed", "steps", *NO_RESULT}
 
 
@@ -162,9 +166,10 @@ class Study:
     def _compare(self, settings: Mapping[str, Any]) -> None:
         theirs = of_today(self.values["settings"])
         for name in {**settings, **theirs}:
-            if name not in NO_RESULT and theirs.get(name) != settings.get(name):
+            there = theirs.get(name, DEFAULTS.get(name))
+            if name not in NO_RESULT and there != settings.get(name):
                 raise InputError(
-                    f"{self.path.parent}: holds results with {name} {_shown(theirs.get(name))}, "
+                    f"{self.path.parent}: holds results with {name} {_shown(there)}, "
                     f"this run has {_shown(settings.get(name))}: choose another folder"
                 )
 
@@ -270,7 +275,10 @@ def run_name(category: str) -> str:
     >>> run_name("metal_nut"), run_name("a/b"), run_name("..")
     ('metal_nut', 'a%2Fb', '%2E%2E')
     """
-    name = quote(category, safe=" ()+,;=@!'~")
+    content = os.fsencode(category)
+    name = quote(content, safe=" ()+,;=@!'~")
+    if len(name) > LONGEST_NAME:
+        name = f"{name[: LONGEST_NAME - 17]}-{hashlib.sha256(content).hexdigest()[:16]}"
     return name.replace(".", "%2E") if set(name) <= {"."} else name
 
 

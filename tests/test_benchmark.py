@@ -27,7 +27,7 @@ from test_evaluation import FIELDS
 
 import diffusionad
 from diffusionad import benchmark, checkpoints, evaluation, studies
-from diffusionad.datasets import Counts
+from diffusionad.datasets import Counts, Dataset
 from diffusionad.errors import InputError
 from diffusionad.report import overview
 
@@ -594,6 +594,52 @@ def test_results_that_would_replace_the_table_or_its_images_are_refused(capsys, 
         assert "figure.png: a result would replace this" in line
         other.rename(file)
     assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+@pytest.mark.parametrize("place", ["figures/parts.png", "reports/parts.html"])
+def test_pictures_and_pages_of_categories_replace_no_input(capsys, tmp_path, place):
+    out, rows = tmp_path / "b", (("a.png", "good", "train"), ("b.png", "cut", "test"))
+    file = table_of(tmp_path, *rows).rename(tmp_path / "parts.csv")
+    (out / place).parent.mkdir(parents=True)
+    os.link(tmp_path / "a.png", out / place)
+    line = fails(capsys, 2, "benchmark", file, "--out", out, *SMALL)
+    assert f"{out / place}: a result would replace this" in line
+
+
+def test_a_category_that_cannot_be_opened_leaves_the_others(tmp_path, data, fake, monkeypatch):
+    opened = benchmark.open_dataset
+
+    def open_dataset(data: Path, layout: str, name: str, **options: object) -> Dataset:
+        if name == "screw":
+            raise MemoryError("too many files")
+        return opened(data, layout, name, **options)
+
+    monkeypatch.setattr(benchmark, "open_dataset", open_dataset)
+    assert run("benchmark", data, "--out", tmp_path / "b", *SMALL) == 1
+    rows = {row["category"]: row.get("error") for row in report(tmp_path / "b")["rows"]}
+    assert rows["screw"] == "too many files"
+    assert [name for name, error in rows.items() if error is None] == ["bolt_5%", "tile"]
+
+
+def test_a_damaged_model_is_the_fault_of_its_own_row(tmp_path, data, monkeypatch):
+    plan_lengths(monkeypatch, 2)
+    damaged = tmp_path / "b" / "runs" / "tile" / "seed-1" / "model.safetensors"
+    damaged.parent.mkdir(parents=True)
+    damaged.write_bytes(b"no model")
+    arguments = ["--categories", "tile", "--seeds", "0,1", "--time-budget", "5s", *SMALL[2:]]
+    assert run("benchmark", data, "--out", tmp_path / "b", *arguments) == 1
+    first, second = report(tmp_path / "b")["rows"]
+    assert "error" not in first
+    assert str(damaged) in second["error"]
+
+
+@pytest.mark.parametrize("name", [os.fsdecode(b"caf\xe9"), "деталь" * 15])
+def test_categories_may_have_any_name_that_a_folder_has(tmp_path, data, fake, name):
+    shutil.copytree(data / "tile", tmp_path / "parts" / name)
+    assert run("benchmark", tmp_path / "parts", "--out", tmp_path / "b", *SMALL) == 0
+    [row] = report(tmp_path / "b")["rows"]
+    assert row["category"] == name
+    assert len(list((tmp_path / "b" / "reports").iterdir())) == 1
 
 
 def test_other_files_than_the_results_are_of_are_refused(capsys, tmp_path, data, done):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import io
 import os
 import re
 import sys
@@ -9,9 +11,11 @@ import sys
 import pytest
 from programs import on_terminal
 
+from diffusionad import console
 from diffusionad.console import Console
 
 IMPORTS = """
+from diffusionad import console
 from diffusionad.console import Console
 from diffusionad.model import Progress
 """
@@ -90,3 +94,26 @@ def test_names_of_every_language_are_shown_as_they_are() -> None:
     for name in ("部品\u3000一.png", "a\u202fb.png", "👩\u200d🔧.png", "caf\u00e9.png"):
         assert printable(name) == name
     assert printable("a\u202eb\x9b2J\x7f") == r"a\u202eb\x9b2J\x7f"
+
+
+@pytest.mark.parametrize("number", console.GONE)
+def test_what_nobody_reads_is_not_told(monkeypatch, number):
+    class Gone(io.StringIO):
+        def write(self, text: str) -> int:
+            raise OSError(number, "gone")
+
+    monkeypatch.setattr(sys, "stdout", Gone())
+    assert not console.tell("x")
+    monkeypatch.setattr(sys, "stdout", io.StringIO())
+    assert console.tell("x", end="")
+    assert sys.stdout.getvalue() == "x"
+
+
+def test_a_full_disk_is_told(monkeypatch):
+    class Full(io.StringIO):
+        def write(self, text: str) -> int:
+            raise OSError(errno.ENOSPC, "no space left on device")
+
+    monkeypatch.setattr(sys, "stdout", Full())
+    with pytest.raises(OSError, match="no space left"):
+        console.tell("x")

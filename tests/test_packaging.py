@@ -124,8 +124,15 @@ def test_openblas_in_another_folder_of_packages(tmp_path):
     missing = python(f"{script} sys.modules['scipy_openblas32'] = None; {load}")
     assert missing.returncode == 1
     assert missing.stderr.splitlines()[-1] == (
-        "ImportError: libscipy_openblas.so is not there: pip install scipy-openblas32"
+        "ImportError: OpenBLAS is not there: pip install scipy-openblas32"
     )
+    broken = python(
+        f"{script}from types import SimpleNamespace as Package; sys.modules['scipy_openblas32'] = "
+        f"Package(get_lib_dir=lambda: '/none', get_library=lambda **_: 'gone.so'); {load}"
+    )
+    assert broken.returncode == 1
+    line = broken.stderr.splitlines()[-1]
+    assert re.match(r"ImportError: OpenBLAS: .*gone\.so: .*; pip install --force-reinstall ", line)
 
 
 @pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="counts threads in /proc")

@@ -85,6 +85,14 @@ def test_what_decides_no_result_may_differ(tmp_path, older):
     Study(tmp_path, "trial", dataclasses.replace(TINY, memory_budget=1.0).settings())
 
 
+def test_settings_that_older_results_lack_were_the_papers(tmp_path):
+    older = {k: v for k, v in TINY.settings().items() if k != "mirrored"}
+    Study(tmp_path, "trial", older).save()
+    Study(tmp_path, "trial", {**older, "mirrored": False})
+    with pytest.raises(InputError, match="holds results with mirrored False, this run has True"):
+        Study(tmp_path, "trial", {**older, "mirrored": True})
+
+
 @pytest.mark.parametrize(
     "content",
     [

@@ -11,16 +11,18 @@ import numpy as np
 
 from diffusionad import evaluation
 from diffusionad.commands.running import look_with
-from diffusionad.console import Console, number
+from diffusionad.console import Console, number, tell
 from diffusionad.datasets import Dataset
 from diffusionad.errors import InputError
 from diffusionad.evaluation import IMAGE_METRICS, PIXEL_METRICS, TITLES
 from diffusionad.files import PathLike, json_text, make_folder, write_json
-from diffusionad.images import Bytes, unique_stems, write_png
+from diffusionad.images import Bytes, is_image_name, unique_stems, write_png
 from diffusionad.model import DiffusionAD
 from diffusionad.result_files import require_other_files
 from diffusionad.tables import Table
 from diffusionad.tiling import Tiles
+
+INPUTS = ("data", "model", "config")  # arguments that name a file, if the command has them
 
 
 def open_console(args: Namespace) -> Console:
@@ -31,6 +33,9 @@ def open_console(args: Namespace) -> Console:
             make_folder(Path(given).parent)
             if Path(given).is_dir():
                 raise InputError(f"--{option} {given}: expected a file, got a folder")
+            if is_image_name(Path(given)):
+                raise InputError(f"--{option} {given}: expected the name of no image")
+            require_other_files([Path(given)], [getattr(args, name, None) for name in INPUTS])
     if args.json is not None and args.json == getattr(args, "report", None):
         raise InputError("--json, --report: expected two files, got one")
     return Console(args.quiet, results=args.json != "-")
@@ -39,7 +44,7 @@ def open_console(args: Namespace) -> Console:
 def write_result(args: Namespace, value: dict[str, Any]) -> None:
     """The result as --json asks for it, if it does."""
     if args.json == "-":
-        print(json_text(value), end="", flush=True)
+        tell(json_text(value), end="")
     elif args.json is not None:
         write_json(args.json, value)
 
