@@ -50,17 +50,19 @@ class ResultFolder:
 
     def __enter__(self) -> ResultFolder:
         make_folder(self.path)
-        with contextlib.ExitStack() as opened:
+        with self._named():
+            self._table = (self.path / TABLE).open(
+                "a", encoding="utf-8", errors="surrogateescape", newline=""
+            )
+        try:
             with self._named():
-                self._table = opened.enter_context(
-                    (self.path / TABLE).open(
-                        "a", encoding="utf-8", errors="surrogateescape", newline=""
-                    )
-                )
                 lock(self.path, self._table.fileno())
-                self._table.truncate(0)
+                if os.fstat(self._table.fileno()).st_size:  # of results that are replaced
+                    self._table.truncate(0)
             self._row(COLUMNS)
-            opened.pop_all()
+        except BaseException:
+            self._close()
+            raise
         return self
 
     def __exit__(
@@ -69,8 +71,10 @@ class ResultFolder:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        # What could not be written has been told by write().
-        with contextlib.suppress(OSError):
+        self._close()
+
+    def _close(self) -> None:
+        with contextlib.suppress(OSError):  # what could not be written has been told
             self._table.close()
 
     def write(self, result: ImageResult, stem: str | None = None) -> None:
