@@ -200,9 +200,10 @@ class Detector:
     def _adopt(self, config: ModelConfig) -> list[str]:
         """Take over other settings of use, drop what was measured with others, and say what."""
         with self._turn:
-            measured, scores, dropped = self._measured_by(), self._decided_by(), []
+            normal = self.normality
+            measured, scores, dropped = self._measured_by(normal), self._decided_by(), []
             self.config = config
-            of_others = self.normality is not None and self._measured_by() != measured
+            of_others = normal is not None and self._measured_by(normal) != measured
             by_others = self.threshold is not None and self._decided_by() != scores
             if of_others:
                 self.normality = None
@@ -213,17 +214,16 @@ class Detector:
                 dropped.append("threshold")
         return dropped
 
-    def _measured_by(self) -> tuple[Any, ...]:
-        """What normality depends on."""
-        config, normal = self.config, self.normality
-        repairs = (getattr(config, name) for name in OF_REPAIRS[config.mode])
-        return config.mode, *repairs, normal is not None and self._looks_twice(normal.pooled)
+    def _measured_by(self, normal: Normality | None) -> tuple[Any, ...]:
+        """What departures depend on: repairs, and whether mirror images count."""
+        mode = self.config.mode
+        repairs = (getattr(self.config, name) for name in OF_REPAIRS[mode])
+        return mode, *repairs, normal is not None and self._looks_twice(normal.pooled)
 
     def _decided_by(self) -> tuple[Any, ...]:
         """What scores depend on."""
         normal = self._in_force()
-        measured = self._measured_by() if normal is not None else self._measured_by()[:-1]
-        return *measured, self.config.top_k, normal is not None
+        return *self._measured_by(normal), self.config.top_k, normal is not None
 
     def _in_force(self) -> Normality | None:
         """What maps are measured by."""

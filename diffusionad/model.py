@@ -108,9 +108,8 @@ class DiffusionAD(Estimator):
         With ``out``, model, state and log are written there at every checkpoint, when done and when
         interrupted (Ctrl-C waits for the end of a step); ``resume`` goes on from there, bit for
         bit, with the settings and the number of steps of that run. One run at a time may use the
-        folder; and no other thread looks at images with the model meanwhile. Raises InputError for
-        unusable input, WriteError where ``out`` cannot be written,
-        FloatingPointError on divergence.
+        folder. Looks of other threads are refused meanwhile. Raises InputError for unusable input,
+        WriteError where ``out`` cannot be written, FloatingPointError on divergence.
 
         >>> import numpy as np
         >>> good = np.random.default_rng(0).random((8, 32, 32, 3), np.float32)

@@ -36,9 +36,9 @@ if TYPE_CHECKING:
 
 Row = dict[str, Any]
 # Settings that differ from one training of a study to the next, and those that decide nothing.
+OFTEN = {"seed", "steps", *NO_RESULT}
 DEFAULTS = {**to_dict(ModelConfig()), **to_dict(TrainConfig())}  # in files that lack a setting
 LONGEST_NAME = 200  # of a category's folder; file systems take 255, endings included
-OFTEN = {"seed", "steps", *NO_RESULT}
 
 
 @dataclass(frozen=True)

@@ -162,9 +162,9 @@ def fitted(images: np.ndarray, path: Path) -> tuple[dad.DiffusionAD, dad.Diffusi
     said = model.predict(images)
     raw = tiny(standardised=False).fit(images, steps=2).predict(images)
     x0 = dad.images.to_network(images, SIZE)
-    pooled = model.normality.pooled
-    found = normality.departures(np.asarray(raw.maps), x0, raw.reconstructions, pooled)
-    expected = model.normality.maps(found)
+    good = model.normality
+    found = normality.departures(np.asarray(raw.maps), x0, raw.reconstructions, good.pooled)
+    expected = good.maps(found)
     np.testing.assert_array_equal(said.maps, expected)
     assert (said.scores < model.threshold).all()
     np.testing.assert_array_equal(model.explain(images).maps, said.maps)
